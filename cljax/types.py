@@ -1,0 +1,173 @@
+"""The whole vocabulary of cljax on one screen: what a bank, a stream, a phase and a method are.
+
+A continual-learning method is a record of pure functions (`Method`), as an optax `GradientTransformation` is.
+Everything that changes over time is one pytree, the method's `State`.
+
+Shape legend, used in every file: S seeds, T tasks, L layers, E experts, K candidates, B batch, N rows, M memory,
+D features, C classes; inside a `Plan`, n steps and W columns.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Array = jax.Array
+PyTree = Any
+Key = Array  # a typed key, `jax.random.key`
+State = PyTree  # each method's own flax.struct.dataclass
+Info = dict[str, Array]  # scalars, the same keys at every step of a phase: `loss` always, `accuracy` where it classifies
+
+NONE = np.int32(2**31 - 1)  # "no slot": a scatter with mode='drop' ignores it, where -1 would wrap to the last row
+
+
+class ConfigError(ValueError):
+  """A mistake of the person who typed the command: says what was wrong, what is allowed and what to type instead."""
+
+
+class Bank(NamedTuple):
+  """One data set, resident once on the device, shared by every task and every seed."""
+
+  x: Array  # [N, height, width, channels] uint8, decoded to [0, 1] per batch; float32 passes as it is
+  y: Array  # [N] int32, global label
+
+
+class Rows(NamedTuple):
+  """One split of one task: a table into a bank."""
+
+  idx: Array  # [Nmax] int32 bank rows, padded with zeros
+  count: Array  # [] int32, how many of them are live
+  warp: PyTree  # None, or a record of arrays with `__call__(x [B, ...]) -> [B, ...]` (data/streams.py)
+
+
+class Task(NamedTuple):
+  """One task; leaves stack on a leading T ([S, T] where streams differ by seed). Its name is its place there."""
+
+  train: Rows
+  valid: Rows
+  label_map: Array  # [C_all] int32, global label -> logit
+  label_unmap: Array  # [C] int32, logit -> global label
+  classes: Array  # [C] bool, live logits
+
+
+class Stream(NamedTuple):
+  bank: Bank
+  tasks: Task  # leaves [T, ...]
+  test_bank: Bank
+  test: Rows  # leaves [T, ...], rows of `test_bank`
+
+
+class View(NamedTuple):
+  """What training may see: no test row, and nothing of the tasks after `t`. Made by `data.sample.view_at`."""
+
+  bank: Bank
+  tasks: Task  # tasks after t are zeroed; with one head, classes[k] is the union seen so far
+  t: Array | None  # [] int32, the task in training; None where boundaries are hidden
+
+
+class Place(NamedTuple):
+  """An example by name: a bank row, and the task it was seen through. This is what a memory stores."""
+
+  task: Array  # int32; where boundaries are hidden its position in the stream, which only `fetch` resolves
+  row: Array  # int32
+
+
+class Plan(NamedTuple):
+  """The schedule of n steps with W columns each, current rows first."""
+
+  place: Place  # [n, W]
+  slot: Array  # [n, W] int32: where a current row is written in a memory (or NONE), where a replayed one came from
+  live: Array  # [n, W] bool: False for padding, an empty memory, and steps at or after `stop`
+
+
+class Batch(NamedTuple):
+  x: Array  # [W, ...] float32
+  y: Array  # [W] int32, the logit of the row's label
+  task: Array  # [W] int32, 0 where boundaries are hidden
+  classes: Array  # [W, C] bool, logits in the loss; all of them where boundaries are hidden
+  place: Place  # [W]
+  slot: Array  # [W]
+  live: Array  # [W]; every loss averages over live rows only
+
+
+class Clock(NamedTuple):
+  """A position, never a state."""
+
+  epoch: Array  # [] int32
+  step: Array  # [] int32, in this epoch of this task
+  steps: Array  # [] int32, of such an epoch
+  total: Array  # [] int32, steps of this phase since the stream began
+
+
+class Outputs(NamedTuple):
+  logits: Array  # [B, C] raw: masks live in the loss and in `evaluate`
+  features: Array  # [B, D]
+  task: Array  # [B] int32, the slot used: as given, or inferred
+
+
+class Spec(NamedTuple):
+  """What a net and a method must know before they are built; static."""
+
+  x_shape: tuple[int, ...]
+  T: int
+  C: int
+  heads: int  # T where the task is given, else 1
+  boundaries: bool = True  # False: the method is not told where tasks begin
+
+
+EdgeFn = Callable[[Key, State, View, Clock], State]
+PlanFn = Callable[[Key, State, View, Plan], tuple[State, Plan]]  # keys [n]; reads no weights
+StepFn = Callable[[Key, State, Batch, Clock, View], tuple[State, Info]]
+
+
+def keep(key: Key, state: State, view: View, clock: Clock) -> State:
+  """The edge that does nothing."""
+  return state
+
+
+def as_it_is(key: Key, state: State, view: View, plan: Plan) -> tuple[State, Plan]:
+  """The plan of current rows only."""
+  return state, plan
+
+
+def nothing(state: State) -> dict[str, Any]:
+  """The report of a method that has nothing to tell."""
+  return {}
+
+
+class Block(NamedTuple):
+  """The same `size` steps at once: key, batch, clock and info carry a leading [size]; dead steps have no live row."""
+
+  size: int
+  step: StepFn
+
+
+class Phase(NamedTuple):
+  """One fused loop inside a task (inside the whole stream where boundaries are hidden)."""
+
+  name: str
+  batch: int  # current rows a step
+  step: StepFn  # always there: the reference
+  epochs: int = 0  # exactly one of epochs and steps is positive; an epoch has ceil(rows / batch) steps
+  steps: int = 0
+  joint: bool = False  # rows of all tasks so far: an oracle, marked in every table
+  plan: PlanFn = as_it_is
+  block: Block | None = None  # optional and faster; tested equal to `step`
+  enter: EdgeFn = keep  # before the first step
+  tick: EdgeFn = keep  # after each epoch
+  exit: EdgeFn = keep  # after the last step
+
+
+class Method(NamedTuple):
+  """The protocol. A factory `(net, tx, spec, *, ...) -> Method` stands in `methods.METHODS`."""
+
+  init: Callable[[Key], State]
+  phases: tuple[Phase, ...]
+  apply: Callable[[State, Array, Array | None], Outputs]  # (state, x [B, ...], slot [B]); None: infer it
+  report: Callable[[State], dict[str, Array]] = nothing  # after each task; always `parameters` and `memory_bytes`
+  faults: Callable[[State], dict[str, Array]] = nothing  # after each chunk: config key -> bool, True stops the run
+  slots: int = 0  # 0: slots are tasks; else the method numbers its own and reports `slot` [], -1 for none
+  parts: Callable[[State], dict[str, PyTree]] = nothing  # at the end: file name -> what can be loaded alone
+  infers: bool = False  # apply(state, x, None) works; then x comes from one task
+  branches: bool = False  # a costly cond on state in a step: seeds run one after the other, never by vmap
