@@ -7,7 +7,8 @@ Shape legend, used in every file: S seeds, T tasks, L layers, E experts, K candi
 D features, C classes; inside a `Plan`, n steps and W columns.
 """
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,13 +18,29 @@ Array = jax.Array
 PyTree = Any
 Key = Array  # a typed key, `jax.random.key`
 State = PyTree  # each method's own flax.struct.dataclass
-Info = dict[str, Array]  # scalars, the same keys at every step of a phase: `loss` always, `accuracy` where it classifies
+Info = dict[
+  str, Array
+]  # scalars, the same keys at every step of a phase: `loss` always, `accuracy` where it classifies
 
 NONE = np.int32(2**31 - 1)  # "no slot": a scatter with mode='drop' ignores it, where -1 would wrap to the last row
 
 
 class ConfigError(ValueError):
   """A mistake of the person who typed the command: says what was wrong, what is allowed and what to type instead."""
+
+
+def choose(name: str, value: str, allowed: Iterable[str]) -> str:
+  """`value` if it is allowed.
+
+  Raises:
+    ConfigError: naming what is allowed and the nearest of it.
+  """
+  allowed = list(allowed)
+  if value in allowed:
+    return value
+  near = difflib.get_close_matches(str(value), allowed, n=1)
+  hint = f" Did you mean {near[0]}?" if near else ""
+  raise ConfigError(f"{name}={value!r} is not known.{hint} Choose one of: {', '.join(allowed)}")
 
 
 class Bank(NamedTuple):
@@ -38,7 +55,7 @@ class Rows(NamedTuple):
 
   idx: Array  # [Nmax] int32 bank rows, padded with zeros
   count: Array  # [] int32, how many of them are live
-  warp: PyTree  # None, or a record of arrays with `__call__(x [B, ...]) -> [B, ...]` (data/streams.py)
+  warp: PyTree  # None, or a record of arrays with `__call__(x [B, ...]) -> [B, ...]` (data/warp.py)
 
 
 class Task(NamedTuple):

@@ -1,0 +1,87 @@
+"""Checkpoints of a run by orbax: the arrays, a cursor in JSON, and a checksum that orbax does not keep."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+
+def by_path(tree: Any) -> dict[str, Any]:
+  """The leaves under their paths; leaves without a single number are left out, which the format cannot hold."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if np.prod(np.shape(leaf), dtype=int)}
+
+
+def checksum(arrays: Mapping[str, Any]) -> str:
+  """sha256 of names, types, shapes and bytes."""
+  digest = hashlib.sha256()
+  for name in sorted(arrays):
+    array = np.ascontiguousarray(jax.device_get(arrays[name]))
+    digest.update(f"{name} {array.dtype} {array.shape}".encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()
+
+
+class Checkpoints:
+  """The checkpoints in one folder; the two newest are kept."""
+
+  def __init__(self, folder: epath.Path):
+    self.folder = folder
+    options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False, create=True)
+    self.manager = ocp.CheckpointManager(folder, options=options)
+
+  def save(self, tree: Any, cursor: Mapping[str, Any]) -> None:
+    """Writes the next checkpoint, all or nothing.
+
+    Raises:
+      OSError: it cannot be written; earlier ones stay readable.
+    """
+    arrays = by_path(tree)
+    step = max(self.manager.all_steps(read=False), default=-1) + 1
+    cursor = {**cursor, "checksum": checksum(arrays)}
+    try:
+      self.manager.save(
+        step, args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), cursor=ocp.args.JsonSave(cursor))
+      )
+      self.manager.wait_until_finished()
+    except Exception as error:  # orbax and tensorstore raise many types here; all mean that nothing was saved
+      reason = " ".join(str(error).split())[:300]
+      raise OSError(
+        f"the checkpoint in {self.folder} could not be written ({reason}); what was saved before stays "
+        "readable: make room, and the same command goes on from there"
+      ) from error
+
+  def restore(self, tree: Any) -> tuple[Any, dict[str, Any]] | None:
+    """(tree, cursor) of the newest checkpoint that is whole, with the shapes and placement of `tree`; None without one.
+
+    A damaged checkpoint is reported, removed, and the one before is taken.
+    """
+    like = by_path(tree)
+    for step in sorted(self.manager.all_steps(read=True), reverse=True):
+      try:
+        args = ocp.args.Composite(arrays=ocp.args.StandardRestore(like), cursor=ocp.args.JsonRestore())
+        found = self.manager.restore(step, args=args)
+        arrays, cursor = found["arrays"], dict(found["cursor"])
+        if checksum(arrays) != cursor.pop("checksum"):
+          raise ValueError("its checksum does not match its contents")
+      except Exception as error:  # a damaged file fails in as many ways as there are formats inside
+        reason = " ".join(str(error).split())[:200]
+        logging.warning(
+          "checkpoint %s is damaged (%s): falling back to the one before", self.folder / str(step), reason
+        )
+        shutil.rmtree(self.folder / str(step), ignore_errors=True)
+        self.manager.reload()
+        continue
+      leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+      restored = [arrays.get(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+      return jax.tree.unflatten(structure, restored), cursor
+    return None
+
+  def close(self) -> None:
+    self.manager.close()

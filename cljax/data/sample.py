@@ -1,0 +1,138 @@
+"""Which rows a step sees, and how a row becomes a picture: views, keyed orders, places and batches.
+
+Row indices live here and nowhere else. Every function is pure; every random number comes from a key by position.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cljax.types import NONE, Array, Bank, Batch, Key, Place, Rows, Stream, Task, View
+
+
+def view_at(stream: Stream, t: Array | None, heads: int = 0) -> View:
+  """What training may see in task `t`: no test row, and zeros instead of all later tasks.
+
+  With one head `classes[k]` becomes the union of the classes of the tasks 0..t. `t` None is the view of a stream
+  whose boundaries are hidden: all tasks, unlabelled by time.
+  """
+  if t is None:
+    return View(stream.bank, stream.tasks, None)
+  seen = jnp.arange(stream.tasks.train.count.shape[0]) <= t
+
+  def hide(leaf):
+    return jnp.where(seen.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf, jnp.zeros_like(leaf))
+
+  tasks = jax.tree.map(hide, stream.tasks)
+  if heads == 1:
+    tasks = tasks._replace(classes=seen[:, None] & tasks.classes.any(axis=0))
+  return View(stream.bank, tasks, t)
+
+
+def shuffle(key: Key, i: Array, count: Array) -> Array:
+  """Entry `i` of a keyed permutation of 0..count-1, without building it; `count` may be traced.
+
+  Eight rounds of multiply, add and xor-shift on the next power of two, with cycle walking (Mitchell et al. 2022,
+  "Bandwidth-Optimal Random Shuffling for GPUs"). Entries with i >= count are some value in 0..count-1.
+
+  Args:
+    key: one typed key per permutation.
+    i: integers of any shape.
+    count: [] or broadcastable to `i`; at least 1, or the result means nothing.
+
+  Returns:
+    int32 of the shape of `i`.
+  """
+  count = jnp.maximum(jnp.asarray(count, jnp.uint32), 1)
+  mask = count - 1
+  for shift in (1, 2, 4, 8, 16):
+    mask |= mask >> shift
+  half = jnp.maximum((jax.lax.population_count(mask) + 1) // 2, 1)
+  words = jax.random.bits(key, (8, 2), jnp.uint32)
+
+  def rounds(x):
+    for r in range(8):
+      x = (x * (words[r, 0] | 1) + words[r, 1]) & mask
+      x ^= x >> half
+    return x
+
+  def walk(x):
+    return jnp.where(x >= count, rounds(x), x)
+
+  x = rounds(jnp.asarray(i, jnp.uint32) & mask)
+  return jax.lax.while_loop(lambda x: jnp.any(x >= count), walk, x).astype(jnp.int32)
+
+
+def decode(x: Array) -> Array:
+  """Bank rows as float32: uint8 becomes [0, 1], floats pass."""
+  return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
+
+
+def take_task(tree: Any, task: Array) -> Any:
+  """The entries of one task, or of one task per row, of a tree whose leaves stack on T."""
+  return jax.tree.map(lambda leaf: leaf[task], tree)
+
+
+def warped(x: Array, warp: Any) -> Array:
+  """x [B, ...] by a warp of its own for each row (leaves [B, ...])."""
+  if warp is None:
+    return x
+  return jax.vmap(lambda one, own: own(one[None])[0])(x, warp)
+
+
+def current(view: View, joint: bool, key: Key, i: Array, count: Array, ordered: bool) -> Place:
+  """The places at the positions `i` of an epoch's order.
+
+  Args:
+    joint: the rows of all tasks so far instead of those of task t.
+    key: the epoch's key; `ordered` ignores it and takes the rows as the table has them (hidden boundaries).
+    i: [W] positions in 0..count-1; others give some live row.
+    count: [] rows of the epoch.
+  """
+  train = view.tasks.train
+  order = i if ordered else shuffle(key, i, count)
+  if not (joint or ordered):
+    return Place(jnp.full_like(order, view.t), train.idx[view.t, order])
+  ends = jnp.cumsum(train.count)
+  task = jnp.minimum(jnp.searchsorted(ends, order, side="right"), len(ends) - 1).astype(jnp.int32)
+  row = train.idx[task, order - (ends[task] - train.count[task])]
+  return Place(order if view.t is None else task, row)
+
+
+def task_of(view: View, place: Place) -> Array:
+  """The task that a place was seen through; where boundaries are hidden, by its position in the stream."""
+  if view.t is not None:
+    return place.task
+  ends = jnp.cumsum(view.tasks.train.count)
+  return jnp.minimum(jnp.searchsorted(ends, place.task, side="right"), len(ends) - 1).astype(jnp.int32)
+
+
+def fetch(view: View, place: Place) -> Batch:
+  """The batch at `place` [W]: decoded, warped and labelled as in training; all rows live, no slot."""
+  task = task_of(view, place)
+  x = warped(decode(view.bank.x[place.row]), take_task(view.tasks.train.warp, task))
+  y = view.tasks.label_map[task, view.bank.y[place.row]]
+  classes = view.tasks.classes[task]
+  if view.t is None:
+    task, classes = jnp.zeros_like(task), jnp.ones_like(classes)
+  W = place.row.shape[0]
+  return Batch(x, y, task, classes, place, jnp.full(W, NONE, jnp.int32), jnp.ones(W, bool))
+
+
+def split_batch(bank: Bank, tasks: Task, rows: Rows, task: Array, i: Array, live: Array) -> Batch:
+  """The rows `i` [B] of one split of one task, all through that split's one warp.
+
+  Args:
+    rows: the split, leaves [T, ...], e.g. `view.tasks.valid`.
+    task: [] int32.
+    live: [B] bool, copied into the batch.
+  """
+  row = rows.idx[task, i]
+  x = decode(bank.x[row])
+  warp = take_task(rows.warp, task)
+  x = x if warp is None else warp(x)
+  of_task = jnp.full_like(row, task)
+  y = tasks.label_map[task, bank.y[row]]
+  classes = jnp.broadcast_to(tasks.classes[task], row.shape + tasks.classes.shape[-1:])
+  return Batch(x, y, of_task, classes, Place(of_task, row), jnp.full_like(row, NONE), live)

@@ -1,0 +1,222 @@
+"""Scenarios as index tables: a builder lays T tasks over one bank, and copies no picture.
+
+A builder is `(source, key, *, tasks, ...) -> (Spec, Stream)`; `STREAMS` is the table of them. All random choices
+(permutations, drawn rows, task order) come from `key`, so a seed names its stream. Arrays are numpy: `stack` joins the
+streams of several seeds and keeps one copy of what they share.
+
+Scenarios (van de Ven and Tolias 2019): `task` gives the task's identity and one head to each task; `class` has one head
+over all classes; `domain` has one head whose classes mean the same in every task.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax.data.bank import Source
+from cljax.data.sample import shuffle
+from cljax.data.warp import Permutation, Rotation
+from cljax.types import ConfigError, Key, Rows, Spec, Stream, Task, choose
+
+SCENARIOS = ("task", "class", "domain")
+PERMUTE, ROWS, ORDER = range(3)  # purposes of a stream's key
+
+
+class Layout(NamedTuple):
+  """What a builder decides before rows are drawn."""
+
+  classes: list[np.ndarray]  # for each task, its global labels in logit order
+  warp: Any  # leaves [T, ...], or None
+
+
+def require(condition: bool, message: str) -> None:
+  if not condition:
+    raise ConfigError(message)
+
+
+def order_of(key: Key, count: int, shuffle_order: bool) -> np.ndarray:
+  """The identity, or the keyed order of `count` things."""
+  order = jax.random.permutation(jax.random.fold_in(key, ORDER), count) if shuffle_order else jnp.arange(count)
+  return np.asarray(order)
+
+
+def draw_rows(key: Key, labels: np.ndarray, classes: list[np.ndarray], take: int, held: int, task_name: str):
+  """Bank rows of each task: (train idx [T][..], valid idx [T][..]); all rows in the bank's order unless fewer are asked.
+
+  Args:
+    take: training rows of each task, 0 for all that are left.
+    held: validation rows of each task, drawn first and never trained on.
+  """
+  candidates = {tuple(c): np.flatnonzero(np.isin(labels, c)).astype(np.int32) for c in map(tuple, classes)}
+  pools = [candidates[tuple(c)] for c in classes]
+  shortest = min(map(len, pools))
+  require(
+    held + max(take, 1) <= shortest,
+    f"config.stream asks for {take or 1} training and {held} validation rows of each task, but the smallest {task_name} "
+    f"has {shortest} rows; lower config.stream.examples_per_task or config.stream.valid_per_task",
+  )
+  if not (take or held):
+    return pools, [pool[:0] for pool in pools]
+  longest = max(map(len, pools)) if not take else take + held
+  keys = jax.vmap(lambda t: jax.random.fold_in(jax.random.fold_in(key, ROWS), t))(jnp.arange(len(pools)))
+  counts = jnp.array([len(pool) for pool in pools], jnp.int32)
+  drawn = np.asarray(jax.vmap(lambda key, count: shuffle(key, jnp.arange(longest), count))(keys, counts))
+  train, valid = [], []
+  for pool, order in zip(pools, drawn, strict=True):
+    order = order[: min(longest, len(pool))]
+    valid.append(pool[order[:held]])
+    train.append(pool[order[held:]])
+  return train, valid
+
+
+def pad(tables: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+  """Ragged tables as (idx [T, Nmax] int32, count [T] int32)."""
+  count = np.array([len(table) for table in tables], np.int32)
+  idx = np.zeros((len(tables), max(int(count.max()), 1)), np.int32)
+  for row, table in zip(idx, tables, strict=True):
+    row[: len(table)] = table
+  return idx, count
+
+
+def assemble(source: Source, key: Key, layout: Layout, scenario: str, take: int, held: int) -> tuple[Spec, Stream]:
+  """Index tables, label maps and heads of a decided plan."""
+  T = len(layout.classes)
+  C = len(source.classes) if scenario == "class" else max(map(len, layout.classes))
+  label_map = np.zeros((T, int(source.classes.max()) + 1), np.int32)
+  label_unmap = np.zeros((T, C), np.int32)
+  live = np.zeros((T, C), bool)
+  for t, labels in enumerate(layout.classes):
+    logits = np.searchsorted(source.classes, labels) if scenario == "class" else np.arange(len(labels))
+    label_map[t, labels] = logits
+    label_unmap[t, logits] = labels
+    live[t, logits] = True
+  if scenario == "class":
+    label_map[:, source.classes] = np.arange(C)
+    label_unmap[:] = source.classes
+  train, valid = draw_rows(key, source.train.y, layout.classes, take, held, "task")
+  tests = [np.flatnonzero(np.isin(source.test.y, labels)).astype(np.int32) for labels in layout.classes]
+  tasks = Task(Rows(*pad(train), layout.warp), Rows(*pad(valid), layout.warp), label_map, label_unmap, live)
+  spec = Spec(source.train.x.shape[1:], T, C, T if scenario == "task" else 1)
+  return spec, Stream(source.train, tasks, source.test, Rows(*pad(tests), layout.warp))
+
+
+def check(tasks: int, scenario: str, examples_per_task: int, valid_per_task: int) -> None:
+  require(tasks >= 1, f"config.stream.tasks={tasks}: at least 1 task is needed")
+  choose("config.stream.scenario", scenario, SCENARIOS)
+  for name, value in (("examples_per_task", examples_per_task), ("valid_per_task", valid_per_task)):
+    require(value >= 0, f"config.stream.{name}={value}: a number of rows is 0 (for all, or none held out) or more")
+
+
+def permuted(
+  source: Source,
+  key: Key,
+  *,
+  tasks: int = 20,
+  scenario: str = "task",
+  examples_per_task: int = 0,
+  valid_per_task: int = 0,
+  shuffle_order: bool = False,
+  identity_first: bool = False,
+) -> tuple[Spec, Stream]:
+  """T fixed random permutations of the pixels, all classes in each task (Kirkpatrick et al. 2017).
+
+  Args:
+    tasks: T.
+    scenario: see the module.
+    examples_per_task: training rows of each task, drawn anew for each; 0 is all of them, in the bank's order.
+    valid_per_task: rows held out of training for validation.
+    shuffle_order: the tasks in an order drawn from the key.
+    identity_first: the first permutation (before any shuffle of the order) leaves pictures as they are.
+  """
+  check(tasks, scenario, examples_per_task, valid_per_task)
+  height, width = source.train.x.shape[1:3]
+  keys = jax.vmap(lambda t: jax.random.fold_in(jax.random.fold_in(key, PERMUTE), t))(jnp.arange(tasks))
+  index = np.array(jax.vmap(lambda key: jax.random.permutation(key, height * width))(keys), np.int32)
+  if identity_first:
+    index[0] = np.arange(height * width)
+  warp = Permutation(index[order_of(key, tasks, shuffle_order)])
+  layout = Layout([source.classes] * tasks, warp)
+  return assemble(source, key, layout, scenario, examples_per_task, valid_per_task)
+
+
+def rotated(
+  source: Source,
+  key: Key,
+  *,
+  tasks: int = 20,
+  scenario: str = "task",
+  examples_per_task: int = 0,
+  valid_per_task: int = 0,
+  shuffle_order: bool = False,
+  degrees: float = 9.0,
+) -> tuple[Spec, Stream]:
+  """Task t turns the pictures by `degrees * t`, counter-clockwise (Larochelle et al. 2007); all classes in each task.
+
+  Arguments as in `permuted`.
+  """
+  check(tasks, scenario, examples_per_task, valid_per_task)
+  require(
+    abs(degrees) * tasks <= 360,
+    f"config.stream.tasks={tasks} turns of config.stream.degrees={degrees:g} pass 360 and would repeat a task; "
+    f"the most is {int(360 // abs(degrees)) if degrees else tasks} tasks",
+  )
+  angle = np.float32(degrees) * order_of(key, tasks, shuffle_order).astype(np.float32)
+  return assemble(
+    source, key, Layout([source.classes] * tasks, Rotation(angle)), scenario, examples_per_task, valid_per_task
+  )
+
+
+def split(
+  source: Source,
+  key: Key,
+  *,
+  tasks: int = 5,
+  scenario: str = "task",
+  examples_per_task: int = 0,
+  valid_per_task: int = 0,
+  shuffle_order: bool = False,
+) -> tuple[Spec, Stream]:
+  """The classes dealt out to T tasks of equal size, in label order (Zenke et al. 2017).
+
+  Arguments as in `permuted`; `shuffle_order` deals the classes out in an order drawn from the key.
+  """
+  check(tasks, scenario, examples_per_task, valid_per_task)
+  C = len(source.classes)
+  require(
+    tasks <= C,
+    f"config.stream.tasks={tasks} is more than the {C} classes of the data; split gives each task a class or more",
+  )
+  require(
+    C % tasks == 0,
+    f"config.stream.tasks={tasks} does not divide the {C} classes of the data; "
+    f"choose one of {', '.join(str(n) for n in range(1, C + 1) if C % n == 0)}",
+  )
+  dealt = source.classes[order_of(key, C, shuffle_order)].reshape(tasks, -1)
+  layout = Layout([np.sort(labels) for labels in dealt], None)
+  return assemble(source, key, layout, scenario, examples_per_task, valid_per_task)
+
+
+STREAMS: dict[str, Callable[..., tuple[Spec, Stream]]] = {"permuted": permuted, "rotated": rotated, "split": split}
+
+
+def stack(streams: Sequence[Stream]) -> tuple[Stream, Any]:
+  """Joins the streams of several seeds: (stream, axes).
+
+  `axes` has the stream's structure and says of each leaf whether it carries a leading [S] (0) or is shared (None).
+  """
+
+  def join(*leaves):
+    if all(leaf is leaves[0] for leaf in leaves):
+      return leaves[0], None
+    longest = [max(sizes) for sizes in zip(*(np.shape(leaf) for leaf in leaves), strict=True)]
+    leaves = [np.pad(leaf, [(0, size - n) for size, n in zip(longest, leaf.shape, strict=True)]) for leaf in leaves]
+    if all(np.array_equal(leaf, leaves[0]) for leaf in leaves[1:]):
+      return leaves[0], None
+    return np.stack(leaves), 0
+
+  structure = jax.tree.structure(streams[0])
+  joined = [join(*leaves) for leaves in zip(*(jax.tree.leaves(stream) for stream in streams), strict=True)]
+  leaves, axes = zip(*joined, strict=True)
+  return jax.tree.unflatten(structure, leaves), jax.tree.unflatten(structure, axes)

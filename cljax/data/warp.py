@@ -1,0 +1,48 @@
+"""What a task does to its pictures: records of arrays that are applied to a batch, so that no picture is copied.
+
+A warp is a NamedTuple of arrays with `__call__(x [B, height, width, channels] float32) -> the same shape`. All tasks of
+a stream use one record, whose leaves stack on a leading T; None is the identity. A new warp is a new record.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from cljax.types import Array
+
+
+class Permutation(NamedTuple):
+  """A fixed permutation of the pixels (Kirkpatrick et al. 2017); the channels of a pixel stay together."""
+
+  index: Array  # [height * width] int32: output pixel i is input pixel index[i]
+
+  def __call__(self, x: Array) -> Array:
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+    return jnp.take(flat, self.index, axis=1).reshape(x.shape)
+
+
+class Rotation(NamedTuple):
+  """A rotation about the picture's centre (Larochelle et al. 2007): bilinear, zeros from outside.
+
+  Positive angles turn counter-clockwise, as in PIL and scipy. An angle of 0 is the identity, bit for bit.
+  """
+
+  degrees: Array  # [] float32
+
+  def __call__(self, x: Array) -> Array:
+    B, height, width, channels = x.shape
+    angle = jnp.deg2rad(self.degrees)
+    down, right = (height - 1) / 2, (width - 1) / 2
+    row, column = jnp.meshgrid(jnp.arange(height) - down, jnp.arange(width) - right, indexing="ij")
+    source_row = jnp.sin(angle) * column + jnp.cos(angle) * row + down
+    source_column = jnp.cos(angle) * column - jnp.sin(angle) * row + right
+    top, left = jnp.floor(source_row), jnp.floor(source_column)
+    flat = x.reshape(B, height * width, channels)
+    turned = jnp.zeros_like(flat)
+    for i in (top, top + 1):
+      for j in (left, left + 1):
+        weight = (1 - jnp.abs(source_row - i)) * (1 - jnp.abs(source_column - j))
+        inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
+        index = jnp.where(inside, i * width + j, 0).astype(jnp.int32).ravel()
+        turned += jnp.where(inside, weight, 0).ravel()[:, None] * jnp.take(flat, index, axis=1)
+    return turned.reshape(x.shape)

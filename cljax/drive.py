@@ -1,0 +1,238 @@
+"""The loop on the host: units of the timeline, performed one after the other on what the device and the host carry."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+
+from cljax.checkpoint import Checkpoints
+from cljax.config import INIT, TRAIN, Experiment
+from cljax.monitor import Monitor, compile_seconds, rows_to_log
+from cljax.timeline import Position, Unit
+from cljax.types import Clock, ConfigError, State, View
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+  """The run was asked to stop, saved, and can be started again."""
+
+
+@dataclass
+class Carry:
+  """What goes round the loop: the state and view on the device, and what the host has noted."""
+
+  state: State
+  view: View | None
+  row: int  # rows of the accuracy matrix that are done
+  right: dict[str, np.ndarray]  # readout -> [S, T+1, T] right answers, -1 where not evaluated
+  confusion: dict[str, np.ndarray]  # readout -> [S, T, slots] test rows by slot used, after the last row
+  slot_of: np.ndarray  # [S, T] the slot of each task, -1 none
+  reports: dict[str, np.ndarray]  # [S, T, ...] the method's report after each task
+  seconds: dict[str, float] = field(default_factory=lambda: {"compile": 0.0, "train": 0.0, "eval": 0.0})
+
+
+def as_device(*numbers: Any) -> list[jax.Array]:
+  """int32 arrays on the device, put there explicitly (a transfer guard refuses silent ones)."""
+  return [jax.device_put(np.asarray(number, np.int32)) for number in numbers]
+
+
+def start(experiment: Experiment, compiled: Mapping[str, Callable[..., Any]]) -> Carry:
+  """The carry before anything has happened."""
+  S, T = len(experiment.seeds), experiment.spec.T
+  state = compiled["init"](compiled["keys"](*as_device(experiment.seeds, (INIT,))))
+  slots = experiment.method.slots or T
+  report = jax.eval_shape(compiled["report"], state)
+  return Carry(
+    state,
+    None,
+    0,
+    {name: np.full((S, T + 1, T), -1) for name in experiment.readouts},
+    {name: np.zeros((S, T, slots), int) for name in experiment.readouts},
+    np.full((S, T), -1) if experiment.method.slots else np.broadcast_to(np.arange(T), (S, T)).copy(),
+    {name: np.zeros((S, T, *leaf.shape[1:]), leaf.dtype) for name, leaf in report.items()},
+  )
+
+
+def pairs(mode: str, row: int, T: int, trained: tuple[int, ...]) -> list[int]:
+  """The tasks that row `row` asks about; `mode` is config.evaluate."""
+  if mode == "all" or (row == T and mode == "ends") or len(trained) < T:
+    return list(range(T))
+  if mode == "seen":
+    return list(range(T)) if row == 0 else list(range(min(row + 1, T)))
+  return [row - 1] if row else []
+
+
+class Driver(NamedTuple):
+  """Performs units; each method takes (unit, carry) and changes the carry."""
+
+  experiment: Experiment
+  compiled: Mapping[str, Callable[..., Any]]
+  monitor: Monitor
+  checkpoints: Checkpoints | None
+  stop_asked: Callable[[], bool]
+
+  def clock(self, at: Position) -> Clock:
+    """The clock of a position: fields [S] where the tasks' lengths differ by seed, else []."""
+    timeline = self.experiment.timeline
+    steps = timeline.epoch_steps(at.task, at.phase)
+    step = np.array(at.step)
+    fields = [step // steps, step % steps, steps, timeline.total_before(at.task, at.phase) + step]
+    return Clock(*(self.by_seed(number) for number in fields))
+
+  def by_seed(self, numbers: Iterable[int]) -> jax.Array:
+    numbers = np.asarray(numbers, np.int32)
+    ragged = np.ptp(self.experiment.timeline.rows, axis=0).any()
+    return jax.device_put(numbers if ragged else numbers[0])
+
+  def phase_args(self, at: Position, carry: Carry) -> tuple[Any, ...]:
+    keys = self.compiled["keys"](*as_device(self.experiment.seeds, (TRAIN, at.task, at.phase)))
+    return keys, carry.state, carry.view
+
+  def view(self, unit: Unit, carry: Carry) -> None:
+    (t,) = as_device(unit.at.task)
+    stream = self.experiment.stream
+    boundaries = self.experiment.spec.boundaries
+    carry.view = View(stream.bank, self.compiled["view"](stream.tasks, t), t if boundaries else None)
+
+  def edge(self, unit: Unit, carry: Carry) -> None:
+    phase = self.experiment.method.phases[unit.at.phase]
+    at = unit.at
+    if unit.kind == "tick":  # the clock of the epoch's last step
+      at = at._replace(step=tuple(n - 1 for n in at.step))
+    carry.state = self.compiled[f"{phase.name}.{unit.kind}"](*self.phase_args(unit.at, carry), self.clock(at))
+
+  def chunk(self, unit: Unit, carry: Carry) -> None:
+    phase = self.experiment.method.phases[unit.at.phase]
+    args = (*self.phase_args(unit.at, carry), self.clock(unit.at), self.by_seed(unit.stop))
+    carry.state, info = self.compiled[f"{phase.name}.chunk"](*args)
+    info = jax.device_get(info)
+    every = self.experiment.config.log_every_steps
+    for row in rows_to_log(unit.at.step, unit.stop, every, info, self.experiment.seeds):
+      self.monitor.write({"event": "step", "task": unit.at.task, "phase": phase.name, **row})
+    last = {name: value[np.arange(len(value)), np.maximum(unit.stop, 1) - 1] for name, value in info.items()}
+    where = f"task {unit.at.task + 1}/{self.experiment.spec.T} {phase.name}"
+    self.monitor.steps(max(unit.stop), where, last)
+    self.check_faults(carry.state)
+
+  def check_faults(self, state: State) -> None:
+    if "faults" not in self.compiled:
+      return
+    for key, fault in jax.device_get(self.compiled["faults"](state)).items():
+      seeds = [seed for seed, bad in zip(self.experiment.seeds, fault, strict=True) if bad]
+      if seeds:
+        raise ConfigError(
+          f"the run cannot go on: config.{key} is exceeded (seeds {seeds}); nothing learnt so far is lost"
+        )
+
+  def evaluate(self, unit: Unit, carry: Carry) -> None:
+    experiment, T, row = self.experiment, self.experiment.spec.T, unit.row
+    if row:
+      report = jax.device_get(self.compiled["report"](carry.state))
+      for name, value in report.items():
+        carry.reports[name][:, row - 1] = value
+      if experiment.method.slots:
+        carry.slot_of[:, row - 1] = report["slot"]
+    for readout in experiment.readouts:
+      for task in pairs(experiment.config.evaluate, row, T, experiment.timeline.tasks):
+        slot = carry.slot_of[:, task] if experiment.method.slots else carry.slot_of[0, task]
+        numbers = as_device(task, row - 1, slot)
+        counts = jax.device_get(self.compiled[f"evaluate.{readout}"](carry.state, experiment.stream, *numbers))
+        known = carry.slot_of[:, task] >= 0
+        carry.right[readout][:, row, task] = np.where(known, counts["right"], -1)
+        carry.confusion[readout][:, task] = counts["confusion"]
+      self.note(readout, row, carry)
+    carry.row = row + 1
+
+  def note(self, readout: str, row: int, carry: Carry) -> None:
+    """One row of a matrix, for the person who watches and for metrics.jsonl."""
+    right = carry.right[readout][:, row]
+    share = np.where(right < 0, np.nan, right / self.experiment.test_rows)
+    accuracy = [[None if np.isnan(value) else float(value) for value in seed] for seed in share]
+    self.monitor.write({"event": "evaluate", "row": row, "readout": readout, "accuracy": accuracy})
+    known = ~np.isnan(share).all(axis=0)
+    means = {task: float(np.nanmean(share[:, task])) for task in np.flatnonzero(known)}
+    prefix = "eval" if readout == self.experiment.readouts[0] else f"eval_{readout}"
+    self.monitor.scalars({f"{prefix}/task_{task:02d}/acc": mean for task, mean in means.items()})
+    seen = [mean for task, mean in means.items() if task < row]
+    if seen:
+      self.monitor.scalars({f"cl/{readout}/avg_acc_seen": float(np.mean(seen))})
+      self.monitor.say(f"after task {row}: {readout} accuracy {np.mean(seen):.4f} over {len(seen)} tasks")
+
+  def save(self, unit: Unit, carry: Carry) -> None:
+    stopping = self.stop_asked()
+    if self.checkpoints is None or not (unit.due or stopping):
+      return
+    self.monitor.flush()
+    self.checkpoints.save(
+      {"state": carry.state, "reports": carry.reports}, to_cursor(unit.at, carry, self.monitor.lines)
+    )
+    if stopping:
+      raise Stopped
+
+  def perform(self, unit: Unit, carry: Carry) -> None:
+    """One unit, timed; compiling is counted apart."""
+    began, compiled = time.monotonic(), compile_seconds()
+    act = {"enter": self.edge, "tick": self.edge, "exit": self.edge}.get(unit.kind) or getattr(self, unit.kind)
+    act(unit, carry)
+    compiling = compile_seconds() - compiled
+    carry.seconds["compile"] += compiling
+    if unit.kind != "save":
+      name = "eval" if unit.kind == "evaluate" else "train"
+      carry.seconds[name] += max(time.monotonic() - began - compiling, 0.0)
+
+
+def drive(units: Iterable[Unit], carry: Carry, driver: Driver) -> Carry:
+  """Performs the units in order.
+
+  Raises:
+    Stopped: a stop was asked for, and everything up to here is saved.
+  """
+  for unit in units:
+    driver.perform(unit, carry)
+  return carry
+
+
+def to_cursor(at: Position, carry: Carry, lines: int) -> dict[str, Any]:
+  """What a checkpoint says beside the arrays, as JSON."""
+  return {
+    "task": at.task,
+    "phase": at.phase,
+    "step": list(at.step),
+    "row": carry.row,
+    "lines": lines,
+    "right": {name: counts.tolist() for name, counts in carry.right.items()},
+    "confusion": {name: counts.tolist() for name, counts in carry.confusion.items()},
+    "slot_of": carry.slot_of.tolist(),
+    "seconds": carry.seconds,
+  }
+
+
+def resume(carry: Carry, checkpoints: Checkpoints | None) -> tuple[Carry, Position | None, int]:
+  """(carry, cursor, lines of metrics.jsonl) of the newest whole checkpoint; or the carry as it is, None and 0."""
+  found = checkpoints.restore({"state": carry.state, "reports": carry.reports}) if checkpoints else None
+  if found is None:
+    return carry, None, 0
+  arrays, cursor = found
+  carry.state, carry.row, carry.seconds = arrays["state"], cursor["row"], dict(cursor["seconds"])
+  carry.reports = {name: np.array(value) for name, value in arrays["reports"].items()}
+  carry.right = {name: np.array(counts) for name, counts in cursor["right"].items()}
+  carry.confusion = {name: np.array(counts) for name, counts in cursor["confusion"].items()}
+  carry.slot_of = np.array(cursor["slot_of"])
+  position = Position(cursor["task"], cursor["phase"], tuple(cursor["step"]))
+  logging.info("going on from task %d, phase %d, step %s", position.task + 1, position.phase, position.step)
+  return carry, position, cursor["lines"]
+
+
+def steps_done(experiment: Experiment, cursor: Position | None) -> int:
+  """Steps before the cursor, of the seed that takes most."""
+  if cursor is None:
+    return 0
+  timeline = experiment.timeline
+  before = sum(
+    timeline.phase_steps(t, p) for t in timeline.segments() if t < cursor.task for p in range(len(timeline.phases))
+  )
+  before = before + sum(timeline.phase_steps(cursor.task, p) for p in range(cursor.phase))
+  return int(np.max(before + np.array(cursor.step)))

@@ -1,0 +1,214 @@
+"""The only loops over the stream: a chunk of training steps, a mean over a split, an evaluation.
+
+Nothing here knows a method, a disk or a device. Each function is one XLA computation for one seed; `mesh.py` maps it
+over seeds, `run.py` compiles it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cljax.data.sample import current, fetch, split_batch
+from cljax.types import NONE, Array, Batch, Clock, Info, Key, Method, Phase, Plan, Rows, State, Stream, View
+
+# Uses of a phase's key: an order takes the epoch beside it, all others the step within this task's phase.
+ORDER, PLAN, STEP, ENTER, TICK, EXIT = range(6)
+
+
+def use(key: Key, purpose: int, position: Array) -> Key:
+  """The key of one use at one position."""
+  return jax.random.fold_in(jax.random.fold_in(key, purpose), position)
+
+
+def position(clock: Clock) -> Array:
+  """Steps of this phase in this task before the clock's."""
+  return clock.epoch * clock.steps + clock.step
+
+
+def clock_at(clock: Clock, k: Array) -> Clock:
+  """The clock `k` steps later in the same phase of the same task."""
+  later = position(clock) + k
+  return Clock(later // clock.steps, later % clock.steps, clock.steps, clock.total + k)
+
+
+def rows_in(phase: Phase, view: View) -> Array:
+  """[] rows of an epoch: those of task t, of all tasks so far (joint), or of the stream (boundaries hidden)."""
+  count = view.tasks.train.count
+  return count.sum() if phase.joint or view.t is None else count[view.t]
+
+
+def plan_current(phase: Phase, n: int, key: Key, view: View, clock: Clock, stop: Array) -> Plan:
+  """The current columns of the `n` steps from `clock` on; [n, batch]."""
+  count = rows_in(phase, view)
+
+  def one(k):
+    now = clock_at(clock, k)
+    i = now.step * phase.batch + jnp.arange(phase.batch)
+    epoch_key = use(key, ORDER, now.epoch)
+    place = current(view, phase.joint, epoch_key, i, count, ordered=view.t is None)
+    return place, (i < count) & (k < stop)
+
+  place, live = jax.vmap(one)(jnp.arange(n))
+  return Plan(place, jnp.full(live.shape, NONE, jnp.int32), live)
+
+
+def fit_chunk(
+  phase: Phase, n: int, key: Key, state: State, view: View, clock: Clock, stop: Array
+) -> tuple[State, Info]:
+  """The compiled unit of training: plans `n` steps from `clock` on and takes the first `stop` of them.
+
+  `n` is static and the same for all chunks, `stop` is a value: any run of steps within a phase of a task is a chunk, so
+  ragged tasks, epoch edges and evaluation points cost no compilation and change no bit. The loop ends at `stop`, so
+  dead steps do not exist (and reverse-mode derivatives of this function neither).
+
+  Args:
+    phase: static; with a `block`, `n` must be a multiple of its size.
+    key: of this task and phase.
+    clock: of the first step.
+    stop: [] int32 in 0..n.
+
+  Returns:
+    the state, and the Info as [n] arrays whose rows from `stop` on mean nothing.
+  """
+  if n < 1 or (phase.block and n % phase.block.size):
+    raise ValueError(f"n={n} must be a positive multiple of the block's {phase.block.size if phase.block else 1} steps")
+  plan = plan_current(phase, n, key, view, clock, stop)
+  positions = position(clock) + jnp.arange(n)
+  state, plan = phase.plan(jax.vmap(partial(use, key, PLAN))(positions), state, view, plan)
+  keys = jax.vmap(partial(use, key, STEP))(positions)
+  clocks = jax.vmap(partial(clock_at, clock))(jnp.arange(n))
+  size, step = phase.block or (1, phase.step)
+
+  def take(state, k):
+    """Steps k..k+size-1."""
+    schedule = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, k, size), (plan, keys, clocks))
+    (place, slot, live), key_k, clock_k = schedule
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1), Plan(place, slot, live))
+    batch = fetch(view, flat.place)._replace(slot=flat.slot, live=flat.live)
+    if phase.block is None:
+      return step(key_k[0], state, batch, jax.tree.map(lambda leaf: leaf[0], clock_k), view)
+    batch = jax.tree.map(lambda leaf: leaf.reshape((size, -1) + leaf.shape[1:]), batch)
+    return step(key_k, state, batch, clock_k, view)
+
+  shapes = jax.eval_shape(take, state, jnp.int32(0))[1]
+  info = jax.tree.map(lambda leaf: jnp.zeros((n,) + leaf.shape[bool(phase.block) :], leaf.dtype), shapes)
+
+  def body(b, carry):
+    state, info = carry
+    state, new = take(state, b * size)
+    new = jax.tree.map(lambda leaf: leaf if phase.block else leaf[None], new)
+    info = jax.tree.map(lambda all, leaf: jax.lax.dynamic_update_slice_in_dim(all, leaf, b * size, 0), info, new)
+    return state, info
+
+  return jax.lax.fori_loop(0, (stop + size - 1) // size, body, (state, info))
+
+
+def edge(phase: Phase, name: str, key: Key, state: State, view: View, clock: Clock) -> State:
+  """`enter`, `tick` or `exit` of a phase, with its key of this position."""
+  purpose = {"enter": ENTER, "tick": TICK, "exit": EXIT}[name]
+  return getattr(phase, name)(use(key, purpose, position(clock)), state, view, clock)
+
+
+def mean_over(fn: Callable[[Batch], Any], view: View, rows: Rows, task: Array | None = None, group: int = 100) -> Any:
+  """The mean of a per-example function over one split of a task, in batches of `group` rows.
+
+  Args:
+    fn: Batch -> tree of [group, ...]; a dead row may give anything finite or not.
+    rows: `view.tasks.valid` or `view.tasks.train`, leaves [T, ...].
+    task: [] the task; by default `view.t`.
+
+  Returns:
+    the tree without its leading axis, float32; zeros where the split is empty.
+  """
+  task = view.t if task is None else task
+  count = rows.count[task]
+
+  def batch(g):
+    i = g * group + jnp.arange(group)
+    live = i < count
+    return split_batch(view.bank, view.tasks, rows, task, jnp.where(live, i, 0), live)
+
+  def add(g, total):
+    now = batch(g)
+
+    def sum_live(leaf):
+      live = now.live.reshape((-1,) + (1,) * (leaf.ndim - 1))
+      return jnp.where(live, leaf, 0).astype(jnp.float32).sum(axis=0)
+
+    return jax.tree.map(lambda total, leaf: total + sum_live(leaf), total, fn(now))
+
+  shapes = jax.eval_shape(lambda: fn(batch(0)))
+  zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], jnp.float32), shapes)
+  total = jax.lax.fori_loop(0, (count + group - 1) // group, add, zeros)
+  return jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), total)
+
+
+def readout_mask(method: Method, readout: str, classes: Array, task: Array, now: Array, used: Array) -> Array:
+  """[B, C] the logits that an answer may choose from.
+
+  `task`: those of the task. `class`: the union of the tasks 0..now (before any training: of all tasks).
+  `domain`: all. `inferred`: those of the slot used, or all where the method numbers its own slots.
+  """
+  if readout == "task":
+    return jnp.broadcast_to(classes[task], used.shape + classes.shape[1:])
+  if readout == "inferred" and not method.slots:
+    return classes[used]
+  if readout == "class":
+    seen = (jnp.arange(len(classes)) <= now) | (now < 0)
+    return jnp.broadcast_to((classes & seen[:, None]).any(axis=0), used.shape + classes.shape[1:])
+  return jnp.ones(used.shape + classes.shape[1:], bool)
+
+
+def evaluate(
+  method: Method,
+  readout: str,
+  group: int,
+  split: str,
+  state: State,
+  stream: Stream,
+  task: Array,
+  now: Array,
+  slot: Array,
+) -> dict[str, Array]:
+  """Counts right answers on the rows of one task, in integers.
+
+  Args:
+    readout: `task` (apply gets the task's slot), `class` and `domain` (apply gets 0), `inferred` (apply gets None).
+    group: static rows per batch; a short last group is filled by wrapping round, and the copies are not counted.
+    split: `test` or `valid`.
+    task: [] the task asked about.
+    now: [] the last task trained, -1 before training.
+    slot: [] the slot of the task (the task itself unless the method numbers its own).
+
+  Returns:
+    `right` [], `strict` [] (right answers through the right slot), `confusion` [slots] (rows by slot used); int32.
+  """
+  bank, rows = (stream.test_bank, stream.test) if split == "test" else (stream.bank, stream.tasks.valid)
+  count = rows.count[task]
+  slots = method.slots or len(stream.tasks.classes)
+
+  def add(g, totals):
+    i = g * group + jnp.arange(group)
+    live = i < count
+    batch = split_batch(bank, stream.tasks, rows, task, i % jnp.maximum(count, 1), live)
+    given = {"task": jnp.full(group, slot, jnp.int32), "inferred": None}.get(readout, jnp.zeros(group, jnp.int32))
+    out = method.apply(state, batch.x, given)
+    mask = readout_mask(method, readout, stream.tasks.classes, task, now, out.task)
+    answer = jnp.where(mask, out.logits, -jnp.inf).argmax(axis=-1)
+    unmap = stream.tasks.label_unmap[out.task if readout == "inferred" and not method.slots else task]
+    label = unmap[answer] if unmap.ndim == 1 else jnp.take_along_axis(unmap, answer[:, None], axis=1)[:, 0]
+    right = live & (label == bank.y[batch.place.row])
+    strict = right & (out.task == slot)
+    used = jnp.where(live, out.task, slots)
+    return {
+      "right": totals["right"] + right.sum(dtype=jnp.int32),
+      "strict": totals["strict"] + strict.sum(dtype=jnp.int32),
+      "confusion": totals["confusion"].at[used].add(1, mode="drop"),
+    }
+
+  zero = jnp.int32(0)
+  totals = {"right": zero, "strict": zero, "confusion": jnp.zeros(slots, jnp.int32)}
+  return jax.lax.fori_loop(0, (count + group - 1) // group, add, totals)

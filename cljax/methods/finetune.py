@@ -1,0 +1,48 @@
+"""Fine-tuning: one network trained on task after task, with nothing against forgetting. The lower bound.
+
+With the MLP of widths 256-256 this is the "shared bottom" of Collier et al. 2020.
+"""
+
+from typing import Any
+
+import flax.struct
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from cljax.ops.learner import supervised
+from cljax.ops.slots import parameters
+from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
+
+
+@flax.struct.dataclass
+class State:
+  params: Any  # of the net
+  opt_state: Any  # of the optimizer
+
+
+def finetune(
+  net: nn.Module, tx: optax.GradientTransformation, spec: Spec, *, batch_size: int = 10, epochs: int = 1
+) -> Method:
+  """Plain training on each task in turn; the optimizer's state goes on from task to task.
+
+  Args:
+    batch_size: rows a step.
+    epochs: passes over each task.
+  """
+  learner = supervised(net, tx, spec)
+
+  def init(key: Key) -> State:
+    return State(*learner.init(key))
+
+  def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
+    params, opt_state, info = learner.learn(state.params, state.opt_state, batch)
+    return State(params, opt_state), info
+
+  def apply(state: State, x: Array, slot: Array) -> Outputs:
+    return learner.apply(state.params, x, slot)
+
+  def report(state: State) -> dict[str, Array]:
+    return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(0)}
+
+  return Method(init, (Phase("fit", batch_size, step, epochs=epochs),), apply, report)

@@ -1,0 +1,268 @@
+"""Routing networks with co-training (Collier, Kokiopoulou, Gesmundo and Berent 2020, Algorithm 1).
+
+Layers of E experts; the router of layer l is a row of logits for each task, R[l, t, :]. A step is Algorithm 1 whole:
+
+1. draw gates from R, one SGD step on the current rows through them, for experts, heads and R;
+2. draw gates anew, a second SGD step on rows from the memory (which does not hold this batch yet);
+3. store the current rows (reservoir; decided ahead by the plan, since it depends on no weight);
+4. used[l, t, :] = the top k of R[l, t, :], from R itself and not from the draw;
+5. co-training: a step on current and replayed rows together with every expert that no task uses, at equal weight. The
+   gradient of R is discarded.
+
+What the paper leaves open is a keyword here, with the default that the sources it cites suggest. Deviations: an empty
+memory skips step 2 (the algorithm draws from an empty set); step 5 is skipped where a layer has no unused expert (the
+algorithm would train the heads on zero features).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cljax.ops import replay as memories
+from cljax.ops import select
+from cljax.ops.losses import accuracy, cross_entropy, rows
+from cljax.ops.slots import parameters
+from cljax.types import Array, Batch, Clock, ConfigError, Info, Key, Method, Outputs, Phase, Spec, View, choose
+
+SAMPLES = ("noisy_topk", "gumbel_topk", "gumbel_matrix", "none")
+
+
+@flax.struct.dataclass
+class State:
+  params: Any  # theta: experts of each layer and heads
+  router: Array  # [L, T, E] R, logits
+  noise: Array  # [L, T, E] N, softplus(N) is the learned noise of noisy_topk; [0, T, E] where nothing learns it
+  used: Array  # [L, T, E] bool, the paper's E
+  skipped: Array  # [T] int32, co-training steps skipped in each task
+  memory: memories.Memory  # place [M] and seen []
+
+
+def routing(
+  net: nn.Module,
+  lr: float,
+  spec: Spec,
+  *,
+  batch_size: int = 10,
+  epochs: int = 1,
+  replay: int = 10,
+  capacity: int = 1000,
+  k: int | Sequence[int] = 4,
+  sample: str = "noisy_topk",
+  noise: float = 1.0,
+  learned_noise: bool = True,
+  draw: str = "step",
+  temperature: float = 50.0,
+  temperature_min: float = 0.5,
+  gate_scale: float = 1.0,
+  router_init: float = 0.01,
+  router_lr: float | None = None,
+  new_rows: str = "noise",
+  update: str = "sequential",
+  auxiliary: str = "none",
+  auxiliary_weight: float = 0.1,
+  cotrain: bool = True,
+  cotrain_lr: float | None = None,
+  cotrain_rows: str = "union",
+  cotrain_update_heads: bool = True,
+  exhausted: str = "skip",
+  refresh_all_seen: bool = False,
+) -> Method:
+  """A mixture of experts routed by task, with replay and co-training.
+
+  Args:
+    net: a routed net, `net.apply({'params': p}, x, slot, gates)` with one gate array [B, E] a layer.
+    lr: the paper's alpha, of plain SGD.
+    batch_size, epochs: current rows a step; passes over each task.
+    replay, capacity: memory rows a step; rows of the memory, 0 is no replay.
+    k: experts active in a layer, one number or one a layer.
+    sample: how gates are drawn in training. `noisy_topk`: top k of R + sigma * N(0, 1), softmax over the kept;
+      `gumbel_topk`: top k of R + noise * Gumbel, softmax of the clean R over the kept; `gumbel_matrix`: each expert by
+      itself, straight-through, no k; `none`: top k of R. Usage and evaluation are the top k of R for all four.
+    noise: scale of the noise of noisy_topk and gumbel_topk.
+    learned_noise: sigma = noise * softplus(N) with N learned from 0 (Shazeer et al. 2017); else sigma = noise.
+    draw: `step`, one draw of the whole matrix for each SGD step, or `example`, one for each row.
+    temperature, temperature_min: of gumbel_matrix, max(temperature_min, temperature / sqrt(step + 1)), with steps
+      counted over the stream.
+    gate_scale: factor on the gates that R gives, in training and evaluation.
+    router_init: standard deviation of the initial logits.
+    router_lr: rate of R and N; None is lr, 0 freezes the random router.
+    new_rows: logits of a task that begins: `noise`, as initialised; `mean` of the earlier tasks'; `ties`, equal up to
+      a random order.
+    update: `sequential` as in Algorithm 1, or `union`, steps 1 and 2 as one step on both.
+    auxiliary, auxiliary_weight: `none`, `importance`, `load` or `both`: balancing losses of Shazeer et al. 2017.
+    cotrain, cotrain_lr: whether step 5 is taken, and its rate alpha_c; None is lr.
+    cotrain_rows: `union`, current and replayed rows as in Algorithm 1, or `current`, as in the paper's prose.
+    cotrain_update_heads: whether co-training moves the heads.
+    exhausted: where a layer has no unused expert, `skip` the co-training step, or let that layer take its `routed`
+      path with fixed weights; the step is skipped in any case where no layer has one.
+    refresh_all_seen: step 4 for all tasks so far, since replay moves their rows too.
+
+  Raises:
+    ConfigError: sizes that contradict each other, or an unknown choice.
+  """
+  L, T, E, C = len(net.widths), spec.T, net.experts, spec.C
+  ks = (k,) * L if isinstance(k, int) else tuple(k)
+  check(ks, L, E, sample, draw, new_rows, update, auxiliary, cotrain_rows, exhausted)
+  router_lr = lr if router_lr is None else router_lr
+  cotrain_lr = lr if cotrain_lr is None else cotrain_lr
+  learns_noise = sample == "noisy_topk" and learned_noise
+  replays = capacity > 0
+
+  def init(key: Key) -> State:
+    weights, logits = jax.random.split(key)
+    blank = [jnp.ones((1, E))] * L
+    params = net.init(weights, jnp.zeros((1, *spec.x_shape)), jnp.zeros(1, jnp.int32), blank)["params"]
+    router = router_init * jax.random.normal(logits, (L, T, E))
+    return State(
+      params,
+      router,
+      jnp.zeros((L if learns_noise else 0, T, E)),
+      jnp.zeros((L, T, E), bool),
+      jnp.zeros(T, jnp.int32),
+      memories.empty(capacity),
+    )
+
+  def enter(key: Key, state: State, view: View, clock: Clock) -> State:
+    earlier = (jnp.arange(T) < view.t)[None, :, None]
+    if new_rows == "mean":
+      mean = jnp.where(earlier, state.router, 0).sum(axis=1) / jnp.maximum(view.t, 1)
+      row = jnp.where(view.t > 0, mean, state.router[:, view.t])
+    elif new_rows == "ties":
+      row = 1e-6 * jax.random.uniform(key, (L, E))
+    else:
+      return state
+    return state.replace(router=state.router.at[:, view.t].set(row))
+
+  def kept_gates(router: Array, task: Array) -> list[Array]:
+    """One [B, E] a layer: the gates of evaluation, without noise."""
+    return [gate_scale * select.top_k_gates(router[l], ks[l])[task] for l in range(L)]
+
+  def sample_layer(key: Key, logits: Array, sigma: Array, k: int, clock: Clock) -> Array:
+    """Gates [..., E] for logits [..., E] by `sample`."""
+    if sample == "noisy_topk":
+      return select.noisy_topk(key, logits, sigma, k)
+    if sample == "gumbel_topk":
+      return select.gumbel_topk(key, logits, noise, k)
+    if sample == "gumbel_matrix":
+      return select.gumbel_matrix(key, logits, jnp.maximum(temperature_min, temperature / jnp.sqrt(clock.total + 1.0)))
+    return select.top_k_gates(logits, k)
+
+  def draw_gates(key: Key, router: Array, noise_logits: Array, task: Array, clock: Clock) -> tuple[list[Array], Array]:
+    """One [B, E] a layer, and the auxiliary loss [] of the draw."""
+    gates, loss = [], jnp.float32(0)
+    by_row = draw == "example" or sample == "none"  # without noise the order of drawing and picking does not matter
+    for l in range(L):
+      own = jax.random.fold_in(key, l)
+      sigma = noise * (jax.nn.softplus(noise_logits[l]) if learns_noise else jnp.ones((T, E)))
+      logits, sigma = (router[l][task], sigma[task]) if by_row else (router[l], sigma)
+      sampled = sample_layer(own, logits, sigma, ks[l], clock)
+      gates.append(gate_scale * (sampled if by_row else sampled[task]))
+      if auxiliary in ("importance", "both"):
+        loss += auxiliary_weight * select.importance_loss(gates[l])
+      if auxiliary in ("load", "both"):
+        noisy = logits + sigma * jax.random.normal(own, logits.shape)  # the numbers that noisy_topk drew
+        by_task = (logits, noisy, sigma) if by_row else (logits[task], noisy[task], sigma[task])
+        loss += auxiliary_weight * select.load_loss(*by_task, ks[l])
+    return gates, loss
+
+  def learn(key: Key, state: State, batch: Batch, clock: Clock) -> tuple[State, Info]:
+    """Steps 1 and 2: SGD on experts, heads and router through drawn gates; nothing moves where no row is live."""
+
+    def loss(theta):
+      params, router, noise_logits = theta
+      gates, balance = draw_gates(key, router, noise_logits, batch.task, clock)
+      logits = net.apply({"params": params}, batch.x, batch.task, gates).logits
+      entropy = cross_entropy(logits, batch)
+      own = rows(batch, 0, batch_size)
+      return entropy + jnp.where(batch.live.any(), balance, 0), (entropy, accuracy(logits[:batch_size], own))
+
+    grads, (entropy, score) = jax.grad(loss, has_aux=True)((state.params, state.router, state.noise))
+    params = jax.tree.map(lambda w, g: w - lr * g, state.params, grads[0])
+    router, noise_logits = state.router - router_lr * grads[1], state.noise - router_lr * grads[2]
+    return state.replace(params=params, router=router, noise=noise_logits), {"loss": entropy, "accuracy": score}
+
+  def usage(state: State, t: Array) -> Array:
+    """Step 4: [L, T, E] with row t, or all rows so far, set to the top k of R."""
+    if not refresh_all_seen:
+      top = jnp.stack([select.top_k_mask(state.router[l, t], ks[l]) for l in range(L)])
+      return state.used.at[:, t].set(top)
+    top = jnp.stack([select.top_k_mask(state.router[l], ks[l]) for l in range(L)])
+    return jnp.where((jnp.arange(T) <= t)[None, :, None], top, state.used)
+
+  def cotrain_step(state: State, batch: Batch, used: Array, none_left: Array) -> Any:
+    """Step 5: the new params. Used experts and exhausted layers [L] get exactly zero gradient, so they keep their bits."""
+    gates = [jnp.broadcast_to(select.unused_gates(used[l]), (*batch.task.shape, E)) for l in range(L)]
+    if exhausted == "routed":
+      routed = kept_gates(state.router, batch.task)
+      gates = [jnp.where(none_left[l], routed[l], gates[l]) for l in range(L)]
+
+    def loss(params):
+      return cross_entropy(net.apply({"params": params}, batch.x, batch.task, gates).logits, batch)
+
+    grads = jax.grad(loss)(state.params)
+    rates = {name: cotrain_lr if name in net.layers or cotrain_update_heads else 0.0 for name in grads}
+    if exhausted == "routed":
+      rates |= {name: jnp.where(none_left[l], 0.0, cotrain_lr) for l, name in enumerate(net.layers)}
+    return {
+      name: jax.tree.map(lambda w, g, rate=rates[name]: w - rate * g, state.params[name], grads[name]) for name in grads
+    }
+
+  def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
+    first, second = jax.random.split(key)
+    current = rows(batch, 0, batch_size)
+    if update == "union":
+      state, info = learn(first, state, batch, clock)
+    else:
+      state, info = learn(first, state, current, clock)
+      if replays:
+        state, _ = learn(second, state, rows(batch, batch_size), clock)
+    state = state.replace(used=usage(state, view.t))
+    if not cotrain:
+      return state, info
+    taught = current if cotrain_rows == "current" else batch
+    used = state.used.any(axis=1)
+    none_left = used.all(axis=-1)  # [L]
+    run = ~(none_left.any() if exhausted == "skip" else none_left.all()) & taught.live.any()
+    params = jax.lax.cond(
+      run, lambda params: cotrain_step(state, taught, used, none_left), lambda params: params, state.params
+    )
+    skipped = state.skipped.at[view.t].add((~run).astype(jnp.int32))
+    return state.replace(params=params, skipped=skipped), info
+
+  def apply(state: State, x: Array, slot: Array) -> Outputs:
+    return net.apply({"params": state.params}, x, slot, kept_gates(state.router, slot))
+
+  def report(state: State) -> dict[str, Array]:
+    return {
+      "parameters": parameters((state.params, state.router, state.noise)),
+      "memory_bytes": jnp.int32(memories.memory_bytes(spec, capacity)),
+      "routing": jnp.stack([select.top_k_gates(state.router[l], ks[l]) for l in range(L)]),  # [L, T, E]
+      "used": state.used,  # [L, T, E]
+      "unused": (~state.used.any(axis=1)).sum(axis=-1),  # [L] experts that no task uses
+      "skipped": state.skipped,  # [T]
+    }
+
+  plan = memories.reservoir(replay, capacity)
+  return Method(init, (Phase("fit", batch_size, step, epochs=epochs, plan=plan, enter=enter),), apply, report)
+
+
+def check(ks, L, E, sample, draw, new_rows, update, auxiliary, cotrain_rows, exhausted) -> None:
+  """Refuses choices that are unknown or contradict each other."""
+  choose("config.method.sample", sample, SAMPLES)
+  choose("config.method.draw", draw, ("step", "example"))
+  choose("config.method.new_rows", new_rows, ("noise", "mean", "ties"))
+  choose("config.method.update", update, ("sequential", "union"))
+  choose("config.method.auxiliary", auxiliary, ("none", "importance", "load", "both"))
+  choose("config.method.cotrain_rows", cotrain_rows, ("union", "current"))
+  choose("config.method.exhausted", exhausted, ("skip", "routed"))
+  if len(ks) != L:
+    raise ConfigError(f"config.method.k={ks} has {len(ks)} numbers for {L} layers; give one, or one a layer")
+  for number in ks:
+    if not 1 <= number <= E:
+      raise ConfigError(f"config.method.k={number} must lie in 1..{E}, the experts of a layer (config.net.experts)")
+  if auxiliary in ("load", "both") and sample != "noisy_topk":
+    raise ConfigError(f"config.method.auxiliary={auxiliary!r} needs the noise of sample='noisy_topk', not {sample!r}")

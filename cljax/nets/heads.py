@@ -1,0 +1,38 @@
+"""Output layers. A net is a linen module with its heads: `apply({'params': p}, x, slot) -> Outputs`."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from cljax.types import Array, choose
+
+INITIALIZERS = {"he": (2.0, "fan_in", "truncated_normal"), "glorot": (1.0, "fan_avg", "uniform")}
+
+
+def initializer(name: str, **axes):
+  """The kernel initializer of that name; `axes` as in `nn.initializers.variance_scaling`.
+
+  Raises:
+    ConfigError: an unknown name.
+  """
+  return nn.initializers.variance_scaling(*INITIALIZERS[choose("config.net.kernel_init", name, INITIALIZERS)], **axes)
+
+
+class Heads(nn.Module):
+  """One linear layer for each slot: features [B, D], slot [B] -> raw logits [B, classes].
+
+  All heads are computed and one is chosen per row: a head that no row asks for gets an exactly zero gradient. Slots
+  beyond the last head take the last, so a net with one head serves every slot.
+  """
+
+  heads: int
+  classes: int
+
+  @nn.compact
+  def __call__(self, features: Array, slot: Array) -> Array:
+    D = features.shape[-1]
+    each = initializer("glorot", in_axis=0, out_axis=2, batch_axis=1)
+    kernel = self.param("kernel", each, (D, self.heads, self.classes))
+    bias = self.param("bias", nn.initializers.zeros, (self.heads, self.classes))
+    logits = (features @ kernel.reshape(D, -1)).reshape(-1, self.heads, self.classes) + bias
+    head = jnp.minimum(slot, self.heads - 1)
+    return jnp.take_along_axis(logits, head[:, None, None], axis=1)[:, 0]

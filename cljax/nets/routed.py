@@ -1,0 +1,85 @@
+"""Layers of experts whose outputs are added with given weights, and how wide they may be.
+
+Experts of a layer lie side by side in one matrix [D, E * h], which is a plain matrix product on every platform.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from cljax.nets.heads import Heads, initializer
+from cljax.types import Array, Outputs
+
+
+class Experts(nn.Module):
+  """relu(x W_e + b_e) of E experts, summed with `gates` [B, E]: [B, D] -> [B, width]."""
+
+  experts: int
+  width: int
+  kernel_init: str = "he"
+
+  @nn.compact
+  def __call__(self, x: Array, gates: Array) -> Array:
+    D, E, h = x.shape[-1], self.experts, self.width
+
+    def kernel_init(key, shape):
+      each = initializer(self.kernel_init, in_axis=0, out_axis=2, batch_axis=1)  # fans of one expert, not of the layer
+      return each(key, (D, E, h)).reshape(shape)
+
+    kernel = self.param("kernel", kernel_init, (D, E * h))
+    bias = self.param("bias", nn.initializers.zeros, (E * h,))
+    outputs = nn.relu(x @ kernel + bias).reshape(-1, E, h)
+    # An inactive expert that overflowed must not reach the sum as 0 * inf.
+    outputs = jnp.where((gates != 0)[..., None] | jnp.isfinite(outputs), outputs, 0)
+    return jnp.einsum("beh,be->bh", outputs, gates)
+
+
+class RoutedMLP(nn.Module):
+  """Layers of experts under the heads; `gates` holds one [B, E] for each layer."""
+
+  heads: int
+  classes: int
+  widths: tuple[int, ...] = (19, 19)  # of each expert, by layer
+  experts: int = 20
+  kernel_init: str = "he"
+
+  @property
+  def layers(self) -> tuple[str, ...]:
+    """The names of the expert layers among the parameters."""
+    return tuple("first" if l == 0 else f"hidden_{l}" for l in range(len(self.widths)))
+
+  @nn.compact
+  def __call__(self, x: Array, slot: Array, gates: Sequence[Array]) -> Outputs:
+    features = x.reshape(x.shape[0], -1)
+    for name, width, weights in zip(self.layers, self.widths, gates, strict=True):
+      features = Experts(self.experts, width, self.kernel_init, name=name)(features, weights)
+    return Outputs(Heads(self.heads, self.classes, name="head")(features, slot), features, slot)
+
+
+def parameter_count(
+  widths: Sequence[int], *, inputs: int = 784, experts: int = 20, heads: int = 20, classes: int = 10, tasks: int = 20
+) -> int:
+  """Parameters of a `RoutedMLP` with one [tasks, experts] router a layer; the defaults are those of the paper."""
+  total, below = 0, inputs
+  for width in widths:
+    total += experts * (below + 1) * width + tasks * experts
+    below = width
+  return total + heads * (below + 1) * classes
+
+
+def match_width(budget: int, *, layers: int = 2, **geometry: int) -> int:
+  """The largest uniform expert width whose `parameter_count(..., **geometry)` stays within `budget`.
+
+  Raises:
+    ValueError: not even width 1 fits.
+  """
+  width = 0
+  while parameter_count((width + 1,) * layers, **geometry) <= budget:
+    width += 1
+  if width == 0:
+    raise ValueError(
+      f"{budget} parameters do not hold {layers} layers of width 1, which take "
+      f"{parameter_count((1,) * layers, **geometry)}"
+    )
+  return width

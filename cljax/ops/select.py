@@ -1,0 +1,86 @@
+"""Choosing experts: gates from router logits, usage, and weights for experts that nobody uses.
+
+Each function works on the last axis, E experts, whatever stands before it. Formulas: Shazeer et al. 2017 (noisy top-k
+and its auxiliary losses), Maziarz et al. 2019 (Gumbel-matrix routing).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from cljax.types import Array, Key
+
+
+def top_k_mask(logits: Array, k: int) -> Array:
+  """[..., E] bool: the `k` largest entries, ties to the lower index; all of them where k >= E."""
+  E = logits.shape[-1]
+  if k >= E:
+    return jnp.ones(logits.shape, bool)
+  index = jnp.arange(E)
+  larger = logits[..., None, :] > logits[..., :, None]
+  tied_before = (logits[..., None, :] == logits[..., :, None]) & (index[None, :] < index[:, None])
+  return (larger | tied_before).sum(axis=-1) < k
+
+
+def masked_softmax(logits: Array, mask: Array) -> Array:
+  """Softmax over the entries of `mask`, exactly 0 elsewhere (also in its gradient)."""
+  return jax.nn.softmax(logits, axis=-1, where=mask)
+
+
+def top_k_gates(logits: Array, k: int) -> Array:
+  """softmax(KeepTopK(logits, k)): what `none` samples, and what evaluation uses for every sampler."""
+  return masked_softmax(logits, top_k_mask(logits, k))
+
+
+def noisy_topk(key: Key, logits: Array, sigma: Array, k: int) -> Array:
+  """softmax(KeepTopK(H, k)) with H = logits + sigma * N(0, 1)."""
+  return top_k_gates(logits + sigma * jax.random.normal(key, logits.shape), k)
+
+
+def gumbel_topk(key: Key, logits: Array, scale: Array, k: int) -> Array:
+  """The top k of logits + scale * Gumbel, weighted by the softmax of the clean logits over them."""
+  return masked_softmax(logits, top_k_mask(logits + scale * jax.random.gumbel(key, logits.shape), k))
+
+
+def gumbel_matrix(key: Key, logits: Array, temperature: Array) -> Array:
+  """Each expert on or off by itself with probability sigmoid(logit), active ones averaged; straight-through.
+
+  The difference of two Gumbel variables is logistic, so soft = sigmoid((logit + logistic) / temperature); the sample is
+  soft > 1/2 forwards and soft backwards, divided by max(number active, 1).
+  """
+  soft = jax.nn.sigmoid((logits + jax.random.logistic(key, logits.shape)) / temperature)
+  hard = (soft > 0.5).astype(soft.dtype)
+  sample = jax.lax.stop_gradient(hard - soft) + soft
+  return sample / jnp.maximum(sample.sum(axis=-1, keepdims=True), 1)
+
+
+def unused_gates(used: Array) -> Array:
+  """[..., E] equal weights over the experts that are not `used` [..., E] bool; all zero where none is left."""
+  unused = ~used
+  return unused / jnp.maximum(unused.sum(axis=-1, keepdims=True), 1)
+
+
+def squared_variation(values: Array) -> Array:
+  """CV(values)^2 over the last axis: variance over squared mean, 0 where the mean is 0."""
+  mean = values.mean(axis=-1)
+  return values.var(axis=-1) / jnp.where(mean == 0, 1, mean**2)
+
+
+def importance_loss(gates: Array) -> Array:
+  """CV(sum over rows of the gates)^2; gates [B, E] (Shazeer et al. 2017, eq. 6)."""
+  return squared_variation(gates.sum(axis=0))
+
+
+def load_loss(logits: Array, noisy: Array, sigma: Array, k: int) -> Array:
+  """CV(load)^2 with the smooth load of Shazeer et al. 2017, eqs. 8 to 10.
+
+  Row x puts P(x, e) = Phi((logit_e - the k-th largest noisy logit of the others) / sigma_e) on expert e.
+
+  Args:
+    logits, noisy, sigma: [B, E]; `noisy` are the logits that were compared.
+  """
+  E = logits.shape[-1]
+  if k >= E:
+    return jnp.float32(0)  # every expert is always chosen: the load is equal
+  others = jnp.where(jnp.eye(E, dtype=bool), -jnp.inf, noisy[..., None, :])
+  threshold = jnp.sort(others, axis=-1)[..., E - k]
+  return squared_variation(jax.scipy.stats.norm.cdf((logits - threshold) / sigma).sum(axis=0))
