@@ -64,6 +64,23 @@ def default() -> ConfigDict:
   )
 
 
+def variant(arg: str, **allowed: tuple[str, ...]) -> dict[str, str]:
+  """The part of a config's name behind the colon, `key=value,key=value`, as a dict of what it pins.
+
+  Args:
+    allowed: the values of each key.
+
+  Raises:
+    ConfigError: a key or a value that is not allowed.
+  """
+  pinned = {}
+  for part in filter(None, arg.split(",")):
+    key, _, value = part.partition("=")
+    choose("the config argument", key, allowed)
+    pinned[key] = choose(f"the config argument {key}", value, allowed[key])
+  return pinned
+
+
 class Experiment(NamedTuple):
   config: ConfigDict
   spec: Spec

@@ -25,7 +25,7 @@ Info = dict[
 NONE = np.int32(2**31 - 1)  # "no slot": a scatter with mode='drop' ignores it, where -1 would wrap to the last row
 
 
-class ConfigError(ValueError):
+class ConfigError(Exception):
   """A mistake of the person who typed the command: says what was wrong, what is allowed and what to type instead."""
 
 

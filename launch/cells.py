@@ -1,0 +1,50 @@
+"""A config file's `sweep()` as runs: each cell in a folder of its own, finished ones skipped, the table at the end."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from cljax.report.pages import write_report
+from cljax.report.store import find_results
+from cljax.report.tables import text_table
+from cljax.run import train
+from cljax.types import ConfigError
+from cljax.workdir import flatten
+from launch.app import stop_asked
+
+
+def cell_config(module: ModuleType, cell: Mapping[str, str], overrides: Mapping[str, Any]) -> ConfigDict:
+  """The config of one cell with the user's changes.
+
+  Raises:
+    ConfigError: the cell has no such key.
+  """
+  config = module.get_config(",".join(f"{key}={value}" for key, value in cell.items()))
+  known = flatten(config.to_dict())
+  for key, value in overrides.items():
+    if key not in known:
+      raise ConfigError(f"--config.{key} does not exist in the cell {config.cell!r}; narrow the config to one cell, "
+                        f"for example by :{','.join(f'{k}={v}' for k, v in cell.items())}")
+    config.update_from_flattened_dict({key: value})
+  return config
+
+
+def run_cells(
+  module: ModuleType, cells: list[dict[str, str]], workdir: str, overrides: Mapping[str, Any], data_dir: str | None
+) -> None:
+  """Runs all cells into `<workdir>/<cell>/`, then prints and writes the table of the work dir."""
+  configs = [cell_config(module, cell, overrides) for cell in cells]  # all of them first: a mistake costs no run
+  for i, config in enumerate(configs):
+    logging.info("cell %d of %d: %s", i + 1, len(configs), config.cell)
+    train(config, Path(workdir) / config.cell, data_dir=data_dir, overrides=overrides, stop_asked=stop_asked)
+  finish(workdir)
+
+
+def finish(workdir: str) -> None:
+  """Prints the table of the results under a work dir and writes its report."""
+  print(text_table([result for _, result, _ in find_results(workdir)]))
+  print("written: " + ", ".join(str(path) for path in write_report(workdir)))

@@ -1,0 +1,44 @@
+"""Trains what a config describes.
+
+  python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
+  python -m launch.train --config=configs/papers/cotraining/table1.py:stream=mnist_perm,method=er --workdir=runs/er
+
+The same command again goes on where it stopped. A config whose `sweep` lists several cells runs them all, each into a
+folder of its own under the work dir.
+"""
+
+import os
+
+from absl import flags
+from ml_collections import config_flags
+
+from cljax.report.tables import text_table
+from cljax.run import train
+from launch import app, cells
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "File and variant, FILE.py:key=value.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: begun, or gone on with.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data sets; else TFDS_DATA_DIR, else TFDS's default.")
+
+
+def main() -> int | None:
+  app.use_platform()
+  app.use_compilation_cache(WORKDIR.value)
+  overrides = config_flags.get_override_values(flags.FLAGS["config"])
+  path, _, arg = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+  module = app.load_config(path)
+  found = module.sweep(arg) if hasattr(module, "sweep") else [{}]
+  if len(found) > 1:
+    cells.run_cells(module, found, WORKDIR.value, overrides, DATA_DIR.value)
+    return None
+  outcome = train(
+    CONFIG.value, WORKDIR.value, data_dir=DATA_DIR.value, overrides=overrides, stop_asked=app.stop_asked
+  )
+  print(text_table([outcome.result]))
+  print(f"written: {os.path.join(WORKDIR.value, 'result.json')}")
+  return None
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["config", "workdir"])
+  app.run(main)
