@@ -1,7 +1,7 @@
 """A ConfigDict becomes an experiment: data, stream, net, optimizer, method, timeline. All refusals happen here.
 
-`default()` is the whole list of keys outside `stream`, `net`, `optimizer` and `method`, whose fields are the keywords of
-the builder that their `name` picks.
+`default()` is the whole list of keys outside `stream`, `net`, `optimizer` and `method`, whose fields are the keywords
+of the builder that their `name` picks.
 """
 
 import inspect

@@ -58,8 +58,11 @@ def load_config(path: str) -> ModuleType:
 
 def check_overrides(argv: Sequence[str]) -> None:
   """Refuses `--config.x` for an x that the config does not have, naming the nearest that it has."""
-  values = [arg.split("=", 1)[1] if "=" in arg else argv[i + 1] for i, arg in enumerate(argv[:-1] + [argv[-1] + "="])
-            if arg.lstrip("-").split("=")[0] == "config" and ("=" in arg or i + 1 < len(argv))]
+  values = [
+    arg.split("=", 1)[1] if "=" in arg else argv[i + 1]
+    for i, arg in enumerate(argv[:-1] + [argv[-1] + "="])
+    if arg.lstrip("-").split("=")[0] == "config" and ("=" in arg or i + 1 < len(argv))
+  ]
   if not values:
     return
   path, _, arg = values[-1].rstrip("=").partition(":")
@@ -108,7 +111,9 @@ def use_compilation_cache(workdir: str) -> None:
   if COMPILATION_CACHE.value == "off":
     return
   folder = COMPILATION_CACHE.value
-  jax.config.update("jax_compilation_cache_dir", os.path.join(workdir, "..", "jax_cache") if folder == "auto" else folder)
+  jax.config.update(
+    "jax_compilation_cache_dir", os.path.join(workdir, "..", "jax_cache") if folder == "auto" else folder
+  )
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
@@ -128,8 +133,20 @@ def run(main: Callable[[], int | None]) -> None:
     except ConfigError as error:
       code = refuse(error)
     except OSError as error:
-      if error.errno not in (None, errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT, errno.EFBIG,
-                             errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.EIO):
+      if error.errno not in (
+        None,
+        errno.ENOSPC,
+        errno.EACCES,
+        errno.EROFS,
+        errno.EPERM,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENOENT,
+        errno.EIO,
+      ):
         raise
       code = refuse(error)
     sys.exit(code or 0)

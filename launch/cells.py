@@ -6,11 +6,11 @@ from types import ModuleType
 from typing import Any
 
 from absl import logging
-from ml_collections import ConfigDict
-
 from cljax.report.pages import write_report
 from cljax.report.store import find_results
 from cljax.report.tables import text_table
+from ml_collections import ConfigDict
+
 from cljax.run import train
 from cljax.types import ConfigError
 from cljax.workdir import flatten
@@ -27,8 +27,10 @@ def cell_config(module: ModuleType, cell: Mapping[str, str], overrides: Mapping[
   known = flatten(config.to_dict())
   for key, value in overrides.items():
     if key not in known:
-      raise ConfigError(f"--config.{key} does not exist in the cell {config.cell!r}; narrow the config to one cell, "
-                        f"for example by :{','.join(f'{k}={v}' for k, v in cell.items())}")
+      raise ConfigError(
+        f"--config.{key} does not exist in the cell {config.cell!r}; narrow the config to one cell, "
+        f"for example by :{','.join(f'{k}={v}' for k, v in cell.items())}"
+      )
     config.update_from_flattened_dict({key: value})
   return config
 

@@ -10,9 +10,9 @@ folder of its own under the work dir.
 import os
 
 from absl import flags
+from cljax.report.tables import text_table
 from ml_collections import config_flags
 
-from cljax.report.tables import text_table
 from cljax.run import train
 from launch import app, cells
 
@@ -31,9 +31,7 @@ def main() -> int | None:
   if len(found) > 1:
     cells.run_cells(module, found, WORKDIR.value, overrides, DATA_DIR.value)
     return None
-  outcome = train(
-    CONFIG.value, WORKDIR.value, data_dir=DATA_DIR.value, overrides=overrides, stop_asked=app.stop_asked
-  )
+  outcome = train(CONFIG.value, WORKDIR.value, data_dir=DATA_DIR.value, overrides=overrides, stop_asked=app.stop_asked)
   print(text_table([outcome.result]))
   print(f"written: {os.path.join(WORKDIR.value, 'result.json')}")
   return None

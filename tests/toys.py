@@ -32,7 +32,9 @@ def pad(tables: list[Any]) -> tuple[np.ndarray, np.ndarray]:
   return idx, count
 
 
-def stream(counts=(30, 23, 40), heads: int | None = None, boundaries: bool = True, seed: int = 0) -> tuple[Spec, Stream]:
+def stream(
+  counts=(30, 23, 40), heads: int | None = None, boundaries: bool = True, seed: int = 0
+) -> tuple[Spec, Stream]:
   """Permuted tasks of ragged lengths over one bank, with 8 validation rows each."""
   T, train, test = len(counts), bank(), bank(rows=60, seed=1)
   random = np.random.default_rng(seed)
@@ -58,7 +60,9 @@ def routed(spec: Spec, experts: int = 6) -> RoutedMLP:
   return RoutedMLP(heads=spec.heads, classes=spec.C, widths=(3, 3), experts=experts)
 
 
-def experiment(method: Method, spec: Spec, data: Stream, seeds=(0, 1), executor: str = "map", **config: Any) -> Experiment:
+def experiment(
+  method: Method, spec: Spec, data: Stream, seeds=(0, 1), executor: str = "map", **config: Any
+) -> Experiment:
   """An experiment around a hand-made method and stream; `config` overrides keys of the default config."""
   full = default()
   full.update({"evaluate_group": 16, "log_every_steps": 1, **config})

@@ -42,8 +42,10 @@ def order_of(key: Key, count: int, shuffle_order: bool) -> np.ndarray:
   return np.asarray(order)
 
 
-def draw_rows(key: Key, labels: np.ndarray, classes: list[np.ndarray], take: int, held: int, task_name: str):
-  """Bank rows of each task: (train idx [T][..], valid idx [T][..]); all rows in the bank's order unless fewer are asked.
+def draw_rows(
+  key: Key, labels: np.ndarray, classes: list[np.ndarray], take: int, held: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+  """Bank rows of each task: (train [T][..], valid [T][..]); all rows in the bank's order unless fewer are asked for.
 
   Args:
     take: training rows of each task, 0 for all that are left.
@@ -54,8 +56,8 @@ def draw_rows(key: Key, labels: np.ndarray, classes: list[np.ndarray], take: int
   shortest = min(map(len, pools))
   require(
     held + max(take, 1) <= shortest,
-    f"config.stream asks for {take or 1} training and {held} validation rows of each task, but the smallest {task_name} "
-    f"has {shortest} rows; lower config.stream.examples_per_task or config.stream.valid_per_task",
+    f"config.stream asks for {take or 1} training and {held} validation rows of each task, but the smallest task has "
+    f"{shortest} rows; lower config.stream.examples_per_task or config.stream.valid_per_task",
   )
   if not (take or held):
     return pools, [pool[:0] for pool in pools]
@@ -95,7 +97,7 @@ def assemble(source: Source, key: Key, layout: Layout, scenario: str, take: int,
   if scenario == "class":
     label_map[:, source.classes] = np.arange(C)
     label_unmap[:] = source.classes
-  train, valid = draw_rows(key, source.train.y, layout.classes, take, held, "task")
+  train, valid = draw_rows(key, source.train.y, layout.classes, take, held)
   tests = [np.flatnonzero(np.isin(source.test.y, labels)).astype(np.int32) for labels in layout.classes]
   tasks = Task(Rows(*pad(train), layout.warp), Rows(*pad(valid), layout.warp), label_map, label_unmap, live)
   spec = Spec(source.train.x.shape[1:], T, C, T if scenario == "task" else 1)

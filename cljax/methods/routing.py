@@ -104,7 +104,9 @@ def routing(
   Raises:
     ConfigError: sizes that contradict each other, or an unknown choice.
   """
-  L, T, E, C = len(net.widths), spec.T, net.experts, spec.C
+  if not hasattr(net, "experts"):
+    raise ConfigError("config.method.name='routing' needs layers of experts: set config.net.name='routed_mlp'")
+  L, T, E = len(net.widths), spec.T, net.experts
   ks = (k,) * L if isinstance(k, int) else tuple(k)
   check(ks, L, E, sample, draw, new_rows, update, auxiliary, cotrain_rows, exhausted)
   router_lr = lr if router_lr is None else router_lr
@@ -194,7 +196,7 @@ def routing(
     return jnp.where((jnp.arange(T) <= t)[None, :, None], top, state.used)
 
   def cotrain_step(state: State, batch: Batch, used: Array, none_left: Array) -> Any:
-    """Step 5: the new params. Used experts and exhausted layers [L] get exactly zero gradient, so they keep their bits."""
+    """Step 5: the new params; used experts and exhausted layers [L] get exactly zero gradient and keep their bits."""
     gates = [jnp.broadcast_to(select.unused_gates(used[l]), (*batch.task.shape, E)) for l in range(L)]
     if exhausted == "routed":
       routed = kept_gates(state.router, batch.task)

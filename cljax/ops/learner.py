@@ -9,7 +9,7 @@ import optax
 from flax import linen as nn
 
 from cljax.ops.losses import accuracy, cross_entropy, rows
-from cljax.types import Array, Batch, Info, Key, Outputs, Spec
+from cljax.types import Array, Batch, ConfigError, Info, Key, Outputs, Spec
 
 
 class Learner(NamedTuple):
@@ -26,6 +26,9 @@ def supervised(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, cur
   Args:
     current: how many leading rows of a batch the reported accuracy is about; None is all.
   """
+
+  if hasattr(net, "experts"):
+    raise ConfigError("this method trains a net without gates: set config.net.name='mlp'")
 
   def init(key):
     params = net.init(key, jnp.zeros((1, *spec.x_shape)), jnp.zeros(1, jnp.int32))["params"]

@@ -1,7 +1,8 @@
-"""Table 1 of Collier et al. 2020: MNIST-Perm and MNIST-Rot, with and without replay, routing and co-training.
+r"""Table 1 of Collier et al. 2020: MNIST-Perm and MNIST-Rot, with and without replay, routing and co-training.
 
 COMMAND, one cell:
-  python -m launch.train --config=configs/papers/cotraining/table1.py:stream=mnist_perm,method=routing_cotrain --workdir=W
+  python -m launch.train --workdir=W \
+    --config=configs/papers/cotraining/table1.py:stream=mnist_perm,method=routing_cotrain
 COMMAND, the table (resumable, finished cells are skipped):
   python -m launch.reproduce --paper=cotraining --preset=gem1000 --workdir=W
 

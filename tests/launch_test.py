@@ -1,0 +1,205 @@
+"""The launchers from the shell: what a person types, right and wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = "--config=configs/quickstart.py"
+TABLE = "--config=configs/papers/cotraining/table1.py"
+TINY = ["--config.num_seeds=2", "--config.stream.tasks=2", "--config.method.epochs=1"]
+
+
+def shell(*words: str, **environment: str) -> subprocess.CompletedProcess:
+  env = {**os.environ, **environment}
+  return subprocess.run(
+    [sys.executable, "-m", *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False
+  )
+
+
+def test_one_cell_leaves_all_its_files(tmp_path):
+  done = shell("launch.train", f"{QUICK}:method=er", f"--workdir={tmp_path}/run", *TINY, "--config.log_every_steps=50")
+  assert done.returncode == 0, done.stderr
+  assert "ACC" in done.stdout and "er" in done.stdout
+  names = {path.name for path in (tmp_path / "run").iterdir()}
+  expected = {
+    "config.json",
+    "overrides.json",
+    "environment.json",
+    "metrics.jsonl",
+    "checkpoints",
+    "result.json",
+    "figures",
+  }
+  assert expected <= names and any(name.startswith("events.") for name in names)
+  result = json.loads((tmp_path / "run" / "result.json").read_text())
+  assert [len(result["accuracy"]), len(result["accuracy"][0]), len(result["accuracy"][0][0])] == [2, 3, 2]
+  assert result["seeds"] == [0, 1] and result["readout"] == "task" and result["memory_bytes"] == 200 * (64 + 8)
+  assert set(result["metrics"]) == {"ACC", "BWT", "FWT", "forgetting", "learning_accuracy"}
+  assert {"compile_seconds", "train_seconds", "eval_seconds", "steps", "steps_per_second"} == set(result["timing"])
+  assert json.loads((tmp_path / "run" / "overrides.json").read_text())["num_seeds"] == 2
+  assert list((tmp_path / "run" / "figures").glob("*.png"))
+  steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+  assert {row["step"] for row in steps if row["event"] == "step"} == {0, 50, 100}
+  again = shell("launch.report", f"--workdir={tmp_path}")
+  assert again.returncode == 0, again.stderr
+  html = (tmp_path / "report.html").read_text()
+  assert "data:image/png;base64" in html and "http-equiv" not in html
+
+
+def test_a_config_with_several_cells_runs_them_all(tmp_path):
+  """The quickstart, cut short: four methods, one table."""
+  words = ["launch.train", QUICK, f"--workdir={tmp_path}", "--config.num_seeds=2", "--config.debug=True"]
+  done = shell(*words)
+  assert done.returncode == 0, done.stderr
+  for method in ("finetune", "er", "routing", "routing_cotrain"):
+    assert (tmp_path / method / "result.json").exists() and method in done.stdout
+  assert (tmp_path / "report.html").exists() and list((tmp_path / "figures").glob("*.png"))
+  results = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("*/result.json"))]
+  assert shell(*words).returncode == 0
+  assert results == [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("*/result.json"))]
+
+
+def test_reproduce_runs_and_reports_a_cell_of_the_smoke_table(tmp_path):
+  words = [
+    "--paper=cotraining",
+    "--preset=smoke",
+    f"--workdir={tmp_path}",
+    "--seeds=1",
+    "--only=stream=mnist_rot,method=joint",
+  ]
+  done = shell("launch.reproduce", *words)
+  assert done.returncode == 0, done.stderr
+  result = json.loads((tmp_path / "mnist_rot" / "joint" / "result.json").read_text())
+  assert result["oracle"] is True and result["metrics"]["BWT"]["mean"] is None
+  assert result["accuracy"][0][1] == [None, None, None]
+  assert "joint" in done.stdout and (tmp_path / "report.md").exists()
+
+
+@pytest.mark.slow
+def test_the_whole_smoke_table(tmp_path):
+  done = shell("launch.reproduce", "--paper=cotraining", "--preset=smoke", f"--workdir={tmp_path}")
+  assert done.returncode == 0, done.stderr
+  assert len(list(tmp_path.glob("*/*/result.json"))) == 8
+
+
+WRONG = {
+  "unknown method": ([f"{QUICK}:method=era"], ["era", "Did you mean er?", "routing_cotrain"]),
+  "unknown method name": ([QUICK + ":method=er", "--config.method.name=erx"], ["config.method.name", "erx", "er"]),
+  "unknown stream": ([QUICK + ":method=er", "--config.stream.name=permutd"], ["permutd", "permuted"]),
+  "unknown data set": ([QUICK + ":method=er", "--config.stream.source=mnits"], ["mnits", "mnist"]),
+  "unknown key": ([QUICK + ":method=er", "--config.method.capacty=5"], ["capacty", "Did you mean method.capacity?"]),
+  "unknown key of the top": ([QUICK, "--config.num_seed=5"], ["num_seed", "num_seeds"]),
+  "unknown flag": ([QUICK, "--wrkdir=x"], ["wrkdir"]),
+  "unknown argument": ([QUICK, "extra"], ["extra"]),
+  "wrong type": ([QUICK, "--config.seed=1.5"], ["seed", "1.5"]),
+  "wrong word": ([QUICK, "--config.num_seeds=many"], ["num_seeds", "many"]),
+  "zero seeds": ([QUICK, "--config.num_seeds=0"], ["config.num_seeds=0", "least is 1"]),
+  "negative batch": (
+    [QUICK + ":method=er", "--config.method.batch_size=-3"],
+    ["config.method.batch_size=-3", "least is 1"],
+  ),
+  "negative rate": ([QUICK + ":method=er", "--config.optimizer.lr=-0.1"], ["config.optimizer.lr=-0.1", "least is 0"]),
+  "rate that is no number": ([QUICK + ":method=er", "--config.optimizer.lr=nan"], ["config.optimizer.lr", "finite"]),
+  "zero width": ([QUICK + ":method=er", "--config.net.hidden=(0,8)"], ["config.net.hidden", "least is 1"]),
+  "k above E": ([QUICK + ":method=routing", "--config.method.k=21"], ["config.method.k=21", "1..20"]),
+  "small memory": ([QUICK + ":method=er", "--config.method.capacity=5"], ["config.method.capacity=5", "at least 10"]),
+  "too many rows": ([QUICK + ":method=er", "--config.stream.examples_per_task=5000"], ["5000", "1438 rows"]),
+  "too many turns": ([f"{TABLE}:preset=smoke,stream=mnist_rot", "--config.stream.tasks=41"], ["41", "360"]),
+  "readout": ([QUICK + ":method=er", "--config.evaluate=some"], ["config.evaluate", "some", "seen"]),
+  "executor": ([QUICK + ":method=er", "--config.seed_executor=pmap"], ["seed_executor", "pmap"]),
+  "optimizer of routing": ([QUICK + ":method=routing", "--config.optimizer.name=adam"], ["adam", "plain sgd"]),
+  "net of routing": ([QUICK + ":method=routing", "--config.net.name=mlp"], ["config.net"]),
+  "no such config": (["--config=configs/quikstart.py"], ["configs/quikstart.py", "configs/quickstart.py"]),
+  "no config": ([], ["config"]),
+  "no accelerator": ([QUICK, "--platform=tpu"], ["--platform=tpu", "--platform=cpu"]),
+  "a key that one cell lacks": ([QUICK, "--config.method.capacity=300"], ["finetune", "capacity"]),
+}
+
+# One process imports the library once; each case runs in a child of it, as the shell would run it.
+SERVER = """
+import json, os, sys, tempfile
+from absl import app as absl_app, flags
+from launch import app, train
+for name, argv in json.loads(sys.argv[1]).items():
+  with tempfile.TemporaryFile() as out:
+    child = os.fork()
+    if not child:
+      os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
+      sys.argv = ['train', *argv]
+      flags.mark_flags_as_required(['config', 'workdir'])
+      try:
+        app.run(train.main)
+      except SystemExit as leave:
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(leave.code if isinstance(leave.code, int) else 1)
+      except BaseException:
+        import traceback
+        traceback.print_exc()
+        sys.stderr.flush()
+      os._exit(99)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    out.seek(0)
+    print(json.dumps([name, code, out.read().decode()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("wrong")
+  cases = {name: [*words, f"--workdir={folder}/{i}"] for i, (name, (words, _)) in enumerate(WRONG.items())}
+  env = {**os.environ, "TFDS_DATA_DIR": str(folder / "no_data"), "JAX_PLATFORMS": ""}
+  done = subprocess.run(
+    [sys.executable, "-c", SERVER, json.dumps(cases)], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0, done.stderr
+  return {name: (code, text) for name, code, text in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_gets_one_clear_message(answers, case):
+  code, text = answers[case]
+  assert code not in (0, 99), text
+  assert "Traceback" not in text
+  for part in WRONG[case][1]:
+    assert part in text, text
+
+
+def test_an_unwritable_work_dir(tmp_path):
+  (tmp_path / "file").write_text("in the way")
+  done = shell("launch.train", f"{QUICK}:method=er", f"--workdir={tmp_path}/file/run", *TINY)
+  assert done.returncode == 74 and "Traceback" not in done.stderr
+  assert str(tmp_path) in done.stderr
+
+
+def test_missing_data_says_what_to_type(tmp_path):
+  words = [
+    f"{TABLE}:preset=gem1000,stream=mnist_perm,method=er",
+    f"--workdir={tmp_path}/run",
+    f"--data_dir={tmp_path}/none",
+  ]
+  done = shell("launch.train", *words)
+  assert done.returncode == 2 and "Traceback" not in done.stderr
+  for part in ("mnist", f"{tmp_path}/none", "launch.prepare", "--data_dir", "digits"):
+    assert part in done.stderr
+
+
+def test_a_full_disk_keeps_what_was_finished(tmp_path):
+  """A limit on file sizes stands in for a full disk: the run ends with a message, and goes on once there is room."""
+  words = ["-m", "launch.train", f"{QUICK}:method=er", f"--workdir={tmp_path}/run", *TINY, "--compilation_cache=off"]
+  code = f"""
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+sys.argv = {words[1:]!r}
+runpy.run_module('launch.train', run_name='__main__')
+"""
+  env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": ""}
+  done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+  assert done.returncode == 74, done.stderr
+  assert "Traceback" not in done.stderr and "could not be written" in done.stderr
+  assert json.loads((tmp_path / "run" / "config.json").read_text())
+  assert shell(*words[1:]).returncode == 0

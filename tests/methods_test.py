@@ -1,0 +1,227 @@
+"""Conformance: every method of METHODS through the same properties, sharing one compiled toy a method.
+
+A new method needs an entry in `TOYS` and `AT_ZERO`; its golden row is written by
+`CLJAX_UPDATE_GOLDEN=1 python -m pytest tests/methods_test.py`.
+"""
+
+import functools
+import json
+import os
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cljax.data.sample import fetch
+from cljax.drive import Driver, drive, start
+from cljax.methods import METHODS
+from cljax.monitor import Monitor
+from cljax.run import compile_events
+from cljax.types import Bank, Clock, Place, View
+from tests import toys
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# How the toy of each method is built: net, and keywords that make it small.
+TOYS = {
+  "er": (toys.mlp, {"replay": 4, "capacity": 12}),
+  "finetune": (toys.mlp, {}),
+  "joint": (toys.mlp, {}),
+  "routing": (toys.routed, {"replay": 4, "capacity": 12, "k": 2, "sample": "noisy_topk"}),
+  "single": (toys.mlp, {}),
+}
+# Keywords at which a method's own strength is zero, so that it must equal fine-tuning; None: it has no strength to set.
+AT_ZERO = {
+  "er": {"capacity": 0},
+  "finetune": {},
+  "joint": None,
+  "routing": None,  # one expert and k = 1 is the shared bottom: routing_test
+  "single": None,
+}
+EPOCHS, CHUNK = 12, 7
+
+
+def build(name, spec, **changes):
+  net, keywords = TOYS[name]
+  takes_lr = name == "routing"
+  return METHODS[name](
+    net(spec), 0.3 if takes_lr else optax.sgd(0.3), spec, **{"epochs": EPOCHS, **keywords, **changes}
+  )
+
+
+class Toy:
+  """One compiled experiment, run as often as wanted."""
+
+  def __init__(self, name, **changes):
+    self.spec, self.data = toys.stream()
+    self.method = build(name, self.spec, **changes)
+    self.experiment = toys.experiment(self.method, self.spec, self.data, chunk=CHUNK, every_task=True)
+    self.compiled = compile_events(self.experiment)
+
+  def driver(self, experiment=None):
+    return Driver(
+      experiment or self.experiment, self.compiled, Monitor(None, 1, 0, 0, "toy", True), None, lambda: False
+    )
+
+  def run(self, data=None, units=None):
+    experiment = self.experiment._replace(stream=jax.device_put(data or self.data))
+    carry = start(experiment, self.compiled)
+    return drive(units or list(experiment.timeline.units(None, 0)), carry, self.driver(experiment))
+
+
+@functools.cache
+def toy(name):
+  return Toy(name)
+
+
+@functools.cache
+def finished(name):
+  return toy(name).run()
+
+
+def accuracy(name):
+  return finished(name).right["task"] / toy(name).experiment.test_rows[:, None]
+
+
+@pytest.fixture(params=sorted(METHODS))
+def name(request):
+  return request.param
+
+
+def test_every_method_is_tested():
+  assert set(TOYS) == set(AT_ZERO) == set(METHODS)
+
+
+def test_state_is_a_fixed_point(name):
+  """Shapes, dtypes and weak types come back from every edge and chunk, or each would compile twice."""
+  finished(name)
+  for event, function in toy(name).compiled.items():
+    if event != "keys":
+      assert function._cache_size() == 1, event
+  state = jax.eval_shape(toy(name).method.init, jax.random.key(0))
+  assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
+
+
+def test_any_cutting_gives_the_same_bits(name):
+  """A chunk may end after any step."""
+  subject = toy(name)
+  random = np.random.default_rng(0)
+  units = []
+  for unit in subject.experiment.timeline.units(None, 0):
+    done, left = np.array(unit.at.step), max(unit.stop, default=0)
+    if unit.kind != "chunk":
+      units.append(unit)
+    while unit.kind == "chunk" and left:
+      take = int(random.integers(1, left + 1))
+      at = unit.at._replace(step=tuple(int(n) for n in done))
+      units.append(unit._replace(at=at, stop=(take,) * len(unit.stop)))
+      done, left = done + take, left - take
+  chex.assert_trees_all_equal(subject.run(units=units).state, finished(name).state)
+
+
+def test_going_on_from_every_cursor_gives_the_same_bits(name):
+  subject = toy(name)
+  units = list(subject.experiment.timeline.units(None, 0))
+  saves = [i for i, unit in enumerate(units) if unit.kind == "save"]
+  for i in saves[:: max(1, len(saves) // 6)]:
+    carry = subject.run(units=units[: i + 1])
+    carry.view = None
+    rest = list(subject.experiment.timeline.units(units[i].at, carry.row))
+    drive(rest, carry, subject.driver())
+    chex.assert_trees_all_equal(carry.state, finished(name).state)
+    np.testing.assert_array_equal(carry.right["task"], finished(name).right["task"])
+
+
+def test_it_cannot_peek(name):
+  """Garbage in the tables of later tasks and in all test rows changes nothing in the state after each task."""
+  subject = toy(name)
+  random = np.random.default_rng(5)
+  units = list(subject.experiment.timeline.units(None, 0))
+  for t in range(subject.spec.T - 1):
+    last = max(i for i, unit in enumerate(units) if unit.at.task <= t and unit.kind not in ("evaluate", "save"))
+    first = [unit for unit in units[: last + 1] if unit.kind != "evaluate"]
+
+    def spoil(leaf, t=t):
+      leaf = np.array(leaf)
+      leaf[t + 1 :] = random.permutation(leaf[t + 1 :].ravel()).reshape(leaf[t + 1 :].shape)
+      return leaf
+
+    tasks = jax.tree.map(spoil, subject.data.tasks)
+    test_bank = Bank(255 - subject.data.test_bank.x, subject.data.test_bank.y[::-1].copy())
+    spoiled = subject.data._replace(tasks=tasks, test_bank=test_bank)
+    chex.assert_trees_all_equal(subject.run(spoiled, units=first).state, subject.run(units=first).state)
+
+
+def test_at_strength_zero_it_is_fine_tuning(name):
+  if AT_ZERO[name] is None:
+    assert name in ("joint", "routing", "single")
+    return
+  state = Toy(name, **AT_ZERO[name]).run().state
+  chex.assert_trees_all_equal(state.params, finished("finetune").state.params)
+
+
+def test_it_learns(name):
+  """Right after a task the accuracy on it is far above the chance of one in four."""
+  diagonal = np.diagonal(accuracy(name)[:, 1:], axis1=1, axis2=2)
+  assert diagonal.mean() > 0.6, diagonal
+
+
+def test_report_and_faults_have_fixed_keys(name):
+  method, state = toy(name).method, finished(name).state
+  one = jax.tree.map(lambda leaf: leaf[0], state)
+  before = method.report(method.init(jax.random.key(0)))
+  after = method.report(one)
+  assert {"parameters", "memory_bytes"} <= set(after)
+  chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
+  assert set(method.faults(one)) == set(method.faults(method.init(jax.random.key(0))))
+
+
+def test_apply_answers_rows_by_their_own_slot(name):
+  """A mixed batch gives each row what a batch of its task alone gives."""
+  subject = toy(name)
+  state = jax.tree.map(lambda leaf: leaf[0], finished(name).state)
+  x = jnp.asarray(subject.data.test_bank.x[:6] / np.float32(255))
+  slot = jnp.array([0, 1, 2, 2, 1, 0])
+  mixed = subject.method.apply(state, x, slot)
+  for i in range(6):
+    alone = subject.method.apply(state, x[i : i + 1], slot[i : i + 1])
+    chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], mixed), alone, atol=1e-5)
+  assert mixed.features.shape[0] == 6 and mixed.logits.shape == (6, subject.spec.C)
+
+
+def test_a_batch_without_a_live_row_changes_nothing_learnt(name):
+  subject = toy(name)
+  state = jax.tree.map(lambda leaf: leaf[0], finished(name).state)
+  method, phase = subject.method, subject.method.phases[0]
+  view_tasks = subject.compiled["view"](jax.device_put(subject.data.tasks), jnp.int32(1))
+  view = View(jax.device_put(subject.data.bank), view_tasks, jnp.int32(1))
+  width = phase.batch + TOYS[name][1].get("replay", 0)
+  batch = fetch(view, Place(jnp.ones(width, jnp.int32), jnp.arange(width)))._replace(live=jnp.zeros(width, bool))
+  clock = Clock(*(jnp.int32(n) for n in (0, 0, 3, 0)))
+  after, info = phase.step(jax.random.key(0), state, batch, clock, view)
+  chex.assert_trees_all_equal(
+    method.apply(after, batch.x, batch.task).logits, method.apply(state, batch.x, batch.task).logits
+  )
+  assert float(info["loss"]) == 0
+
+
+def test_golden_row(name):
+  """The matrix and a checksum of the last state of the toy, as they were when the method was accepted."""
+  path = GOLDEN / f"{name}.json"
+  state = finished(name).state
+  sizes = [float(np.abs(np.asarray(leaf, np.float64)).mean()) for leaf in jax.tree.leaves(state) if leaf.size]
+  found = {"right": finished(name).right["task"].tolist(), "mean_sizes": sizes}
+  if os.environ.get("CLJAX_UPDATE_GOLDEN"):
+    path.write_text(json.dumps(found) + "\n")
+  expected = json.loads(path.read_text())
+  why = (
+    "the numbers of this method moved. If no change of the algorithm was meant, something else moved them: keys by "
+    "position, order of rows, an optimizer's default. If one was meant, write a `numerics:` entry in the CHANGELOG and "
+    "run CLJAX_UPDATE_GOLDEN=1 pytest tests/methods_test.py"
+  )
+  np.testing.assert_allclose(found["mean_sizes"], expected["mean_sizes"], rtol=2e-2, err_msg=why)
+  np.testing.assert_allclose(found["right"], expected["right"], atol=4, err_msg=why)

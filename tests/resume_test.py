@@ -1,0 +1,162 @@
+"""kill -9 at any moment and the same command again give the bits of an uninterrupted run."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+import pytest
+from etils import epath
+
+from cljax.checkpoint import Checkpoints
+from cljax.report import store
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = [
+  "--config=configs/quickstart.py:method=routing_cotrain",
+  "--config.num_seeds=2",
+  "--config.stream.tasks=3",
+  "--config.method.epochs=1",
+  "--config.chunk=12",
+  "--config.checkpoint_every_chunks=2",
+  "--config.log_every_steps=5",
+]
+
+
+def command(workdir: Path, *more: str) -> list[str]:
+  return [sys.executable, "-m", "launch.train", f"--workdir={workdir}", *SMALL, *more]
+
+
+def launch(workdir: Path, *more: str) -> subprocess.CompletedProcess:
+  return subprocess.run(command(workdir, *more), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def begin(workdir: Path, *more: str) -> subprocess.Popen:
+  return subprocess.Popen(command(workdir, *more), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def rows(workdir: Path) -> list[dict]:
+  path = workdir / "metrics.jsonl"
+  lines = path.read_text().splitlines() if path.exists() else []
+  return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
+
+
+def wait_for_task(process: subprocess.Popen, workdir: Path, task: int) -> None:
+  deadline = time.monotonic() + 240
+  while time.monotonic() < deadline:
+    path = workdir / "metrics.jsonl"
+    if path.exists() and f'"step", "task": {task}' in path.read_text():
+      return
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.005)
+  raise AssertionError("the run did not get there")
+
+
+def final_checksum(workdir: Path) -> str:
+  """Of the last checkpoint: state and reports."""
+  manager = Checkpoints(epath.Path(workdir / "checkpoints")).manager
+  found = manager.restore(manager.latest_step(), args=ocp.args.Composite(cursor=ocp.args.JsonRestore()))
+  return found["cursor"]["checksum"]
+
+
+def assert_same(workdir: Path, reference: Path) -> None:
+  here, there = (store.read_result(folder / "result.json") for folder in (workdir, reference))
+  assert store.equal(here, there) == []
+  assert rows(workdir) == rows(reference)
+  assert final_checksum(workdir) == final_checksum(reference)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "reference"
+  done = launch(workdir)
+  assert done.returncode == 0, done.stderr
+  return workdir
+
+
+def test_kill_in_the_middle_of_task_two(reference):
+  workdir = reference.parent / "killed"
+  process = begin(workdir)
+  wait_for_task(process, workdir, 1)
+  process.kill()
+  process.communicate()
+  assert not (workdir / "result.json").exists()
+  done = launch(workdir)
+  assert done.returncode == 0, done.stderr
+  assert_same(workdir, reference)
+
+
+def test_sigterm_saves_and_asks_for_a_requeue(reference):
+  workdir = reference.parent / "stopped"
+  process = begin(workdir)
+  wait_for_task(process, workdir, 0)
+  process.send_signal(signal.SIGTERM)
+  _, errors = process.communicate(timeout=120)
+  assert process.returncode == 75, errors
+  assert "saved" in errors and "Traceback" not in errors
+  assert not (workdir / "result.json").exists()
+  done = launch(workdir)
+  assert done.returncode == 0, done.stderr
+  assert_same(workdir, reference)
+
+
+def test_a_finished_run_prints_its_result_at_once(reference):
+  before = (reference / "result.json").read_bytes()
+  done = launch(reference)
+  assert done.returncode == 0 and "routing_cotrain" in done.stdout
+  assert (reference / "result.json").read_bytes() == before
+
+
+def test_another_config_is_refused_with_its_differences(reference):
+  done = launch(reference, "--config.optimizer.lr=0.25")
+  assert done.returncode == 2
+  assert "config.optimizer.lr: 0.5 there, 0.25 here" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_truncated_newest_checkpoint_falls_back(reference):
+  workdir = reference.parent / "truncated"
+  process = begin(workdir)
+  wait_for_task(process, workdir, 1)
+  process.kill()
+  process.communicate()
+  newest = max((path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()), key=lambda p: int(p.name))
+  for path in newest.rglob("*"):
+    if path.is_file():
+      os.truncate(path, path.stat().st_size // 2)
+  done = launch(workdir)
+  assert done.returncode == 0, done.stderr
+  assert "is damaged" in done.stderr and "falling back" in done.stderr
+  assert_same(workdir, reference)
+
+
+@pytest.mark.slow
+def test_kill_at_random_moments(reference):
+  """Within a chunk, a save, an evaluation, between a row and its checkpoint: 20 moments, several a run."""
+  moments = random.Random(0)
+  kills, runs = 0, 0
+  while kills < 20:
+    workdir = reference.parent / f"random{runs}"
+    runs += 1
+    while True:
+      process = begin(workdir)
+      wait_for = moments.choice(["start", "task"])
+      if wait_for == "task" and not rows(workdir):
+        wait_for_task(process, workdir, 0)
+      time.sleep(moments.uniform(0, 6 if wait_for == "start" else 1.5))
+      finished = process.poll() is not None
+      process.kill()
+      _, errors = process.communicate()
+      if finished:
+        assert process.returncode == 0, errors
+        break
+      kills += 1
+      if kills >= 20:
+        done = launch(workdir)
+        assert done.returncode == 0, done.stderr
+        break
+    assert_same(workdir, reference)

@@ -1,0 +1,304 @@
+"""Units by hand, and what holds for the unit lists of all runs."""
+
+import numpy as np
+import pytest
+
+from cljax.timeline import Position, Timeline, edges_of
+from cljax.types import ConfigError, Phase, Spec
+
+
+def edge(key, state, view, clock):
+  return state
+
+
+def phase(name="fit", batch=10, **fields):
+  fields = fields if "steps" in fields else {"epochs": 1, **fields}
+  return Phase(name, batch, lambda *_: None, **fields)
+
+
+def timeline(phases, rows, chunk=4, save_every=0, boundaries=True, tasks=None):
+  """Of one seed for a flat list of rows, else of each seed in rows [S][T]."""
+  rows = np.atleast_2d(np.array(rows, np.int64))
+  T = rows.shape[1]
+  spec = Spec((4,), T, 2, T if boundaries else 1, boundaries)
+  return Timeline(tuple(phases), spec, rows, tuple(range(T)) if tasks is None else tasks, chunk, save_every)
+
+
+def told(units):
+  """Units as text: `kind task.phase@step`, a chunk with its length, an evaluation with its row, a due save with `!`."""
+
+  def numbers(values):
+    return (
+      "/".join(str(value) for value in dict.fromkeys(values)) if len(set(values)) == 1 else "/".join(map(str, values))
+    )
+
+  lines = []
+  for unit in units:
+    line = f"{unit.kind} {unit.at.task}.{unit.at.phase}@{numbers(unit.at.step)}"
+    line += f"+{numbers(unit.stop)}" if unit.kind == "chunk" else ""
+    line += f" row {unit.row}" if unit.kind == "evaluate" else ""
+    lines.append(line + ("!" if unit.due else ""))
+  return lines
+
+
+def test_one_task():
+  """25 rows are 3 steps: chunks of 2, a chance to save between them, the only due save at the end."""
+  assert told(timeline([phase()], [25], chunk=2).units(None, 0)) == [
+    "evaluate 0.0@0 row 0",
+    "view 0.0@0",
+    "chunk 0.0@0+2",
+    "save 0.0@2",
+    "chunk 0.0@2+1",
+    "save 0.0@3",
+    "evaluate 1.0@0 row 1",
+    "save 1.0@0!",
+  ]
+
+
+def test_two_tasks_with_ticks():
+  """A chunk ends with the epoch; the tick stands before any save; `enter` and `exit` at the phase's ends."""
+  it = timeline([phase(epochs=2, enter=edge, tick=edge, exit=edge)], [30, 15], chunk=2)
+  assert told(it.units(None, 0)) == [
+    "evaluate 0.0@0 row 0",
+    "view 0.0@0",
+    "enter 0.0@0",
+    "chunk 0.0@0+2",
+    "save 0.0@2",
+    "chunk 0.0@2+1",
+    "tick 0.0@3",
+    "save 0.0@3",
+    "chunk 0.0@3+2",
+    "save 0.0@5",
+    "chunk 0.0@5+1",
+    "tick 0.0@6",
+    "save 0.0@6",
+    "exit 0.0@6",
+    "evaluate 1.0@0 row 1",
+    "save 1.0@0!",
+    "view 1.0@0",
+    "enter 1.0@0",
+    "chunk 1.0@0+2",
+    "tick 1.0@2",
+    "save 1.0@2",
+    "chunk 1.0@2+2",
+    "tick 1.0@4",
+    "save 1.0@4",
+    "exit 1.0@4",
+    "evaluate 2.0@0 row 2",
+    "save 2.0@0!",
+  ]
+
+
+def test_two_phases():
+  """The second phase begins at its own step 0; edges that do nothing are no units."""
+  it = timeline([phase(exit=edge), phase("retrain", steps=3, enter=edge)], [20])
+  assert told(it.units(None, 0)) == [
+    "evaluate 0.0@0 row 0",
+    "view 0.0@0",
+    "chunk 0.0@0+2",
+    "save 0.0@2",
+    "exit 0.0@2",
+    "enter 0.1@0",
+    "chunk 0.1@0+3",
+    "save 0.1@3",
+    "evaluate 1.0@0 row 1",
+    "save 1.0@0!",
+  ]
+
+
+def test_a_joint_phase_takes_the_rows_so_far():
+  """Every task anew: 2, then 5 steps."""
+  it = timeline([phase(joint=True, enter=edge)], [20, 30], chunk=10)
+  assert told(it.units(None, 0)) == [
+    "evaluate 0.0@0 row 0",
+    "view 0.0@0",
+    "enter 0.0@0",
+    "chunk 0.0@0+2",
+    "save 0.0@2",
+    "evaluate 1.0@0 row 1",
+    "save 1.0@0!",
+    "view 1.0@0",
+    "enter 1.0@0",
+    "chunk 1.0@0+5",
+    "save 1.0@5",
+    "evaluate 2.0@0 row 2",
+    "save 2.0@0!",
+  ]
+  assert it.steps() == 7
+  assert it.total_before(1, 0).tolist() == [2]
+
+
+def test_an_oracle_that_trains_once():
+  """Row 0 before the last task, then the last row alone."""
+  it = timeline([phase(joint=True, enter=edge)], [20, 30], chunk=10, tasks=(1,))
+  assert told(it.units(None, 0)) == [
+    "evaluate 1.0@0 row 0",
+    "view 1.0@0",
+    "enter 1.0@0",
+    "chunk 1.0@0+5",
+    "save 1.0@5",
+    "evaluate 2.0@0 row 2",
+    "save 2.0@0!",
+  ]
+  assert it.steps() == 5
+  assert it.total_before(1, 0).tolist() == [0]
+
+
+def test_hidden_boundaries():
+  """One segment; marks at the first step after which all rows of a task are seen; the last row after `exit`."""
+  it = timeline([phase(enter=edge, exit=edge)], [25, 20, 10], boundaries=False)
+  assert told(it.units(None, 0)) == [
+    "evaluate 0.0@0 row 0",
+    "view 0.0@0",
+    "enter 0.0@0",
+    "chunk 0.0@0+3",
+    "evaluate 0.0@3 row 1",
+    "save 0.0@3!",
+    "chunk 0.0@3+2",
+    "evaluate 0.0@5 row 2",
+    "save 0.0@5!",
+    "chunk 0.0@5+1",
+    "save 0.0@6",
+    "exit 0.0@6",
+    "evaluate 1.0@0 row 3",
+    "save 1.0@0!",
+  ]
+  assert it.steps() == 6
+
+
+def test_hidden_boundaries_closer_than_a_batch():
+  """Two edges in one step are two rows of the matrix; going on between them asks the second only."""
+  it = timeline([phase()], [12, 3, 5], boundaries=False)
+  expected = [
+    "chunk 0.0@0+2",
+    "evaluate 0.0@2 row 1",
+    "save 0.0@2!",
+    "evaluate 0.0@2 row 2",
+    "save 0.0@2!",
+    "evaluate 1.0@0 row 3",
+    "save 1.0@0!",
+  ]
+  assert told(it.units(None, 0))[2:] == expected
+  assert told(it.units(Position(0, 0, (2,)), 2))[1:] == expected[3:]
+
+
+def test_saves_are_due_every_so_many_chunks():
+  units = list(timeline([phase()], [90, 30], chunk=2, save_every=2).units(None, 0))
+  due = [line for line in told(units) if line.endswith("!")]
+  assert due == ["save 0.0@4!", "save 0.0@8!", "save 1.0@0!", "save 1.0@2!", "save 2.0@0!"] or due == [
+    "save 0.0@4!",
+    "save 0.0@8!",
+    "save 1.0@0!",
+    "save 2.0@0!",
+  ]
+
+
+def test_ragged_seeds():
+  """Each seed runs to its own mark; one that is there already waits with 0 steps."""
+  it = timeline([phase(tick=edge, epochs=2)], [[20], [40]], chunk=3)
+  assert told(it.units(None, 0)) == [
+    "evaluate 0.0@0 row 0",
+    "view 0.0@0",
+    "chunk 0.0@0+2/3",
+    "save 0.0@2/3",
+    "chunk 0.0@2/3+0/1",
+    "tick 0.0@2/4",
+    "save 0.0@2/4",
+    "chunk 0.0@2/4+2/3",
+    "save 0.0@4/7",
+    "chunk 0.0@4/7+0/1",
+    "tick 0.0@4/8",
+    "save 0.0@4/8",
+    "evaluate 1.0@0 row 1",
+    "save 1.0@0!",
+  ]
+  assert it.steps() == 8
+
+
+def test_ticks_cannot_be_counted_in_steps_where_epochs_differ():
+  it = timeline([phase(tick=edge, steps=8)], [[20], [40]])
+  with pytest.raises(ConfigError, match="'fit'.*differ by seed"):
+    list(it.units(None, 0))
+
+
+def test_a_short_last_epoch_has_no_tick():
+  """7 steps of epochs of 3: ticks after 3 and 6."""
+  units = timeline([phase(tick=edge, steps=7)], [30], chunk=100).units(None, 0)
+  assert [line for line in told(units) if line.startswith(("tick", "chunk"))] == [
+    "chunk 0.0@0+3",
+    "tick 0.0@3",
+    "chunk 0.0@3+3",
+    "tick 0.0@6",
+    "chunk 0.0@6+1",
+  ]
+
+
+def test_edges_of_a_phase():
+  assert edges_of(phase()) == set()
+  assert edges_of(phase(tick=edge, exit=edge)) == {"tick", "exit"}
+
+
+def random_timelines(count=60):
+  random = np.random.default_rng(7)
+  for _ in range(count):
+    S, T = random.integers(1, 4), random.integers(1, 5)
+    boundaries = bool(random.integers(3))
+    rows = random.integers(1, 60, (S, T)) if random.integers(2) else np.tile(random.integers(1, 60, T), (S, 1))
+    phases = []
+    for p in range(random.integers(1, 4) if boundaries else 1):
+      edges = {name: edge for name in ("enter", "exit") if random.integers(2)}
+      if boundaries and random.integers(2):
+        edges["tick"] = edge
+      by_steps = boundaries and "tick" not in edges and random.integers(2)
+      length = {"steps": int(random.integers(1, 30))} if by_steps else {"epochs": int(random.integers(1, 4))}
+      phases.append(phase(f"p{p}", int(random.integers(1, 12)), joint=bool(random.integers(2)), **length, **edges))
+    yield timeline(phases, rows, int(random.integers(1, 12)), int(random.integers(0, 4)), boundaries)
+
+
+def test_going_on_is_the_tail():
+  """From every save the units are a `view`, then what was left, whatever the calendar of saves says."""
+  for it in random_timelines():
+    units = [unit._replace(due=False) for unit in it.units(None, 0)]
+    row = 0
+    for i, unit in enumerate(units):
+      row = unit.row + 1 if unit.kind == "evaluate" else row
+      if unit.kind != "save":
+        continue
+      rest = [unit._replace(due=False) for unit in it.units(unit.at, row)]
+      tail = units[i + 1 :]
+      if rest and tail[:1] != rest[:1]:
+        assert rest[0].kind == "view" and rest[0].at.task == unit.at.task
+        rest = rest[1:]
+      assert rest == tail, (it, unit)
+
+
+def test_every_step_is_taken_once_and_in_order():
+  """Chunks join without a gap, never pass `chunk`, and end at each phase's length; rows of the matrix count up."""
+  for it in random_timelines():
+    done, rows, longest = {}, [], 0
+    for unit in it.units(None, 0):
+      where = unit.at.task, unit.at.phase
+      if unit.kind == "chunk":
+        assert done.get(where, (0,) * len(unit.stop)) == unit.at.step
+        assert 0 < max(unit.stop) <= it.chunk and min(unit.stop) >= 0
+        done[where] = tuple(a + b for a, b in zip(unit.at.step, unit.stop, strict=True))
+      if unit.kind == "evaluate":
+        rows.append(unit.row)
+    for (task, p), steps in done.items():
+      np.testing.assert_array_equal(steps, it.phase_steps(task, p))
+    assert rows == list(range(it.spec.T + 1))
+    longest = sum(np.array(steps) for steps in done.values()).max()
+    assert it.steps() == longest
+
+
+def test_no_save_between_an_edge_and_the_units_that_belong_to_it():
+  """A save never follows the end of an epoch before its tick, nor `exit` before the evaluation."""
+  for it in random_timelines():
+    units = list(it.units(None, 0))
+    for before, now in zip(units, units[1:], strict=False):
+      if now.kind == "tick":
+        assert before.kind == "chunk"
+      if now.kind == "save":
+        assert before.kind in ("chunk", "tick", "evaluate")
+      if now.kind == "enter":
+        assert before.kind in ("view", "exit", "save") and not any(now.at.step)
