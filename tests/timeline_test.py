@@ -185,12 +185,7 @@ def test_hidden_boundaries_closer_than_a_batch():
 def test_saves_are_due_every_so_many_chunks():
   units = list(timeline([phase()], [90, 30], chunk=2, save_every=2).units(None, 0))
   due = [line for line in told(units) if line.endswith("!")]
-  assert due == ["save 0.0@4!", "save 0.0@8!", "save 1.0@0!", "save 1.0@2!", "save 2.0@0!"] or due == [
-    "save 0.0@4!",
-    "save 0.0@8!",
-    "save 1.0@0!",
-    "save 2.0@0!",
-  ]
+  assert due == ["save 0.0@4!", "save 0.0@8!", "save 1.0@0!", "save 1.0@3!", "save 2.0@0!"]
 
 
 def test_ragged_seeds():
@@ -275,7 +270,7 @@ def test_going_on_is_the_tail():
 def test_every_step_is_taken_once_and_in_order():
   """Chunks join without a gap, never pass `chunk`, and end at each phase's length; rows of the matrix count up."""
   for it in random_timelines():
-    done, rows, longest = {}, [], 0
+    done, rows = {}, []
     for unit in it.units(None, 0):
       where = unit.at.task, unit.at.phase
       if unit.kind == "chunk":
