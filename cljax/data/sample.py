@@ -34,7 +34,8 @@ def shuffle(key: Key, i: Array, count: Array) -> Array:
   """Entry `i` of a keyed permutation of 0..count-1, without building it; `count` may be traced.
 
   Eight rounds of multiply, add and xor-shift on the next power of two, with cycle walking (Mitchell et al. 2022,
-  "Bandwidth-Optimal Random Shuffling for GPUs"). Entries with i >= count are some value in 0..count-1.
+  "Bandwidth-Optimal Random Shuffling for GPUs"). Entries with i >= count are the last one's value: walked from their
+  own place, they could stay in a cycle above count for ever.
 
   Args:
     key: one typed key per permutation.
@@ -60,7 +61,7 @@ def shuffle(key: Key, i: Array, count: Array) -> Array:
   def walk(x):
     return jnp.where(x >= count, rounds(x), x)
 
-  x = rounds(jnp.asarray(i, jnp.uint32) & mask)
+  x = rounds(jnp.minimum(jnp.asarray(i, jnp.uint32), count - 1))
   return jax.lax.while_loop(lambda x: jnp.any(x >= count), walk, x).astype(jnp.int32)
 
 
