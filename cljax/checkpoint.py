@@ -43,7 +43,7 @@ class Checkpoints:
       OSError: it cannot be written; earlier ones stay readable.
     """
     arrays = by_path(tree)
-    step = max(self.manager.all_steps(read=False), default=-1) + 1
+    step = max(self.manager.all_steps(), default=-1) + 1
     cursor = {**cursor, "checksum": checksum(arrays)}
     try:
       self.manager.save(
@@ -63,7 +63,8 @@ class Checkpoints:
     A damaged checkpoint is reported, removed, and the one before is taken.
     """
     like = by_path(tree)
-    for step in sorted(self.manager.all_steps(read=True), reverse=True):
+    self.manager.reload()
+    for step in sorted(self.manager.all_steps(), reverse=True):
       try:
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore(like), cursor=ocp.args.JsonRestore())
         found = self.manager.restore(step, args=args)
