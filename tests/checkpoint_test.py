@@ -1,0 +1,240 @@
+"""Checkpoints: whole or not there, and what is damaged is never taken for whole."""
+
+import gc
+import logging
+import os
+import resource
+from pathlib import Path
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from etils import epath
+
+from cljax.checkpoint import Checkpoints, by_path, checksum
+
+LARGE = 300_000  # numbers; far above the limit of a file in `test_a_full_disk`
+
+# What orbax and tensorstore leave behind when they fail.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@flax.struct.dataclass
+class State:
+  weights: jax.Array
+  layers: dict
+  nothing: jax.Array
+
+
+def tree_of(seed, size=500):
+  random = np.random.default_rng(seed)
+  state = State(
+    jnp.asarray(random.normal(size=(2, size)), jnp.float32),
+    {
+      "bits": jnp.asarray(random.integers(0, 2**32, 5000), jnp.uint32),
+      "mask": jnp.asarray(random.integers(0, 2, (2, 3)), bool),
+      "count": jnp.array([seed, 7], jnp.int32),
+    },
+    jnp.zeros((2, 0, 5)),
+  )
+  return {"state": state, "reports": {"seen": np.full((2, 3), seed, np.int32)}}
+
+
+def cursor_of(seed):
+  return {"task": seed, "step": [seed, 3], "right": {"task": [[-1, seed]]}, "seconds": {"train": 0.1 + seed}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+  return epath.Path(tmp_path) / "checkpoints"
+
+
+@pytest.fixture
+def opened(folder):
+  """Opens the folder anew, as the next process would; all are closed at the end."""
+  managers = []
+
+  def open_again():
+    managers.append(Checkpoints(folder))
+    return managers[-1]
+
+  yield open_again
+  for checkpoints in managers:
+    checkpoints.close()
+  gc.collect()  # what failed inside is found here, not in some later test
+
+
+def files_of(folder, step):
+  return sorted(path for path in Path(folder, str(step)).rglob("*") if path.is_file())
+
+
+def steps_in(folder):
+  return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def truncate(folder, step):
+  """Half of the largest file is gone."""
+  path = max(files_of(folder, step), key=lambda path: path.stat().st_size)
+  os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(folder, step, array):
+  """Other bits in the middle of an array, in place: random bits cannot be packed, so the file holds them as they are."""
+  needle = np.asarray(array).tobytes()[400:432]
+  for path in files_of(folder, step):
+    data = path.read_bytes()
+    if needle in data:
+      where = data.index(needle)
+      path.write_bytes(data[:where] + bytes(255 - byte for byte in needle[:8]) + data[where + 8 :])
+      return
+  raise AssertionError("the array was not found in any file")
+
+
+def expect(found, seed, size=500):
+  tree, cursor = found
+  chex.assert_trees_all_equal(tree, tree_of(seed, size))
+  chex.assert_trees_all_equal_shapes_and_dtypes(tree, tree_of(seed, size))
+  assert cursor == cursor_of(seed)
+
+
+def test_round_trip(opened):
+  """Every leaf with its bits, types and structure, leaves without a number too; the cursor as it was."""
+  opened().save(tree_of(3), cursor_of(3))
+  expect(opened().restore(tree_of(0)), 3)
+
+
+def test_an_empty_folder_has_nothing(opened):
+  assert opened().restore(tree_of(0)) is None
+
+
+def test_the_two_newest_are_kept(opened, folder):
+  checkpoints = opened()
+  for seed in range(4):
+    checkpoints.save(tree_of(seed), cursor_of(seed))
+  assert steps_in(folder) == [2, 3]
+  expect(opened().restore(tree_of(0)), 3)
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped", "no cursor", "half removed"])
+def test_a_damaged_checkpoint_falls_back(opened, folder, caplog, how):
+  """The one before is taken, with a warning that names the folder; the next save goes on from there."""
+  checkpoints = opened()
+  for seed in (1, 2):
+    checkpoints.save(tree_of(seed), cursor_of(seed))
+  if how == "truncated":
+    truncate(folder, 1)
+  elif how == "flipped":
+    flip(folder, 1, tree_of(2)["state"].layers["bits"])
+  elif how == "no cursor":
+    (folder / "1" / "cursor").rmtree()
+  else:
+    for path in files_of(folder, 1)[::2]:
+      path.unlink()
+  again = opened()
+  with caplog.at_level(logging.WARNING):
+    expect(again.restore(tree_of(0)), 1)
+  assert "is damaged" in caplog.text and str(folder / "1") in caplog.text
+  assert steps_in(folder) == [0]
+  again.save(tree_of(5), cursor_of(5))
+  expect(opened().restore(tree_of(0)), 5)
+
+
+def test_orbax_itself_takes_flipped_bits(opened, folder):
+  """Why there is a checksum; where this fails, orbax has learnt to notice."""
+  checkpoints = opened()
+  checkpoints.save(tree_of(1), cursor_of(1))
+  flip(folder, 0, tree_of(1)["state"].layers["bits"])
+  args = ocp.args.Composite(arrays=ocp.args.StandardRestore(by_path(tree_of(0))))
+  arrays = opened().manager.restore(0, args=args)["arrays"]
+  assert checksum(arrays) != checksum(by_path(tree_of(1)))
+
+
+def test_all_damaged_is_none(opened, folder, caplog):
+  checkpoints = opened()
+  for seed in (1, 2):
+    checkpoints.save(tree_of(seed), cursor_of(seed))
+  for step in (0, 1):
+    truncate(folder, step)
+  again = opened()
+  assert again.restore(tree_of(0)) is None
+  assert caplog.text.count("is damaged") == 2
+  again.save(tree_of(4), cursor_of(4))
+  expect(opened().restore(tree_of(0)), 4)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("RESOURCE_EXHAUSTED\n write")])
+def test_a_save_that_fails(opened, folder, monkeypatch, error):
+  """One readable OSError whatever was raised inside; what was saved before stays readable."""
+  checkpoints = opened()
+  checkpoints.save(tree_of(1), cursor_of(1))
+
+  def full(*args, **kwargs):
+    raise error
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoints.manager, "save", full)
+    with pytest.raises(OSError, match="could not be written.*stays readable.*same command") as raised:
+      checkpoints.save(tree_of(2), cursor_of(2))
+  assert str(folder) in str(raised.value) and "\n" not in str(raised.value)
+  assert str(error).split()[0] in str(raised.value)
+  expect(opened().restore(tree_of(0)), 1)
+  checkpoints.save(tree_of(3), cursor_of(3))
+  expect(opened().restore(tree_of(0)), 3)
+
+
+def test_a_full_disk(opened, folder):
+  """A file that cannot grow in the middle of a save: nothing half-written is ever restored."""
+  checkpoints = opened()
+  checkpoints.save(tree_of(1, LARGE), cursor_of(1))
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+  try:
+    with pytest.raises(OSError, match="could not be written"):
+      checkpoints.save(tree_of(2, LARGE), cursor_of(2))
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  expect(opened().restore(tree_of(0, LARGE)), 1, LARGE)
+  again = opened()
+  again.save(tree_of(3, LARGE), cursor_of(3))
+  expect(opened().restore(tree_of(0, LARGE)), 3, LARGE)
+
+
+def test_saving_leaves_the_state_as_it_is(opened):
+  """The saved arrays go on, and giving them away afterwards does not reach what was saved."""
+  checkpoints, tree = opened(), tree_of(1)
+  checkpoints.save(tree, cursor_of(1))
+  chex.assert_trees_all_equal(tree, tree_of(1))
+  grow = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state.replace(layers={})), donate_argnums=0)
+  jax.block_until_ready(grow(tree["state"].replace(layers={})))
+  expect(opened().restore(tree_of(0)), 1)
+
+
+def test_a_restored_tree_lies_where_the_given_one_does(opened):
+  opened().save(tree_of(1), cursor_of(1))
+  like = tree_of(0)
+  tree, _ = opened().restore(like)
+  for found, wanted in zip(jax.tree.leaves(tree["state"]), jax.tree.leaves(like["state"]), strict=True):
+    assert isinstance(found, jax.Array) and found.sharding == wanted.sharding
+    assert found.weak_type == wanted.weak_type
+
+
+def test_checksum_sees_everything():
+  """A bit, a type, a shape and a name each change it; the order of a dict does not."""
+  base = {"a": np.zeros(4, np.float32), "b": np.arange(3)}
+  same = {"b": np.arange(3), "a": jnp.zeros(4)}
+  others = [
+    {**base, "a": np.array([0, 0, -0.0, 0], np.float32)},
+    {**base, "a": np.zeros(4, np.int32)},
+    {**base, "a": np.zeros((2, 2), np.float32)},
+    {"c": base["a"], "b": base["b"]},
+  ]
+  assert checksum(base) == checksum(same)
+  assert len({checksum(arrays) for arrays in [base, *others]}) == 5
+
+
+def test_leaves_without_a_number_are_left_out():
+  assert list(by_path({"a": np.zeros((2, 0)), "b": np.float32(1), "c": [np.ones(1)]})) == ["['b']", "['c'][0]"]
