@@ -6,15 +6,15 @@ from types import ModuleType
 from typing import Any
 
 from absl import logging
-from cljax.report.pages import write_report
-from cljax.report.store import find_results
-from cljax.report.tables import text_table
 from ml_collections import ConfigDict
 
+from cljax.report.pages import read_published, write_report
+from cljax.report.store import find_results
+from cljax.report.tables import text_table
 from cljax.run import train
 from cljax.types import ConfigError
 from cljax.workdir import flatten
-from launch.app import stop_asked
+from launch.app import ROOT, stop_asked
 
 
 def cell_config(module: ModuleType, cell: Mapping[str, str], overrides: Mapping[str, Any]) -> ConfigDict:
@@ -48,5 +48,8 @@ def run_cells(
 
 def finish(workdir: str) -> None:
   """Prints the table of the results under a work dir and writes its report."""
-  print(text_table([result for _, result, _ in find_results(workdir)]))
-  print("written: " + ", ".join(str(path) for path in write_report(workdir)))
+  configs = ROOT / "configs"
+  results = [result for _, result, _ in find_results(workdir)]
+  papers = {result["paper"] for result in results}
+  print(text_table(results, read_published(papers.pop(), configs) if len(papers) == 1 else {}))
+  print("written: " + ", ".join(str(path) for path in write_report(workdir, configs)))

@@ -1,0 +1,80 @@
+"""Numbers from an accuracy matrix, in numpy.
+
+A matrix R is [T+1, T]: row 0 before training, row i after task i, column j the accuracy on task j; NaN where a pair was
+not evaluated. A metric that needs such a pair is NaN, as is one that one task cannot have (BWT, FWT, forgetting).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+def accuracy(R: np.ndarray) -> float:
+  """ACC = mean_j R[T, j]: the last row."""
+  return float(np.mean(R[-1]))
+
+
+def learning_accuracy(R: np.ndarray) -> float:
+  """mean_i R[i, i]: each task right after it was learnt."""
+  return float(np.mean(np.diagonal(R[1:])))
+
+
+def backward_transfer(R: np.ndarray) -> float:
+  """BWT = 1/(T-1) sum_{i<T} (R[T, i] - R[i, i]) (Lopez-Paz and Ranzato 2017)."""
+  return mean_or_nan(R[-1, :-1] - np.diagonal(R[1:])[:-1])
+
+
+def forward_transfer(R: np.ndarray) -> float:
+  """FWT = 1/(T-1) sum_{i>=2} (R[i-1, i] - R[0, i]): against the untrained network."""
+  return mean_or_nan(np.diagonal(R[1:], offset=1) - R[0, 1:])
+
+
+def forgetting(R: np.ndarray) -> float:
+  """1/(T-1) sum_{i<T} (max_{l<T} R[l, i] - R[T, i]) over rows l in 1..T-1 (Chaudhry et al. 2018).
+
+  The rows i..T-1 are needed; earlier ones count where they were evaluated.
+  """
+  T = R.shape[1]
+  drops = []
+  for i in range(T - 1):
+    needed = R[i + 1 : T, i]
+    best = np.nan if np.isnan(needed).any() else np.nanmax(R[1:T, i])
+    drops.append(best - R[T, i])
+  return mean_or_nan(np.array(drops))
+
+
+def mean_or_nan(values: np.ndarray) -> float:
+  return float(np.mean(values)) if len(values) else float("nan")
+
+
+class Metric(NamedTuple):
+  compute: Callable[[np.ndarray], float]
+  better: str  # higher | lower
+  meaning: str
+
+
+METRICS = {
+  "ACC": Metric(accuracy, "higher", "mean accuracy over all tasks after the last one"),
+  "BWT": Metric(backward_transfer, "higher", "mean change of a task's accuracy from right after it to the end"),
+  "FWT": Metric(forward_transfer, "higher", "mean accuracy on the next task over that of the untrained network"),
+  "forgetting": Metric(forgetting, "lower", "mean drop of a task's accuracy from its best before the end"),
+  "learning_accuracy": Metric(learning_accuracy, "higher", "mean accuracy of each task right after it"),
+}
+
+
+def summarize(matrices: np.ndarray) -> dict[str, dict[str, Any]]:
+  """{metric: {mean, std (ddof 1), values}} over matrices [S, T+1, T]; None where a value is undefined.
+
+  With one seed std is None; where one seed's value is undefined, so are mean and std.
+  """
+  found: dict[str, dict[str, Any]] = {}
+  for name, metric in METRICS.items():
+    values = [metric.compute(np.asarray(R, float)) for R in matrices]
+    whole = not np.isnan(values).any()
+    found[name] = {
+      "mean": float(np.mean(values)) if whole else None,
+      "std": float(np.std(values, ddof=1)) if whole and len(values) > 1 else None,
+      "values": [None if np.isnan(value) else value for value in values],
+    }
+  return found

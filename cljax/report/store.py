@@ -1,0 +1,177 @@
+"""What a run leaves: the schema of `result.json`, field by field, and the files around it.
+
+A result is a plain dict. Equal runs give equal results but for `timing` and `environment`.
+"""
+
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from cljax.metrics import summarize
+from cljax.types import ConfigError
+
+SCHEMA = 1
+FIELDS = {
+  "schema": "version of this list",
+  "paper": "folder of configs/papers whose published numbers belong beside it, or ''",
+  "preset": "scale of the run: paper, gem1000, smoke, ...",
+  "cell": "name in its table, `stream/method` or `method`",
+  "method": "the cell's method, e.g. routing_cotrain",
+  "stream": "the cell's stream, e.g. mnist_perm",
+  "seeds": "[S] the seeds",
+  "oracle": "whether it trained on the rows of all tasks at once",
+  "readout": "what `accuracy` is: task, class, domain or inferred",
+  "accuracy": "[S][T+1][T] share of test rows right; row 0 before training, row i after task i; null: not evaluated",
+  "metrics": "{ACC, BWT, FWT, forgetting, learning_accuracy: {mean, std over seeds (ddof 1), values [S]}}",
+  "readouts": "{name: {accuracy, metrics}} of the other readouts",
+  "task_confusion": "[S][T][slots] test rows of each task by the slot inferred, after the last task; or null",
+  "parameters": "numbers that the method learns",
+  "memory_bytes": "bytes of stored examples: pixels, label and task of each row",
+  "timing": "{compile_seconds, train_seconds, eval_seconds, steps (of one seed), steps_per_second (of all seeds)}",
+  "environment": "versions, devices, git commit and command of the process that finished the run",
+  "data_hash": "sha256 of the data set",
+  "experiment": "{precision, executor, device_count}: how it was computed",
+  "config": "the resolved config",
+}
+MAY_DIFFER = ("timing", "environment")
+
+
+def shares(right: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  """Counts [S, T+1, T] (-1: not evaluated) over test rows [S, T], as accuracies with NaN."""
+  return np.where(right < 0, np.nan, right / rows[:, None, :])
+
+
+def make_result(
+  *, right: Mapping[str, np.ndarray], rows: np.ndarray, readout: str, task_confusion: np.ndarray | None, **fields: Any
+) -> dict[str, Any]:
+  """A result from counts.
+
+  Args:
+    right: readout -> [S, T+1, T] right answers, -1 where not evaluated.
+    rows: [S, T] test rows.
+    readout: the main one.
+    fields: all others of FIELDS but schema, accuracy, metrics and readouts.
+  """
+  matrices = {name: shares(counts, rows) for name, counts in right.items()}
+  result = {"schema": SCHEMA, "readout": readout, "task_confusion": task_confusion, **fields}
+  result |= {"accuracy": matrices[readout], "metrics": summarize(matrices[readout])}
+  others = {name: matrix for name, matrix in matrices.items() if name != readout}
+  result["readouts"] = {name: {"accuracy": m, "metrics": summarize(m)} for name, m in others.items()}
+  if set(result) != set(FIELDS):
+    raise ValueError(f"fields differ from the schema: {sorted(set(result) ^ set(FIELDS))}")
+  return plain({name: result[name] for name in FIELDS})
+
+
+def plain(value: Any) -> Any:
+  """Numpy, tuples and NaN as JSON has them."""
+  if isinstance(value, Mapping):
+    return {str(key): plain(item) for key, item in value.items()}
+  if isinstance(value, np.ndarray):
+    return plain(value.tolist())
+  if isinstance(value, Sequence) and not isinstance(value, str):
+    return [plain(item) for item in value]
+  if isinstance(value, np.generic):
+    return plain(value.item())
+  if isinstance(value, float) and not np.isfinite(value):
+    return None
+  return value
+
+
+def write_json(path: epath.Path | str, value: Any) -> None:
+  """Writes all or nothing: a reader never sees half a file. Mappings go line by line, lists stay on one line.
+
+  Raises:
+    OSError: it cannot be written; an older file stays as it was.
+  """
+  path = epath.Path(path)
+  write_atomically(path, (format_json(plain(value)) + "\n").encode())
+
+
+def write_atomically(path: epath.Path, content: bytes) -> None:
+  """The whole content under its name, or the old file."""
+  if "://" in os.fspath(path):  # object stores replace whole files by themselves
+    path.write_bytes(content)
+    return
+  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  try:
+    with open(temporary, "wb") as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except OSError as error:
+    temporary.unlink(missing_ok=True)
+    raise OSError(error.errno, f"{error.strerror}; {path} could not be written", os.fspath(path)) from error
+
+
+def format_json(value: Any, indent: int = 0) -> str:
+  if not isinstance(value, dict) or not value:
+    return json.dumps(value, allow_nan=False)
+  inner = " " * (indent + 1)
+  lines = [f"{inner}{json.dumps(key)}: {format_json(item, indent + 1)}" for key, item in value.items()]
+  return "{\n" + ",\n".join(lines) + "\n" + " " * indent + "}"
+
+
+def read_result(path: epath.Path | str) -> dict[str, Any]:
+  """
+  Raises:
+    ConfigError: no result of this schema, or a damaged file.
+  """
+  path = epath.Path(path)
+  try:
+    result = json.loads(path.read_text())
+  except ValueError as error:
+    raise ConfigError(f"{path} is damaged ({error}); delete it, and the same command computes it again") from error
+  if not isinstance(result, dict) or set(result) != set(FIELDS) or result["schema"] != SCHEMA:
+    raise ConfigError(f"{path} is no result of schema {SCHEMA}; it was written by another version or by hand")
+  return result
+
+
+def find_results(workdir: epath.Path | str) -> list[tuple[str, dict[str, Any], epath.Path]]:
+  """(path below the work dir, result, folder) of every result under it, sorted.
+
+  Raises:
+    ConfigError: there is none.
+  """
+  root = epath.Path(workdir)
+  depths = ["*/" * depth + "result.json" for depth in range(5)]  # object stores know no recursive pattern
+  paths = sorted(path for depth in depths for path in root.glob(depth)) if root.is_dir() else []
+  if not paths:
+    state = "holds no result.json" if root.is_dir() else "does not exist"
+    raise ConfigError(f"--workdir={workdir} {state}; a run ends with one: python -m launch.train --workdir={workdir}")
+  return [(os.fspath(path.parent.relative_to(root)), read_result(path), path.parent) for path in paths]
+
+
+def write_report_arrays(path: epath.Path | str, arrays: Mapping[str, np.ndarray]) -> None:
+  """The method's report after each task, [S, T, ...] each, as a compressed .npz."""
+  content = io.BytesIO()
+  np.savez_compressed(content, **arrays)
+  write_atomically(epath.Path(path), content.getvalue())
+
+
+def read_report_arrays(folder: epath.Path | str) -> dict[str, np.ndarray]:
+  """What `write_report_arrays` wrote into the folder's report.npz; {} without one."""
+  path = epath.Path(folder) / "report.npz"
+  if not path.exists():
+    return {}
+  with path.open("rb") as file, np.load(file) as found:
+    return {name: found[name] for name in found.files}
+
+
+def equal(a: Any, b: Any, path: str = "") -> list[str]:
+  """The fields in which two results differ, but for those that may."""
+  if isinstance(a, dict) and isinstance(b, dict):
+    keys = sorted(set(a) | set(b)) if path else sorted((set(a) | set(b)) - set(MAY_DIFFER))
+    return [
+      difference
+      for key in keys
+      for difference in (
+        equal(a[key], b[key], f"{path}.{key}" if path else key) if key in a and key in b else [f"{path}.{key}"]
+      )
+    ]
+  return [] if a == b else [path]
