@@ -57,7 +57,7 @@ def accuracy_matrix(result: Result) -> Figure:
 def task_curves(results: Sequence[Result]) -> Figure:
   """Accuracy on tasks 1 and 10 (or the middle one) after each task, by method (the paper's Figure 2)."""
   T = matrices(results[0]).shape[2]
-  tasks = sorted({0, 9 if T > 9 else T // 2})
+  tasks = sorted({0, 9 if T > 10 else T // 2})
   figure, axes = canvas(5.2 * len(tasks), 3.6, 1, len(tasks))
   for axis, task in zip(axes[0], tasks, strict=True):
     for result, colour in zip(results, COLOURS, strict=False):

@@ -14,6 +14,7 @@ Beside the four rows of the table: `joint` (the oracle), `single` (a network for
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from cljax.config import default, variant
 
@@ -59,9 +60,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config.method.update({"replay": 10, "capacity": 1000})
   if method in ROUTED:
     config.net = {"name": "routed_mlp", "widths": (19, 19), "experts": 20}  # match_width(318152) = 19
-    config.method.update({"k": 4, "sample": "none", "cotrain": method != "routing", "cotrain_lr": config.optimizer.lr})
-    config.method.update({"router_lr": 0.0 if method == "routing_frozen" else config.optimizer.lr})
-    config.method.update({"gate_scale": 1.0, "new_rows": "noise", "exhausted": "skip"})
+    config.method.update({"k": 4, "sample": "none", "gate_scale": 1.0, "new_rows": "noise", "exhausted": "skip"})
+    config.method.update(
+      {"cotrain": method != "routing", "cotrain_lr": placeholder(float), "router_lr": placeholder(float)}
+    )
+    if method == "routing_frozen":
+      config.method.router_lr = 0.0
   if preset == "gem1000":
     config.stream.examples_per_task = 1000
   if preset == "smoke":
