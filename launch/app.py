@@ -19,6 +19,8 @@ from cljax.workdir import flatten
 USAGE, STORAGE, REQUEUE = 2, 74, 75  # exit codes: a mistake in the command; the disk; saved, run it again
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout: configs/ lies beside launch/
 
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run, or of the table: begun, or gone on with.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data sets; else TFDS_DATA_DIR, else TFDS's default.")
 PLATFORM = flags.DEFINE_enum("platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Where to run; auto takes the best.")
 COMPILATION_CACHE = flags.DEFINE_string(
   "compilation_cache", "auto", "Folder of compiled programs; auto is beside the work dir, off is none."
@@ -106,13 +108,13 @@ def use_platform() -> None:
   logging.info("process %d of %d, devices %s", jax.process_index(), jax.process_count(), devices)
 
 
-def use_compilation_cache(workdir: str) -> None:
+def use_compilation_cache() -> None:
   """Keeps compiled programs on disk, so that a second start compiles nothing."""
   if COMPILATION_CACHE.value == "off":
     return
   folder = COMPILATION_CACHE.value
   jax.config.update(
-    "jax_compilation_cache_dir", os.path.join(workdir, "..", "jax_cache") if folder == "auto" else folder
+    "jax_compilation_cache_dir", os.path.join(WORKDIR.value, "..", "jax_cache") if folder == "auto" else folder
   )
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

@@ -10,7 +10,6 @@ from absl import flags
 from cljax.report import store
 from launch import app, cells
 
-WORKDIR = flags.DEFINE_string("workdir", None, "A folder with results below it; report.md and report.html go there.")
 COMPARE = flags.DEFINE_string("compare", None, "Another such folder: prints the fields in which their results differ.")
 
 
@@ -30,8 +29,8 @@ def compare(one: str, other: str) -> int:
 
 def main() -> int:
   if COMPARE.value:
-    return compare(WORKDIR.value, COMPARE.value)
-  cells.finish(WORKDIR.value)
+    return compare(app.WORKDIR.value, COMPARE.value)
+  cells.finish(app.WORKDIR.value)
   return 0
 
 

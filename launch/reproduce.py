@@ -14,19 +14,17 @@ PAPER = flags.DEFINE_string("paper", None, "A folder of configs/papers.")
 PRESET = flags.DEFINE_string("preset", "paper", "A preset of its table, e.g. paper, gem1000 or smoke.")
 SEEDS = flags.DEFINE_integer("seeds", None, "Number of seeds; by default the config's.", lower_bound=1)
 ONLY = flags.DEFINE_string("only", "", "Pins further keys of the table, e.g. stream=mnist_perm,method=er.")
-WORKDIR = flags.DEFINE_string("workdir", None, "One folder a cell is made in here, and the report.")
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data sets; else TFDS_DATA_DIR, else TFDS's default.")
 
 
 def main() -> None:
   app.use_platform()
-  app.use_compilation_cache(WORKDIR.value)
+  app.use_compilation_cache()
   papers = app.ROOT / "configs" / "papers"
   choose("--paper", PAPER.value, sorted(path.name for path in papers.iterdir() if (path / "table1.py").exists()))
   module = app.load_config(str(papers / PAPER.value / "table1.py"))
   arg = f"preset={PRESET.value}" + (f",{ONLY.value}" if ONLY.value else "")
   overrides = {} if SEEDS.value is None else {"num_seeds": SEEDS.value}
-  cells.run_cells(module, module.sweep(arg), WORKDIR.value, overrides, DATA_DIR.value)
+  cells.run_cells(module, module.sweep(arg), app.WORKDIR.value, overrides, app.DATA_DIR.value)
 
 
 if __name__ == "__main__":

@@ -17,23 +17,23 @@ from cljax.run import train
 from launch import app, cells
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "File and variant, FILE.py:key=value.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: begun, or gone on with.")
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data sets; else TFDS_DATA_DIR, else TFDS's default.")
 
 
 def main() -> int | None:
   app.use_platform()
-  app.use_compilation_cache(WORKDIR.value)
+  app.use_compilation_cache()
   overrides = config_flags.get_override_values(flags.FLAGS["config"])
   path, _, arg = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
   module = app.load_config(path)
   found = module.sweep(arg) if hasattr(module, "sweep") else [{}]
   if len(found) > 1:
-    cells.run_cells(module, found, WORKDIR.value, overrides, DATA_DIR.value)
+    cells.run_cells(module, found, app.WORKDIR.value, overrides, app.DATA_DIR.value)
     return None
-  outcome = train(CONFIG.value, WORKDIR.value, data_dir=DATA_DIR.value, overrides=overrides, stop_asked=app.stop_asked)
+  outcome = train(
+    CONFIG.value, app.WORKDIR.value, data_dir=app.DATA_DIR.value, overrides=overrides, stop_asked=app.stop_asked
+  )
   print(text_table([outcome.result]))
-  print(f"written: {os.path.join(WORKDIR.value, 'result.json')}")
+  print(f"written: {os.path.join(app.WORKDIR.value, 'result.json')}")
   return None
 
 

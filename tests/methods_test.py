@@ -31,7 +31,7 @@ TOYS = {
   "er": (toys.mlp, {"replay": 4, "capacity": 12}),
   "finetune": (toys.mlp, {}),
   "joint": (toys.mlp, {}),
-  "routing": (toys.routed, {"replay": 4, "capacity": 12, "k": 2, "sample": "noisy_topk"}),
+  "routing": (lambda spec: toys.routed(spec, width=8), {"replay": 4, "capacity": 12, "k": 3, "noise": 0.1}),
   "single": (toys.mlp, {}),
 }
 # Keywords at which a method's own strength is zero, so that it must equal fine-tuning; None: it has no strength to set.
@@ -42,7 +42,7 @@ AT_ZERO = {
   "routing": None,  # one expert and k = 1 is the shared bottom: routing_test
   "single": None,
 }
-EPOCHS, CHUNK = 12, 7
+EPOCHS, CHUNK = 30, 17
 
 
 def build(name, spec, **changes):
