@@ -1,8 +1,11 @@
 """Checkpoints of a run by orbax: the arrays, a cursor in JSON, and a checksum that orbax does not keep."""
 
+import contextlib
 import hashlib
+import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +13,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+
+METADATA_BYTES = 100_000  # what orbax writes beside the arrays, at most
 
 
 def by_path(tree: Any) -> dict[str, Any]:
@@ -28,12 +33,41 @@ def checksum(arrays: Mapping[str, Any]) -> str:
   return digest.hexdigest()
 
 
+def reserve(folder: epath.Path, size: int) -> None:
+  """Makes sure that `size` bytes can be written, which orbax would find out late and noisily.
+
+  Raises:
+    OSError: they cannot.
+  """
+  if "://" in os.fspath(folder) or not hasattr(os, "posix_fallocate"):
+    return
+  probe = folder / f".space.{os.getpid()}"
+  try:
+    with open(probe, "wb") as file:
+      os.posix_fallocate(file.fileno(), 0, size)
+  finally:
+    probe.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+  """orbax logs tracebacks of errors that it also raises; the raised one is told in our words."""
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.FATAL)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(before)
+
+
 class Checkpoints:
   """The checkpoints in one folder; the two newest are kept."""
 
   def __init__(self, folder: epath.Path):
     self.folder = folder
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False, create=True)
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=2, enable_async_checkpointing=False, create=True, cleanup_tmp_directories=True
+    )
     self.manager = ocp.CheckpointManager(folder, options=options)
 
   def save(self, tree: Any, cursor: Mapping[str, Any]) -> None:
@@ -45,11 +79,13 @@ class Checkpoints:
     arrays = by_path(tree)
     step = max(self.manager.all_steps(), default=-1) + 1
     cursor = {**cursor, "checksum": checksum(arrays)}
+    args = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), cursor=ocp.args.JsonSave(cursor))
+    size = sum(leaf.nbytes for leaf in arrays.values()) + len(json.dumps(cursor)) + METADATA_BYTES
     try:
-      self.manager.save(
-        step, args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), cursor=ocp.args.JsonSave(cursor))
-      )
-      self.manager.wait_until_finished()
+      reserve(self.folder, size)
+      with silence():
+        self.manager.save(step, args=args)
+        self.manager.wait_until_finished()
     except Exception as error:  # orbax and tensorstore raise many types here; all mean that nothing was saved
       reason = " ".join(str(error).split())[:300]
       raise OSError(
@@ -67,7 +103,8 @@ class Checkpoints:
     for step in sorted(self.manager.all_steps(), reverse=True):
       try:
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore(like), cursor=ocp.args.JsonRestore())
-        found = self.manager.restore(step, args=args)
+        with silence():
+          found = self.manager.restore(step, args=args)
         arrays, cursor = found["arrays"], dict(found["cursor"])
         if checksum(arrays) != cursor.pop("checksum"):
           raise ValueError("its checksum does not match its contents")

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from cljax.data import bank
 from cljax.data.streams import STREAMS, stack
@@ -125,6 +126,23 @@ def keywords(section: str, fields: dict[str, Any], factory: Callable, given: tup
     if name not in fields and parameters[name].default is inspect.Parameter.empty:
       raise ConfigError(f"config.{section}.{name} is missing")
   return fields
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+  """The config with every keyword of its stream, net, optimizer and method, at their defaults where it says nothing.
+
+  So each can be overridden on the command line, and config.json tells all of them.
+  """
+  config = config.copy_and_resolve_references()
+  parts = (("stream", STREAMS, 2), ("net", NETS, 2), ("method", METHODS, 3))
+  for name, table, given in parts:
+    factory, _ = section(config, name, table)
+    parameters = list(inspect.signature(factory).parameters.values())
+    for parameter in parameters[given:]:
+      if parameter.name not in config[name] and parameter.name != "parent":
+        default = parameter.default
+        config[name][parameter.name] = placeholder(float) if default is None else default
+  return config
 
 
 def section(config: ConfigDict, name: str, table: dict[str, Any]) -> tuple[Callable, dict[str, Any]]:

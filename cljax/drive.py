@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import logging
 
 from cljax.checkpoint import Checkpoints
 from cljax.config import INIT, TRAIN, Experiment
@@ -222,7 +221,6 @@ def resume(carry: Carry, checkpoints: Checkpoints | None) -> tuple[Carry, Positi
   carry.confusion = {name: np.array(counts) for name, counts in cursor["confusion"].items()}
   carry.slot_of = np.array(cursor["slot_of"])
   position = Position(cursor["task"], cursor["phase"], tuple(cursor["step"]))
-  logging.info("going on from task %d, phase %d, step %s", position.task + 1, position.phase, position.step)
   return carry, position, cursor["lines"]
 
 

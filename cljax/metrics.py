@@ -2,6 +2,9 @@
 
 A matrix R is [T+1, T]: row 0 before training, row i after task i, column j the accuracy on task j; NaN where a pair was
 not evaluated. A metric that needs such a pair is NaN, as is one that one task cannot have (BWT, FWT, forgetting).
+Values are shares of 1, so BWT and FWT lie in [-1, 1]. In the formulas tasks count from 1 to T, so R[i, j] there is
+`R[i, j - 1]` here. With the pairs of `seen` (tasks so far, the next one, row 0) all five are defined; with those of
+`ends` (diagonal and last row) ACC, BWT and learning accuracy are.
 """
 
 from collections.abc import Callable
@@ -51,7 +54,7 @@ def mean_or_nan(values: np.ndarray) -> float:
 class Metric(NamedTuple):
   compute: Callable[[np.ndarray], float]
   better: str  # higher | lower
-  meaning: str
+  meaning: str  # one line, printed under every table
 
 
 METRICS = {
@@ -64,9 +67,9 @@ METRICS = {
 
 
 def summarize(matrices: np.ndarray) -> dict[str, dict[str, Any]]:
-  """{metric: {mean, std (ddof 1), values}} over matrices [S, T+1, T]; None where a value is undefined.
+  """{metric: {mean, std (ddof 1), values [S]}} over matrices [S, T+1, T]; None where a value is undefined.
 
-  With one seed std is None; where one seed's value is undefined, so are mean and std.
+  With one seed std is None; where one seed's value is undefined, so are mean and std of all.
   """
   found: dict[str, dict[str, Any]] = {}
   for name, metric in METRICS.items():

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from cljax import fit
 from cljax.checkpoint import Checkpoints
-from cljax.config import Experiment, build
+from cljax.config import Experiment, build, complete
 from cljax.data.sample import view_at
 from cljax.drive import Carry, Driver, drive, resume, start, steps_done
 from cljax.mesh import over_seeds
@@ -155,6 +155,7 @@ def train(
     OSError: the work dir cannot be written; what was saved before stays readable.
     Stopped: a stop was asked for, and everything up to here is saved.
   """
+  config = complete(config)
   folder = epath.Path(workdir).expanduser().absolute() if workdir is not None else None
   if folder is not None:
     claim(folder, config.to_dict(), overrides or {})
@@ -170,6 +171,8 @@ def train(
     carry, cursor, lines = resume(start(experiment, compiled), checkpoints)
     label = config.cell or config.method.name
     monitor = Monitor(folder, experiment.timeline.steps(), steps_done(experiment, cursor), lines, label, quiet)
+    if cursor is not None:
+      monitor.say(f"going on from step {monitor.done} of {monitor.total}")
     driver = Driver(experiment, compiled, monitor, checkpoints, stop_asked)
     try:
       drive(experiment.timeline.units(cursor, carry.row), carry, driver)

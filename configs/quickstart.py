@@ -9,7 +9,7 @@ the same grid, see `RATES`.
 
 from ml_collections import ConfigDict
 
-from cljax.config import default, variant
+from cljax.config import complete, default, variant
 from cljax.nets.routed import match_width
 
 METHODS = ("finetune", "er", "routing", "routing_cotrain")
@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
     shared = (64 + 1) * HIDDEN + (HIDDEN + 1) * HIDDEN + TASKS * (HIDDEN + 1) * 10
     width = match_width(shared, inputs=64, heads=TASKS, tasks=TASKS)
     config.net = {"name": "routed_mlp", "widths": (width, width), "experts": 20}
-    config.method.update({"k": 4, "sample": "none", "cotrain": method == "routing_cotrain"})
+    config.method.update({"k": 4, "sample": "none", "noise": 0.0, "cotrain": method == "routing_cotrain"})
   else:
     config.net = {"name": "mlp", "hidden": (HIDDEN, HIDDEN)}
-  return config
+  return complete(config)

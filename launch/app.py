@@ -1,6 +1,5 @@
 """What every main shares: flags without tracebacks, errors for the person who caused them, and stopping politely."""
 
-import errno
 import importlib.util
 import os
 import signal
@@ -76,11 +75,11 @@ def check_overrides(argv: Sequence[str]) -> None:
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-  """Parses flags; a mistake in a config or its overrides is one message."""
+  """Parses flags; a mistake in them, in a config or in its overrides is one message."""
   try:
     check_overrides(list(argv))
     return flags.FLAGS(argv)
-  except ConfigError as error:
+  except (ConfigError, flags.Error) as error:
     sys.exit(refuse(error))
 
 
@@ -105,7 +104,8 @@ def use_platform() -> None:
     reason = " ".join(str(error).split())[:200]
     asked = f"--platform={wanted}" if wanted != "auto" else f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
     raise ConfigError(f"{asked}: no such device here ({reason}); use --platform=auto or --platform=cpu") from error
-  logging.info("process %d of %d, devices %s", jax.process_index(), jax.process_count(), devices)
+  kinds = sorted({device.device_kind for device in devices})
+  print(f"on {len(devices)} device(s) of process {jax.process_index()}: {', '.join(kinds)}", file=sys.stderr)
 
 
 def use_compilation_cache() -> None:
@@ -125,6 +125,8 @@ def run(main: Callable[[], int | None]) -> None:
   def guarded(argv):
     if argv[1:]:
       sys.exit(refuse(ConfigError(f"unknown argument {argv[1]!r}; flags begin with --, see --help")))
+    if not any(word.lstrip("-").startswith(("verbosity", "v=")) for word in sys.argv):
+      logging.set_verbosity(logging.WARNING)  # --verbosity=0 shows what the libraries tell
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, _on_signal)
     try:
@@ -132,24 +134,7 @@ def run(main: Callable[[], int | None]) -> None:
     except Stopped:
       print("stopped and saved: the same command goes on from here", file=sys.stderr)
       code = REQUEUE
-    except ConfigError as error:
-      code = refuse(error)
-    except OSError as error:
-      if error.errno not in (
-        None,
-        errno.ENOSPC,
-        errno.EACCES,
-        errno.EROFS,
-        errno.EPERM,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.ENOTDIR,
-        errno.EISDIR,
-        errno.EEXIST,
-        errno.ENOENT,
-        errno.EIO,
-      ):
-        raise
+    except (ConfigError, OSError) as error:
       code = refuse(error)
     sys.exit(code or 0)
 

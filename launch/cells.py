@@ -1,11 +1,11 @@
 """A config file's `sweep()` as runs: each cell in a folder of its own, finished ones skipped, the table at the end."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from absl import logging
 from ml_collections import ConfigDict
 
 from cljax.report.pages import read_published, write_report
@@ -41,7 +41,7 @@ def run_cells(
   """Runs all cells into `<workdir>/<cell>/`, then prints and writes the table of the work dir."""
   configs = [cell_config(module, cell, overrides) for cell in cells]  # all of them first: a mistake costs no run
   for i, config in enumerate(configs):
-    logging.info("cell %d of %d: %s", i + 1, len(configs), config.cell)
+    print(f"cell {i + 1} of {len(configs)}: {config.cell}", file=sys.stderr)
     train(config, Path(workdir) / config.cell, data_dir=data_dir, overrides=overrides, stop_asked=stop_asked)
   finish(workdir)
 

@@ -10,9 +10,9 @@ folder of its own under the work dir.
 import os
 
 from absl import flags
-from cljax.report.tables import text_table
 from ml_collections import config_flags
 
+from cljax.report.tables import text_table
 from cljax.run import train
 from launch import app, cells
 

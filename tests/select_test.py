@@ -20,6 +20,7 @@ gumbel_matrix = jax.jit(select.gumbel_matrix)
 unused_gates = jax.jit(select.unused_gates)
 importance_loss = jax.jit(select.importance_loss)
 load_loss = jax.jit(select.load_loss, static_argnums=3)
+ALL = np.ones(4, bool)
 
 H = np.array([2, 1, 0, -1, 3], np.float32)
 LOGITS = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
@@ -230,12 +231,15 @@ def variation(values):
 
 def test_importance_loss_against_numpy():
   gates = np.asarray(top_k_gates(LOGITS, 2), np.float64)
-  np.testing.assert_allclose(importance_loss(gates), variation(gates.sum(axis=0)), rtol=1e-5)
+  np.testing.assert_allclose(importance_loss(gates, ALL[:3]), variation(gates.sum(axis=0)), rtol=1e-5)
+  live = np.array([True, False, True])
+  np.testing.assert_allclose(importance_loss(gates, live), variation(gates[live].sum(axis=0)), rtol=1e-5)
+  assert importance_loss(gates, np.zeros(3, bool)) == 0
 
 
 def test_equal_importance_costs_nothing():
   gates = np.stack([np.roll([0.7, 0.3, 0, 0], e) for e in range(4)])
-  assert abs(importance_loss(gates)) < 1e-7
+  assert abs(importance_loss(gates, ALL)) < 1e-7
   assert jax.jit(select.squared_variation)(np.zeros(4)) == 0
 
 
@@ -244,18 +248,18 @@ def test_load_loss_against_scipy(k):
   random = np.random.default_rng(4)
   logits, sigma = random.normal(size=(6, 5)), random.uniform(0.2, 2, size=(6, 5))
   noisy = logits + sigma * random.normal(size=(6, 5))
-  load = np.zeros(5)
-  for row in range(6):
+  load, live = np.zeros(5), np.array([True, True, False, True, False, True])
+  for row in np.flatnonzero(live):
     for e in range(5):
       others = sorted((noisy[row, i] for i in range(5) if i != e), reverse=True)
       load[e] += scipy.stats.norm.cdf((logits[row, e] - others[k - 1]) / sigma[row, e])
-  found = load_loss(logits, noisy, sigma, k)
+  found = load_loss(logits, noisy, sigma, k, live)
   np.testing.assert_allclose(found, variation(load), rtol=1e-4)
 
 
 def test_equal_load_costs_nothing():
   """Where each expert stands at each rank once; and where all are chosen anyway."""
   logits, ones = np.stack([np.roll([2.0, 1, 0, -1], e) for e in range(4)]), np.ones((4, 4))
-  assert abs(load_loss(logits, logits, ones, 2)) < 1e-6
-  assert load_loss(logits + H[:4], logits, ones, 4) == 0
-  assert load_loss(logits + H[:4], logits + H[:4], ones, 2) > 0.01
+  assert abs(load_loss(logits, logits, ones, 2, ALL)) < 1e-6
+  assert load_loss(logits + H[:4], logits, ones, 4, ALL) == 0
+  assert load_loss(logits + H[:4], logits + H[:4], ones, 2, ALL) > 0.01

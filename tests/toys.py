@@ -7,12 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 
+from cljax.checkpoint import Checkpoints
 from cljax.config import Experiment, build_timeline, default
+from cljax.data.sample import fetch
 from cljax.data.warp import Permutation
+from cljax.drive import Carry, Driver, drive, resume, start, steps_done
+from cljax.fit import mean_over
+from cljax.monitor import Monitor
 from cljax.nets import MLP, RoutedMLP
+from cljax.ops import replay
 from cljax.ops.learner import supervised
-from cljax.types import Bank, Method, Phase, Rows, Spec, Stream, Task
+from cljax.ops.slots import apply_by_slot, put, take
+from cljax.run import compile_events
+from cljax.timeline import Unit
+from cljax.types import Bank, Method, Phase, Place, Rows, Spec, Stream, Task
 
 
 def bank(rows: int = 120, classes: int = 4, shape: tuple[int, ...] = (4, 4, 1), seed: int = 0) -> Bank:
@@ -101,4 +111,229 @@ def plain(spec: Spec, *, batch: int = 10, epochs: int = 1, steps: int = 0, **pha
     (Phase("fit", batch, step, epochs=0 if steps else epochs, steps=steps, **phase),),
     lambda state, x, slot: learner.apply(state.params, x, slot),
     lambda state: {"parameters": jnp.int32(1), "memory_bytes": jnp.int32(0)},
+  )
+
+
+class Subject:
+  """One compiled experiment, run as often as wanted.
+
+  Args:
+    like: a subject of the same experiment but for its chunk length, whose other functions are taken.
+  """
+
+  def __init__(self, it: Experiment, like: "Subject | None" = None):
+    self.experiment = it
+    self.compiled = compile_events(it)
+    if like is not None:
+      chunks = {name: value for name, value in self.compiled.items() if name.endswith(".chunk")}
+      self.compiled = {**like.compiled, **chunks}
+    self.rows: list[dict[str, Any]] = []  # what the last run wrote to metrics.jsonl
+
+  def units(self) -> list[Unit]:
+    return list(self.experiment.timeline.units(None, 0))
+
+  def start(self) -> Carry:
+    return start(self.experiment, self.compiled)
+
+  def run(self, units=None, data: Stream | None = None, carry: Carry | None = None, compiled=None) -> Carry:
+    """All units in memory, or the given ones on the given carry."""
+    it = self.experiment if data is None else self.experiment._replace(stream=jax.device_put(data))
+    carry = carry or self.start()
+    monitor = Monitor(None, 1, 0, 0, "toy", quiet=True)
+    self.rows = []
+    monitor.write = self.rows.append
+    driver = Driver(it, compiled or self.compiled, monitor, None, lambda: False)
+    return drive(self.units() if units is None else units, carry, driver)
+
+  def session(self, folder: epath.Path, stop_asked=lambda: False, on_open=lambda checkpoints: None) -> Carry:
+    """What `run.train` does with a work dir: goes on where the last checkpoint stands."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    on_open(checkpoints)
+    carry, cursor, lines = resume(self.start(), checkpoints)
+    timeline = self.experiment.timeline
+    monitor = Monitor(folder, timeline.steps(), steps_done(self.experiment, cursor), lines, "toy", quiet=True)
+    try:
+      drive(
+        timeline.units(cursor, carry.row),
+        carry,
+        Driver(self.experiment, self.compiled, monitor, checkpoints, stop_asked),
+      )
+    finally:
+      monitor.close()
+      checkpoints.close()
+    assert monitor.done == monitor.total
+    return carry
+
+
+def cut(units, length):
+  """The same steps in shorter chunks; `length()` gives the next one."""
+  for unit in units:
+    if unit.kind != "chunk":
+      yield unit
+      continue
+    at, left = np.array(unit.at.step), np.array(unit.stop)
+    while left.any():
+      take = np.minimum(left, length())
+      yield unit._replace(at=unit.at._replace(step=tuple(map(int, at))), stop=tuple(map(int, take)))
+      at, left = at + take, left - take
+
+
+@flax.struct.dataclass
+class Stopping:
+  params: Any
+  opt_state: Any
+  best: Any  # params of the best epoch
+  losses: jax.Array  # [T, epochs] validation loss after each epoch
+  stopped: jax.Array  # [] bool
+  ticks: jax.Array  # [] int32
+
+
+def early_stop(spec: Spec, epochs: int = 6) -> Method:
+  """Plain training that freezes at the first epoch whose validation loss is not a new best, and goes back to that."""
+  learner = supervised(mlp(spec), optax.sgd(1.0), spec)
+
+  def init(key):
+    params, opt_state = learner.init(key)
+    return Stopping(params, opt_state, params, jnp.full((spec.T, epochs), jnp.inf), jnp.array(False), jnp.int32(0))
+
+  def enter(key, state, view, clock):
+    return state.replace(stopped=jnp.array(False))
+
+  def step(key, state, batch, clock, view):
+    params, opt_state, info = learner.learn(state.params, state.opt_state, batch)
+    params = jax.tree.map(lambda old, new: jnp.where(state.stopped, old, new), state.params, params)
+    return state.replace(params=params, opt_state=opt_state), info
+
+  def valid_loss(params, view):
+    def each(batch):
+      logits = learner.apply(params, batch.x, batch.task).logits
+      return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
+
+    return mean_over(each, view, view.tasks.valid, group=3)
+
+  def tick(key, state, view, clock):
+    loss = valid_loss(state.params, view)
+    better = ~state.stopped & (loss < state.losses[view.t].min())
+    best = jax.tree.map(lambda old, new: jnp.where(better, new, old), state.best, state.params)
+    losses = state.losses.at[view.t, clock.epoch].set(loss)
+    return state.replace(best=best, losses=losses, stopped=~better, ticks=state.ticks + 1)
+
+  def leave(key, state, view, clock):
+    return state.replace(params=state.best)
+
+  return Method(
+    init,
+    (Phase("fit", 10, step, epochs=epochs, enter=enter, tick=tick, exit=leave),),
+    lambda state, x, slot: learner.apply(state.params, x, slot),
+    lambda state: {"parameters": jnp.int32(1), "memory_bytes": jnp.int32(0), "losses": state.losses},
+  )
+
+
+@flax.struct.dataclass
+class Columns:
+  params: Any  # in training
+  store: Any  # [T, ...]
+  parent: jax.Array  # [T] int32
+  opened: jax.Array  # [T] int32, clock.total at which the slot was opened
+
+
+def columns(spec: Spec) -> Method:
+  """Two phases: `scout` trains anew, `fit` goes on from the stored network that is best on the first rows."""
+  learner = supervised(mlp(spec), optax.sgd(0.1), spec)
+
+  def init(key):
+    store = jax.vmap(lambda t: learner.init(jax.random.fold_in(key, t))[0])(jnp.arange(spec.T))
+    return Columns(take(store, jnp.int32(0)), store, jnp.full(spec.T, -1), jnp.full(spec.T, -1))
+
+  def anew(key, state, view, clock):
+    return state.replace(params=learner.init(key)[0])
+
+  def choose(key, state, view, clock):
+    losses = jax.vmap(lambda params: mean_over(error(params), view, view.tasks.train))(state.store)
+    losses = jnp.where(jnp.arange(spec.T) < view.t, losses, jnp.inf)
+    parent = jnp.where(view.t > 0, jnp.argmin(losses), view.t).astype(jnp.int32)
+    params = take(state.store, parent)
+    opened = state.opened.at[view.t].set(clock.total)
+    return state.replace(params=params, parent=state.parent.at[view.t].set(parent), opened=opened)
+
+  def error(params):
+    def each(batch):
+      return learner.apply(params, batch.x, batch.task).logits.argmax(axis=-1) != batch.y
+
+    return each
+
+  def step(key, state, batch, clock, view):
+    params, _, info = learner.learn(state.params, optax.sgd(0.1).init(state.params), batch)
+    return state.replace(params=params), info
+
+  def keep_it(key, state, view, clock):
+    return state.replace(store=put(state.store, view.t, state.params))
+
+  phases = (
+    Phase("scout", 10, step, steps=4, enter=anew),
+    Phase("fit", 8, step, epochs=2, enter=choose, exit=keep_it),
+  )
+  return Method(
+    init,
+    phases,
+    lambda state, x, slot: apply_by_slot(learner.apply, state.store, x, slot),
+    lambda state: {"parameters": jnp.int32(1), "memory_bytes": jnp.int32(0), "parent": state.parent},
+  )
+
+
+@flax.struct.dataclass
+class Onsets:
+  params: Any  # [E, ...]
+  slot: jax.Array  # [] int32, expert in training
+  mean: jax.Array  # [] running mean of the loss
+  age: jax.Array  # [] int32, steps since the last onset
+  recent: Place  # [R]
+  memory: replay.Memory
+
+
+def onsets(spec: Spec, experts: int = 3, recent: int = 12, first: int = 0) -> Method:
+  """Hidden boundaries: a loss far above its running mean opens the next expert, which starts on the recent places.
+
+  Args:
+    first: experts below this one report no slot.
+  """
+  learner = supervised(mlp(spec._replace(heads=1)), optax.sgd(0.3), spec)
+
+  def init(key):
+    params = jax.vmap(lambda e: learner.init(jax.random.fold_in(key, e))[0])(jnp.arange(experts))
+    place = Place(jnp.zeros(recent, jnp.int32), jnp.zeros(recent, jnp.int32))
+    return Onsets(params, jnp.int32(0), jnp.float32(2), jnp.int32(0), place, replay.empty(9))
+
+  def learn(params, slot, batch):
+    own, _, info = learner.learn(take(params, slot), optax.sgd(0.3).init(take(params, slot)), batch)
+    return put(params, slot, own), info
+
+  def step(key, state, batch, clock, view):
+    current = jax.tree.map(lambda leaf: leaf[:10], batch)
+    params, info = learn(state.params, state.slot, current)
+    params, _ = learn(params, state.slot, jax.tree.map(lambda leaf: leaf[10:], batch))
+
+    def switch(params):
+      slot = jnp.minimum(state.slot + 1, experts - 1)
+      return learn(params, slot, fetch(view, state.recent))[0], slot, info["loss"], jnp.int32(0)
+
+    def stay(params):
+      return params, state.slot, 0.7 * state.mean + 0.3 * info["loss"], state.age + 1
+
+    onset = (info["loss"] > 2 * state.mean) & (state.age > 4)
+    params, slot, mean, age = jax.lax.cond(onset, switch, stay, params)
+    seen = jax.tree.map(lambda old, new: jnp.concatenate([old, new])[-recent:], state.recent, current.place)
+    return state.replace(params=params, slot=slot, mean=mean, age=age, recent=seen), info
+
+  def report(state):
+    slot = jnp.where(state.slot < first, -1, state.slot)
+    return {"parameters": jnp.int32(1), "memory_bytes": jnp.int32(0), "slot": slot}
+
+  return Method(
+    init,
+    (Phase("fit", 10, step, epochs=1, plan=replay.reservoir(3, 9)),),
+    lambda state, x, slot: apply_by_slot(learner.apply, state.params, x, slot),
+    report,
+    slots=experts,
+    branches=True,
   )

@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+import shlex
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,17 +22,21 @@ from absl import logging
 from cljax.types import Bank, ConfigError
 
 EMBEDDED = ("digits", "synthetic")
-KNOWN = (*EMBEDDED, "mnist", "fashion_mnist", "kmnist", "emnist/letters", "usps", "svhn_cropped", "cifar10", "cifar100")
+KNOWN = (*EMBEDDED, "mnist", "fashion_mnist", "kmnist", "emnist", "emnist/letters", "usps", "cifar10", "cifar100")
+BY_HAND = ("usps",)  # read like the others, but tensorflow_datasets has no code that prepares it
+SYNTHETIC_CLASSES, SYNTHETIC_SIDE, SEPARATION = 10, 8, 3.42  # a Bayes accuracy of .95
 READ_AT_ONCE = 10_000  # records
+
+Arrays = dict[str, Any]  # train_x and test_x [N, h, w, c], train_y and test_y [N], numpy
 
 
 class Source(NamedTuple):
   """A data set as numpy arrays; the engine puts them on the device."""
 
-  train: Bank
+  train: Bank  # x uint8 (float32 where synthetic), y int32
   test: Bank
-  classes: np.ndarray  # sorted distinct labels of both splits, int32
-  hash: str  # sha256 of the files (of the arrays, where they are embedded)
+  classes: np.ndarray  # [C_all] int32, sorted distinct labels of both splits
+  hash: str  # sha256 of the prepared files (of the arrays, where they are embedded)
 
 
 def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -> Source:
@@ -47,24 +53,30 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
   if name in EMBEDDED:
     arrays = digits() if name == "digits" else synthetic()
     return as_source(arrays, hash_arrays(arrays))
-  folder = find(name, Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser())
+  root = folder_of(data_dir, "TFDS_DATA_DIR", "~/tensorflow_datasets")
+  folder = find(name, root)
+  name = str(folder.parent.relative_to(root))  # with its config
   key = hash_files(folder)
-  cache = Path(cache_dir or os.environ.get("CLJAX_CACHE") or "~/.cache/cljax").expanduser()
-  path = cache / f"{name.replace('/', '_')}-{key[:16]}.npz"
-  arrays = read_cache(path)
-  if arrays is None:
-    arrays = decode(name, folder)
-    write_cache(path, arrays)
+  cache = folder_of(cache_dir, "CLJAX_CACHE", "~/.cache/cljax") / f"{name.replace('/', '_')}-{key[:16]}.npz"
+  cached = read_cache(cache)
+  arrays = cached or decode(name, folder, root)
+  if not cached:
+    write_cache(cache, arrays)
   return as_source(arrays, key)
 
 
-def as_source(arrays: dict[str, np.ndarray], key: str) -> Source:
+def folder_of(given: str | None, variable: str, default: str) -> Path:
+  """The folder given, else the environment's, else the default."""
+  return Path(given or os.environ.get(variable) or default).expanduser()
+
+
+def as_source(arrays: Arrays, key: str) -> Source:
   classes = np.unique(np.concatenate([arrays["train_y"], arrays["test_y"]])).astype(np.int32)
   train, test = (Bank(arrays[f"{split}_x"], arrays[f"{split}_y"]) for split in ("train", "test"))
   return Source(train, test, classes, key)
 
 
-def digits() -> dict[str, np.ndarray]:
+def digits() -> Arrays:
   """scikit-learn's 1,797 digits, 8x8, their 17 grey levels spread over 0..255; every fifth is a test row."""
   from sklearn.datasets import load_digits
 
@@ -75,56 +87,55 @@ def digits() -> dict[str, np.ndarray]:
   return {"train_x": x[~test], "train_y": y[~test], "test_x": x[test], "test_y": y[test]}
 
 
-SYNTHETIC = {"classes": 10, "shape": (8, 8, 1), "separation": 3.2, "train": 10_000, "test": 2_000, "seed": 20_201}
+def synthetic() -> Arrays:
+  """Gaussian classes whose best possible accuracy is known (`synthetic_optimum`): x = s e_y + N(0, I), float32.
 
-
-def synthetic() -> dict[str, np.ndarray]:
-  """Gaussian classes whose best possible accuracy is known (`synthetic_optimum`).
-
-  x = s * mean_y + N(0, I) with orthonormal means; float32.
+  The directions e_1 .. e_C are rows of a Hadamard matrix: orthonormal and, unlike a random basis, the same to the last
+  bit on every machine.
   """
-  s = SYNTHETIC
-  random = np.random.default_rng(s["seed"])
-  D = int(np.prod(s["shape"]))
-  means = s["separation"] * np.linalg.qr(random.normal(size=(D, D)))[0][: s["classes"]]
-  arrays = {}
-  for split in ("train", "test"):
-    y = random.permutation(np.arange(s[split]) % s["classes"]).astype(np.int32)
-    x = means[y] + random.normal(size=(s[split], D))
-    arrays |= {f"{split}_x": x.reshape(-1, *s["shape"]).astype(np.float32), f"{split}_y": y}
+  from scipy.linalg import hadamard
+
+  random = np.random.default_rng(20_201)
+  D = SYNTHETIC_SIDE**2
+  means = SEPARATION * hadamard(D)[1 : SYNTHETIC_CLASSES + 1] / np.sqrt(D)
+  arrays: Arrays = {}
+  for split, count in (("train", 10_000), ("test", 2_000)):
+    y = random.permutation(np.arange(count) % SYNTHETIC_CLASSES).astype(np.int32)
+    x = means[y] + random.normal(size=(count, D))
+    arrays |= {f"{split}_x": x.reshape(-1, SYNTHETIC_SIDE, SYNTHETIC_SIDE, 1).astype(np.float32), f"{split}_y": y}
   return arrays
 
 
 def synthetic_optimum() -> float:
-  """Bayes-optimal accuracy of `synthetic`: E[Phi(z + s)^(C - 1)] over z ~ N(0, 1).
+  """Bayes-optimal accuracy of `synthetic`: E_z[Phi(z + s)^(C - 1)], z ~ N(0, 1), s the separation.
 
-  With equal priors the best answer is the class whose unit mean has the largest product with x. That product is
-  s + z for the right class and independent standard noise for each of the C - 1 others.
+  All means have norm s and all classes are equally frequent, so the best answer is the class with the largest e_c . x.
+  As the e_c are orthonormal these are independent with unit variance: s + z for the right class, and each of the C - 1
+  others stays below that with probability Phi(s + z).
   """
   from scipy.stats import norm
 
   z = np.linspace(-10, 10, 20_001)
-  value = norm.pdf(z) * norm.cdf(z + SYNTHETIC["separation"]) ** (SYNTHETIC["classes"] - 1)
-  return float(np.trapezoid(value, z))
+  return float(np.trapezoid(norm.pdf(z) * norm.cdf(z + SEPARATION) ** (SYNTHETIC_CLASSES - 1), z))
 
 
 def versions(folder: Path) -> list[Path]:
   """Prepared versions in `folder`, the newest last."""
-  found = [
-    path.parent for path in folder.glob("*/dataset_info.json") if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
-  ]
+  found = [path.parent for path in folder.glob("*/dataset_info.json")]
+  found = [path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
   return sorted(found, key=lambda path: tuple(map(int, path.name.split("."))))
 
 
 def prepared(data_dir: str | Path) -> list[str]:
-  """Names of the data sets that are prepared in a folder."""
+  """Names of the data sets that are prepared in a folder, sorted; with their config where they have one."""
   root = Path(data_dir)
-  names = {
-    str(path.parent.parent.relative_to(root))
-    for depth in ("*/*", "*/*/*")
-    for path in root.glob(f"{depth}/dataset_info.json")
-  }
-  return sorted(names)
+  folders = {path.parent.parent for depth in ("*/*", "*/*/*") for path in root.glob(f"{depth}/dataset_info.json")}
+  return sorted(str(folder.relative_to(root)) for folder in folders if folder != root and versions(folder))
+
+
+def command(name: str, root: Path) -> str:
+  """What to type to prepare a data set."""
+  return f"python -m launch.prepare --dataset={shlex.quote(name)} --data_dir={shlex.quote(str(root))}"
 
 
 def find(name: str, root: Path) -> Path:
@@ -133,31 +144,31 @@ def find(name: str, root: Path) -> Path:
   Raises:
     ConfigError: there is none, with what there is and what to type.
   """
-  found = versions(root / name)
+  sound = re.fullmatch(r"\w+(/[\w.+-]+)?", name) is not None  # else it might lead out of the folder
+  found = versions(root / name) if sound else []
   if found:
     return found[-1]
-  there = prepared(root) if root.is_dir() else []
+  there = prepared(root)
   configs = [other for other in there if other.startswith(f"{name}/")]
   if len(configs) == 1:
     return versions(root / configs[0])[-1]
   if configs:
     raise ConfigError(f"data set {name!r} is prepared in several configs: name one of {', '.join(configs)}")
-  near = difflib.get_close_matches(name, {*there, *KNOWN}, n=1)
-  hint = f" Did you mean {near[0]}?" if near and near[0] != name else ""
-  state = f"which holds {', '.join(there) or 'no prepared data set'}" if root.is_dir() else "which does not exist"
+  state = f"which holds {', '.join(there) or 'no prepared data set'}"
+  if not root.is_dir():
+    state = "which is no folder" if root.exists() else "which does not exist"
+  near = difflib.get_close_matches(name.lower(), sorted({*there, *KNOWN}), n=1)
+  hint = f" Did you mean {near[0]}?" if near and name not in KNOWN else ""
+  by_hand = "tensorflow_datasets does not prepare this one: copy its prepared folder there"
+  way = by_hand if name in BY_HAND else f"Prepare it where there is a network: {command(name, root)}"
   raise ConfigError(
-    f"data set {name!r} was not found in {root}, {state}.{hint} Prepare it where there is a network: "
-    f"python -m launch.prepare --dataset={name} --data_dir={root}; or name another folder by --data_dir=DIR or "
+    f"data set {name!r} was not found in {root}, {state}.{hint} {way}; or name another folder by --data_dir=DIR or "
     "TFDS_DATA_DIR; or take the embedded one: --config.stream.source=digits"
   )
 
 
 def hash_files(folder: Path) -> str:
-  """sha256 over the names and bytes of all files of a prepared version.
-
-  Raises:
-    ConfigError: a file that cannot be read.
-  """
+  """sha256 over the names and bytes of a prepared version's files, wherever it lies; ConfigError: an unreadable one."""
   digest = hashlib.sha256()
   for path in sorted(path for path in folder.rglob("*") if path.is_file()):
     digest.update(str(path.relative_to(folder)).encode() + b"\0")
@@ -169,7 +180,7 @@ def hash_files(folder: Path) -> str:
   return digest.hexdigest()
 
 
-def hash_arrays(arrays: dict[str, np.ndarray]) -> str:
+def hash_arrays(arrays: Arrays) -> str:
   """sha256 over names, types, shapes and bytes."""
   digest = hashlib.sha256()
   for name in sorted(arrays):
@@ -178,101 +189,102 @@ def hash_arrays(arrays: dict[str, np.ndarray]) -> str:
   return digest.hexdigest()
 
 
-def decode(name: str, folder: Path) -> dict[str, np.ndarray]:
-  """All rows of both splits, decoded.
+def broken(path: Path, name: str, root: Path, reason: Any) -> ConfigError:
+  """The error that names a damaged file of a prepared data set."""
+  reason = " ".join(str(reason).split())[:200]
+  way = "copy the folder again" if name in BY_HAND else f"prepare the data set again: {command(name, root)}"
+  return ConfigError(f"{path} is damaged ({reason}); delete {shlex.quote(str(path.parent))} and {way}")
+
+
+def formats(name: str, folder: Path, root: Path) -> set[str]:
+  """The file formats of a prepared version; ConfigError: one of its two descriptions is missing or damaged."""
+  found: Any = None
+  for part in ("features.json", "dataset_info.json"):
+    try:
+      found = json.loads((folder / part).read_bytes())
+    except (OSError, ValueError) as error:
+      raise broken(folder / part, name, root, error) from error
+  if not isinstance(found, dict):
+    raise broken(folder / "dataset_info.json", name, root, "no JSON object")
+  return {found.get("fileFormat", "tfrecord"), *found.get("alternativeFileFormats", [])}
+
+
+def decode(name: str, folder: Path, root: Path) -> Arrays:
+  """All rows of both splits, x uint8 and y int32.
 
   Raises:
     ConfigError: the files are no array_record, damaged, or no image classification.
   """
-  if not list(folder.glob("*.array_record*")):
+  there = formats(name, folder, root)
+  if "array_record" not in there:
     raise ConfigError(
-      f"data set {name!r} in {folder} is not prepared as array_record, which reading without TensorFlow needs; "
-      f"prepare it again: python -m launch.prepare --dataset={name}"
+      f"data set {name!r} in {folder} is prepared as {', '.join(sorted(there))}; reading it without TensorFlow needs "
+      f"array_record. Delete that folder, or name another by --data_dir, and type: {command(name, root)}"
     )
   import tensorflow_datasets as tfds
 
   try:
-    builder = tfds.builder_from_directory(folder)
-  except (ValueError, KeyError, OSError, json.JSONDecodeError) as error:
-    raise ConfigError(damaged(folder / "dataset_info.json", error)) from error
-  image, label = feature_names(name, builder)
-  arrays = {}
-  for split in ("train", "test"):
-    if split not in builder.info.splits:
-      raise ConfigError(f"data set {name!r} has no split {split!r}, only {', '.join(builder.info.splits)}")
-    rows = read_split(builder, split, folder)
-    pictures = [np.asarray(row[image]) for row in rows]
-    shapes = {picture.shape for picture in pictures}
-    if len(shapes) != 1:
-      raise ConfigError(f"data set {name!r} has pictures of different shapes, e.g. {sorted(shapes)[:3]}; one is needed")
-    x = np.stack(pictures)
-    arrays[f"{split}_x"] = x[..., None] if x.ndim == 3 else x
-    arrays[f"{split}_y"] = np.array([row[label] for row in rows], np.int32)
-  return arrays
-
-
-def feature_names(name: str, builder: Any) -> tuple[str, str]:
-  """The names of the picture and of its label.
-
-  Raises:
-    ConfigError: there is no such pair.
-  """
-  import tensorflow_datasets as tfds
-
-  features = builder.info.features
-  image, label = builder.info.supervised_keys or ("image", "label")
+    builder = tfds.builder_from_directory(folder, file_format="array_record")
+    splits, features, pair = builder.info.splits, builder.info.features, builder.info.supervised_keys
+  except Exception as error:  # a description that is JSON but no description raises many types
+    raise broken(folder / "dataset_info.json", name, root, f"or features.json: {error}") from error
+  image, label = pair if pair and len(pair) == 2 and all(isinstance(key, str) for key in pair) else ("image", "label")
   kinds = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
   wanted = isinstance(kinds.get(image), tfds.features.Image) and isinstance(kinds.get(label), tfds.features.ClassLabel)
   if not wanted:
-    raise ConfigError(f"data set {name!r} is no image classification: its features are {', '.join(kinds)}")
-  return image, label
+    raise ConfigError(f"data set {name!r} is no image classification: its features are {', '.join(kinds) or kinds}")
+  arrays: Arrays = {}
+  shapes: set[tuple[int, ...]] = set()
+  for split in ("train", "test"):
+    if split not in splits or not splits[split].num_examples:
+      raise ConfigError(f"data set {name!r} has no rows in a split {split!r}; its splits are {', '.join(splits)}")
+    parts = [
+      as_arrays(name, [row[image] for row in rows], [row[label] for row in rows], shapes)
+      for rows in read(builder, split, name, root)
+    ]
+    arrays[f"{split}_x"], arrays[f"{split}_y"] = (np.concatenate(part) for part in zip(*parts, strict=True))
+  return arrays
 
 
-def read_split(builder: Any, split: str, folder: Path) -> list[dict[str, Any]]:
-  """The records of a split.
+def read(builder: Any, split: str, name: str, root: Path) -> Iterator[list[dict[str, Any]]]:
+  """The decoded records of a split in order, never those of two files at once; ConfigError: the damaged file."""
+  info = builder.info.splits[split]
+  source = builder.as_data_source(split=split)
+  first = 0
+  for path, length in zip(map(Path, info.filepaths), info.shard_lengths, strict=True):
+    for start in range(first, first + length, READ_AT_ONCE):
+      try:
+        rows = source.__getitems__(list(range(start, min(start + READ_AT_ONCE, first + length))))
+      except MemoryError:
+        raise
+      except Exception as error:  # readers and picture decoders raise many types, none of which names the file
+        raise broken(path, name, root, error) from error
+      yield rows
+    first += length
 
-  Raises:
-    ConfigError: a damaged file, named.
+
+def as_arrays(name: str, pictures: list, labels: list, shapes: set[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
+  """Pictures [h, w] or [h, w, c] as x [N, h, w, c] uint8, labels as y [N] int32; `shapes` collects those seen so far.
+
+  ConfigError: pictures of several shapes or of another type, rows without a label.
   """
-  files = [folder / Path(path).name for path in builder.info.splits[split].filepaths]
-  for path in files:
-    if not path.exists():
-      raise ConfigError(f"{path} is missing; prepare the data set again")
-  try:
-    source = builder.as_data_source(split=split)
-    rows: list[dict[str, Any]] = []
-    for first in range(0, len(source), READ_AT_ONCE):
-      rows += source.__getitems__(list(range(first, min(first + READ_AT_ONCE, len(source)))))
-    return rows
-  except Exception as error:  # readers and picture decoders raise many types; which file it was they do not say
-    raise ConfigError(damaged(" or ".join(map(str, broken(files) or files)), error)) from error
+  pictures = [picture[..., None] if picture.ndim == 2 else picture for picture in pictures]
+  shapes |= {picture.shape for picture in pictures}
+  if len(shapes) != 1:
+    raise ConfigError(f"data set {name!r} has pictures of different shapes, {sorted(shapes)[:3]}; one shape is needed")
+  x, y = np.stack(pictures), np.array(labels, np.int32)
+  if x.dtype != np.uint8:
+    raise ConfigError(f"data set {name!r} has pictures of type {x.dtype}; uint8 is needed")
+  if y.min() < 0:
+    raise ConfigError(f"data set {name!r} has rows without a label")
+  return x, y
 
 
-def broken(files: Iterable[Path]) -> list[Path]:
-  """Those of the files that an array_record reader refuses."""
-  from array_record.python import array_record_module
-
-  found = []
-  for path in files:
-    try:
-      reader = array_record_module.ArrayRecordReader(str(path))
-      reader.read_all()
-      reader.close()
-    except Exception:  # whatever it raises, this is the file
-      found.append(path)
-  return found
-
-
-def damaged(path: Any, error: BaseException) -> str:
-  reason = " ".join(str(error).split())[:200]
-  return f"{path} is damaged ({reason}); delete its folder and prepare the data set again: python -m launch.prepare"
-
-
-def read_cache(path: Path) -> dict[str, np.ndarray] | None:
+def read_cache(path: Path) -> Arrays | None:
   """The cached arrays; None where there are none, or (said in a warning) damaged ones."""
-  if not path.exists():
-    return None
   try:
+    if not path.exists():
+      return None
     with np.load(path) as file:
       arrays = {name: file[name] for name in file.files}
     if str(arrays.pop("hash")) != hash_arrays(arrays):
@@ -283,14 +295,16 @@ def read_cache(path: Path) -> dict[str, np.ndarray] | None:
     return None
 
 
-def write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_cache(path: Path, arrays: Arrays) -> None:
   """Keeps decoded arrays; a folder that cannot be written costs a warning and the next start's time."""
-  temporary = path.with_name(f"{path.name}.{os.getpid()}")
+  temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # a reader never sees half a file
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with temporary.open("wb") as file:
-      np.savez(file, hash=np.array(hash_arrays(arrays)), **arrays)
-    os.replace(temporary, path)
+    try:
+      with temporary.open("wb") as file:
+        np.savez(file, **arrays, hash=np.array(hash_arrays(arrays)))
+      os.replace(temporary, path)
+    finally:
+      temporary.unlink(missing_ok=True)
   except OSError as error:
     logging.warning("the decoded data could not be cached in %s (%s): the next start decodes again", path.parent, error)
-    temporary.unlink(missing_ok=True)

@@ -153,9 +153,9 @@ def routing(
       return select.gumbel_matrix(key, logits, jnp.maximum(temperature_min, temperature / jnp.sqrt(clock.total + 1.0)))
     return select.top_k_gates(logits, k)
 
-  def draw_gates(key: Key, router: Array, noise_logits: Array, task: Array, clock: Clock) -> tuple[list[Array], Array]:
-    """One [B, E] a layer, and the auxiliary loss [] of the draw."""
-    gates, loss = [], jnp.float32(0)
+  def draw_gates(key: Key, router: Array, noise_logits: Array, batch: Batch, clock: Clock) -> tuple[list[Array], Array]:
+    """One [B, E] a layer, and the auxiliary loss [] of the draw, over live rows."""
+    gates, loss, task = [], jnp.float32(0), batch.task
     by_row = draw == "example" or sample == "none"  # without noise the order of drawing and picking does not matter
     for l in range(L):
       own = jax.random.fold_in(key, l)
@@ -164,11 +164,11 @@ def routing(
       sampled = sample_layer(own, logits, sigma, ks[l], clock)
       gates.append(gate_scale * (sampled if by_row else sampled[task]))
       if auxiliary in ("importance", "both"):
-        loss += auxiliary_weight * select.importance_loss(gates[l])
+        loss += auxiliary_weight * select.importance_loss(gates[l], batch.live)
       if auxiliary in ("load", "both"):
         noisy = logits + sigma * jax.random.normal(own, logits.shape)  # the numbers that noisy_topk drew
         by_task = (logits, noisy, sigma) if by_row else (logits[task], noisy[task], sigma[task])
-        loss += auxiliary_weight * select.load_loss(*by_task, ks[l])
+        loss += auxiliary_weight * select.load_loss(*by_task, ks[l], batch.live)
     return gates, loss
 
   def learn(key: Key, state: State, batch: Batch, clock: Clock) -> tuple[State, Info]:
@@ -176,7 +176,7 @@ def routing(
 
     def loss(theta):
       params, router, noise_logits = theta
-      gates, balance = draw_gates(key, router, noise_logits, batch.task, clock)
+      gates, balance = draw_gates(key, router, noise_logits, batch, clock)
       logits = net.apply({"params": params}, batch.x, batch.task, gates).logits
       entropy = cross_entropy(logits, batch)
       own = rows(batch, 0, batch_size)

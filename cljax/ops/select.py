@@ -65,22 +65,24 @@ def squared_variation(values: Array) -> Array:
   return values.var(axis=-1) / jnp.where(mean == 0, 1, mean**2)
 
 
-def importance_loss(gates: Array) -> Array:
-  """CV(sum over rows of the gates)^2; gates [B, E] (Shazeer et al. 2017, eq. 6)."""
-  return squared_variation(gates.sum(axis=0))
+def importance_loss(gates: Array, live: Array) -> Array:
+  """CV(sum over live rows [B] of the gates)^2; gates [B, E] (Shazeer et al. 2017, eq. 6)."""
+  return squared_variation(jnp.where(live[:, None], gates, 0).sum(axis=0))
 
 
-def load_loss(logits: Array, noisy: Array, sigma: Array, k: int) -> Array:
+def load_loss(logits: Array, noisy: Array, sigma: Array, k: int, live: Array) -> Array:
   """CV(load)^2 with the smooth load of Shazeer et al. 2017, eqs. 8 to 10.
 
   Row x puts P(x, e) = Phi((logit_e - the k-th largest noisy logit of the others) / sigma_e) on expert e.
 
   Args:
     logits, noisy, sigma: [B, E]; `noisy` are the logits that were compared.
+    live: [B], the rows that count.
   """
   E = logits.shape[-1]
   if k >= E:
     return jnp.float32(0)  # every expert is always chosen: the load is equal
   others = jnp.where(jnp.eye(E, dtype=bool), -jnp.inf, noisy[..., None, :])
   threshold = jnp.sort(others, axis=-1)[..., E - k]
-  return squared_variation(jax.scipy.stats.norm.cdf((logits - threshold) / sigma).sum(axis=0))
+  chance = jax.scipy.stats.norm.cdf((logits - threshold) / sigma)
+  return squared_variation(jnp.where(live[:, None], chance, 0).sum(axis=0))

@@ -1,42 +1,80 @@
-"""`report.md` and `report.html` of a work dir, from result files only."""
+"""`report.md` and `report.html` of a work dir, from result files only: a section for each paper and preset."""
 
 import base64
 import html
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from etils import epath
+from matplotlib.figure import Figure
 
 from cljax.metrics import METRICS
 from cljax.report import plots, store, tables
+from cljax.types import ConfigError
 
 STYLE = (
   "body{font:15px/1.5 sans-serif;max-width:72em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
   "th,td{padding:.25em .7em;border-bottom:1px solid #ccc;text-align:left}img{max-width:100%}"
 )
+Found = tuple[str, dict[str, Any], epath.Path]  # as store.find_results has them
 
 
 def read_published(paper: str, configs: Path | None) -> dict[str, Any]:
-  """The published.json of a paper; {} where the results belong to none."""
+  """The published.json of a paper; {} where the results belong to none, or the paper has none.
+
+  Raises:
+    ConfigError: a damaged file.
+  """
   path = configs / "papers" / paper / "published.json" if configs and paper else None
-  return json.loads(path.read_text()) if path and path.exists() else {}
+  if path is None or not path.exists():
+    return {}
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ConfigError(f"{path} is damaged ({error})") from error
 
 
-def notes(results: list[dict[str, Any]], published: dict[str, Any]) -> list[str]:
-  """What a reader must know beside the table."""
-  lines = [f"{name}: {metric.meaning}." for name, metric in METRICS.items() if name in tables.SHOWN]
+def notes(results: Sequence[tables.Result], published: tables.Published) -> list[str]:
+  """What a reader must know beside the table, a line each."""
+  lines = [f"{name}: {METRICS[name].meaning}." for name in tables.SHOWN]
+  if any(result["oracle"] for result in results):
+    lines.append("[oracle]: trains on the rows of all tasks at once.")
   if published:
-    lines += [
-      f"Published: {published['table']} of {published['paper']}; {published['source']}; {published['certainty']}."
-    ]
+    lines.append(f"Published: {published['table']} of {published['paper']}; {published['source']}.")
+    lines.append(f"Certainty of the published numbers: {published['certainty']}.")
     if any(result["preset"] == published["preset"] for result in results):
       lines.append(tables.RULE)
-    else:
-      lines.append(f"No verdicts: the published numbers belong to the preset {published['preset']!r}.")
-  commits = sorted({str(result["environment"]["git_commit"]) for result in results})
+    lines += filter(None, [tables.no_verdict(results, published)])
   commands = sorted({result["environment"]["command"] for result in results})
-  return [*lines, f"Commits: {', '.join(commits)}.", *(f"Command: {command}" for command in commands)]
+  return [*lines, tables.provenance(results), *(f"Command: {command}" for command in commands)]
+
+
+def sections(found: Sequence[Found]) -> dict[tuple[str, str], list[Found]]:
+  """{(paper, preset): its results}, sorted."""
+  parts: dict[tuple[str, str], list[Found]] = {}
+  for one in found:
+    parts.setdefault((one[1]["paper"], one[1]["preset"]), []).append(one)
+  return dict(sorted(parts.items()))
+
+
+def as_markdown(title: str, table: tuple, remarks: Sequence[str], pictures: Sequence[epath.Path]) -> str:
+  """A section of report.md; pictures by their path from there."""
+  lines = "\n".join(f"- {line}" for line in remarks)
+  images = [f"![{path.stem}](figures/{path.name})" for path in pictures]
+  return "\n\n".join([f"## {title}", tables.markdown(*table), lines, *images])
+
+
+def as_page(title: str, table: tuple, remarks: Sequence[str], figures: Mapping[str, Figure]) -> str:
+  """A section of report.html; pictures inside."""
+  page = [f"<h2>{html.escape(title)}</h2>", tables.as_html(*table), "<ul>"]
+  page += [*(f"<li>{html.escape(line)}</li>" for line in remarks), "</ul>"]
+  for name, figure in figures.items():
+    picture = base64.b64encode(plots.png(figure)).decode()
+    page.append(f"<h3>{html.escape(name)}</h3><img alt='{html.escape(name)}' src='data:image/png;base64,{picture}'>")
+  return "\n".join(page)
 
 
 def write_report(workdir: epath.Path | str, configs: Path | None = None) -> list[epath.Path]:
@@ -45,31 +83,30 @@ def write_report(workdir: epath.Path | str, configs: Path | None = None) -> list
   Args:
     configs: the folder of configs whose published numbers stand beside ours; None shows ours alone.
 
+  Returns:
+    The two files.
+
   Raises:
-    ConfigError: no results, or a damaged one.
+    ConfigError: no results, or a damaged file.
     OSError: the work dir cannot be written.
   """
   root = epath.Path(workdir)
-  found = store.find_results(root)
-  by_paper: dict[str, list] = {}
-  for _, result, folder in found:
-    by_paper.setdefault(result["paper"], []).append((result, store.read_report_arrays(folder)))
-  text, page = ["# Results"], [f"<meta charset='utf-8'><title>Results</title><style>{STYLE}</style><h1>Results</h1>"]
-  for paper, pairs in sorted(by_paper.items()):
+  text, page = ["# Results"], [f"<style>{STYLE}</style></head>\n<body><h1>Results</h1>"]
+  for (paper, preset), found in sections(store.find_results(root)).items():
     published = read_published(paper, configs)
-    results = [result for result, _ in pairs]
-    headings, table = tables.rows(results, published)
-    figures = plots.table_figures(results, [arrays for _, arrays in pairs])
-    paths = plots.save(root / "figures", figures)
-    remarks = notes(results, published)
-    text += [f"## {paper or 'runs'}", tables.markdown(headings, table), *(f"- {line}" for line in remarks)]
-    text += [f"![{path.stem}](figures/{path.name})" for path in paths]
-    page += [f"<h2>{html.escape(paper or 'runs')}</h2>", tables.as_html(headings, table)]
-    page += ["<ul>", *(f"<li>{html.escape(line)}</li>" for line in remarks), "</ul>"]
-    for name, figure in figures.items():
-      picture = base64.b64encode(plots.png(figure)).decode()
-      page.append(f"<h3>{html.escape(name)}</h3><img alt='{html.escape(name)}' src='data:image/png;base64,{picture}'>")
+    results = [result for _, result, _ in found]
+    names = tables.labels(results, [path for path, _, _ in found])
+    arrays: list[Mapping[str, np.ndarray]] = [store.read_report_arrays(folder) for _, _, folder in found]
+    order = tables.order(results, published)
+    results, names, arrays = ([values[i] for i in order] for values in (results, names, arrays))
+    figures = plots.table_figures(results, arrays, names)
+    figures = {f"{paper or 'runs'}_{preset}_{name}": figure for name, figure in figures.items()}
+    title = f"{paper or 'runs'}, preset {preset}" if preset else paper or "runs"
+    table, remarks = tables.rows(results, published, names), notes(results, published)
+    text.append(as_markdown(title, table, remarks, plots.save(root / "figures", figures)))
+    page.append(as_page(title, table, remarks, figures))
+  head = "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>Results</title>"
   written = [root / "report.md", root / "report.html"]
   store.write_atomically(written[0], ("\n\n".join(text) + "\n").encode())
-  store.write_atomically(written[1], "\n".join(page).encode())
+  store.write_atomically(written[1], "\n".join([head, *page, "</body></html>\n"]).encode())
   return written

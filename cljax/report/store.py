@@ -6,6 +6,8 @@ A result is a plain dict. Equal runs give equal results but for `timing` and `en
 import io
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,8 +44,8 @@ MAY_DIFFER = ("timing", "environment")
 
 
 def shares(right: np.ndarray, rows: np.ndarray) -> np.ndarray:
-  """Counts [S, T+1, T] (-1: not evaluated) over test rows [S, T], as accuracies with NaN."""
-  return np.where(right < 0, np.nan, right / rows[:, None, :])
+  """Counts [S, T+1, T] (-1: not evaluated) over test rows [S, T] or [T], as accuracies with NaN."""
+  return np.where(right < 0, np.nan, right / rows[..., None, :])
 
 
 def make_result(
@@ -53,9 +55,13 @@ def make_result(
 
   Args:
     right: readout -> [S, T+1, T] right answers, -1 where not evaluated.
-    rows: [S, T] test rows.
+    rows: [S, T] test rows, or [T] where they are the same for all seeds.
     readout: the main one.
+    task_confusion: [S, T, slots] counts, or None.
     fields: all others of FIELDS but schema, accuracy, metrics and readouts.
+
+  Raises:
+    ValueError: a field is missing or unknown.
   """
   matrices = {name: shares(counts, rows) for name, counts in right.items()}
   result = {"schema": SCHEMA, "readout": readout, "task_confusion": task_confusion, **fields}
@@ -120,30 +126,33 @@ def format_json(value: Any, indent: int = 0) -> str:
 def read_result(path: epath.Path | str) -> dict[str, Any]:
   """
   Raises:
-    ConfigError: no result of this schema, or a damaged file.
+    ConfigError: no result of this schema, or a damaged file; names the file.
+    OSError: it cannot be read.
   """
   path = epath.Path(path)
   try:
     result = json.loads(path.read_text())
   except ValueError as error:
     raise ConfigError(f"{path} is damaged ({error}); delete it, and the same command computes it again") from error
-  if not isinstance(result, dict) or set(result) != set(FIELDS) or result["schema"] != SCHEMA:
-    raise ConfigError(f"{path} is no result of schema {SCHEMA}; it was written by another version or by hand")
+  if not isinstance(result, dict) or result.get("schema") != SCHEMA or set(result) != set(FIELDS):
+    wrong = sorted(set(result) ^ set(FIELDS)) if isinstance(result, dict) else []
+    hint = f" (fields missing or unknown: {', '.join(wrong)})" if wrong else ""
+    raise ConfigError(f"{path} is no result of schema {SCHEMA}{hint}; another version or another hand wrote it")
   return result
 
 
 def find_results(workdir: epath.Path | str) -> list[tuple[str, dict[str, Any], epath.Path]]:
-  """(path below the work dir, result, folder) of every result under it, sorted.
+  """(path below the work dir, result, folder) of every result at most four folders below it, sorted.
 
   Raises:
-    ConfigError: there is none.
+    ConfigError: there is none, or one is damaged.
   """
   root = epath.Path(workdir)
   depths = ["*/" * depth + "result.json" for depth in range(5)]  # object stores know no recursive pattern
   paths = sorted(path for depth in depths for path in root.glob(depth)) if root.is_dir() else []
   if not paths:
     state = "holds no result.json" if root.is_dir() else "does not exist"
-    raise ConfigError(f"--workdir={workdir} {state}; a run ends with one: python -m launch.train --workdir={workdir}")
+    raise ConfigError(f"{workdir} {state}; a run leaves one: python -m launch.train --config=... --workdir={workdir}")
   return [(os.fspath(path.parent.relative_to(root)), read_result(path), path.parent) for path in paths]
 
 
@@ -155,23 +164,43 @@ def write_report_arrays(path: epath.Path | str, arrays: Mapping[str, np.ndarray]
 
 
 def read_report_arrays(folder: epath.Path | str) -> dict[str, np.ndarray]:
-  """What `write_report_arrays` wrote into the folder's report.npz; {} without one."""
+  """What `write_report_arrays` wrote into the folder's report.npz; {} without one.
+
+  Raises:
+    ConfigError: a damaged file.
+  """
   path = epath.Path(folder) / "report.npz"
   if not path.exists():
     return {}
-  with path.open("rb") as file, np.load(file) as found:
-    return {name: found[name] for name in found.files}
+  try:
+    with path.open("rb") as file, np.load(file) as found:
+      return {name: found[name] for name in found.files}
+  except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    raise ConfigError(f"{path} is damaged ({error}); delete it, and the figures of routing are left out") from error
 
 
 def equal(a: Any, b: Any, path: str = "") -> list[str]:
-  """The fields in which two results differ, but for those that may."""
-  if isinstance(a, dict) and isinstance(b, dict):
-    keys = sorted(set(a) | set(b)) if path else sorted((set(a) | set(b)) - set(MAY_DIFFER))
-    return [
-      difference
-      for key in keys
-      for difference in (
-        equal(a[key], b[key], f"{path}.{key}" if path else key) if key in a and key in b else [f"{path}.{key}"]
-      )
-    ]
-  return [] if a == b else [path]
+  """The dotted paths of the fields in which two results differ, sorted, but for `timing` and `environment`."""
+  if not (isinstance(a, dict) and isinstance(b, dict)):
+    return [] if a == b else [path]
+  found = []
+  for key in sorted({*a, *b} - (set() if path else set(MAY_DIFFER))):
+    below = f"{path}.{key}" if path else key
+    found += equal(a[key], b[key], below) if key in a and key in b else [below]
+  return found
+
+
+def compare(one: epath.Path | str, other: epath.Path | str) -> dict[str, list[str]]:
+  """{cell's folder: what differs} between the results under two work dirs, sorted; an empty list where equal.
+
+  Raises:
+    ConfigError: one of them holds no result, or a damaged one.
+  """
+  here, there = ({path: result for path, result, _ in find_results(folder)} for folder in (one, other))
+  found = {}
+  for cell in sorted({*here, *there}):
+    if cell in here and cell in there:
+      found[cell] = equal(here[cell], there[cell])
+    else:
+      found[cell] = [f"only in {one if cell in here else other}"]
+  return found

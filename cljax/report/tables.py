@@ -3,6 +3,9 @@
 The rule: `reproduced` where the means differ by at most .01 plus our standard deviation over seeds; beyond that
 `better` or `short`, in the metric's good or bad direction. It is applied only to results of the preset that the
 published numbers belong to.
+
+A published number is an entry of a published.json: `values` {stream: {method: {metric: mean}}} for `preset`, with
+`methods` and `streams` {name: display name} in the order of the paper.
 """
 
 import html
@@ -29,52 +32,86 @@ RULE = (
 
 
 def verdict(metric: str, ours: float, std: float | None, published: float) -> str:
-  """`reproduced`, `better` or `short`; std None (one seed) counts as 0."""
+  """`reproduced`, `better` or `short` by the rule above; std None (one seed) counts as 0."""
   difference = ours - published
-  if abs(difference) <= TOLERANCE + (std or 0.0) + 1e-9:
+  if abs(difference) <= TOLERANCE + (std or 0.0) + 1e-9:  # the bound itself is in, whatever its last bits
     return "reproduced"
   return "better" if (difference > 0) == (METRICS[metric].better == "higher") else "short"
 
 
 def cell_text(summary: Mapping[str, Any]) -> str:
-  """`.912 ± .004`, `.912` for one seed, `-` where undefined."""
+  """`0.9120 ± 0.0040`, `0.9120` for one seed, `-` where undefined."""
   if summary["mean"] is None:
     return "-"
   mean = f"{summary['mean']:.4f}"
   return mean if summary["std"] is None else f"{mean} ± {summary['std']:.4f}"
 
 
-def method_name(result: Result, published: Published) -> str:
-  """The method's name as the paper has it, with oracles marked."""
-  name = published.get("methods", {}).get(result["method"], result["method"])
-  name = name if name == result["method"] else f"{name} ({result['method']})"
+def method_name(result: Result, published: Published, label: str) -> str:
+  """The method's name as the paper has it, with its label here, and oracles marked."""
+  shown = published.get("methods", {}).get(result["method"])
+  name = f"{shown} ({label})" if shown else label
   return f"{name} [oracle]" if result["oracle"] else name
 
 
-def ordered(results: Sequence[Result], published: Published) -> list[Result]:
-  """Streams and methods in the order of the paper, others after them by name."""
+def labels(results: Sequence[Result], paths: Sequence[str]) -> list[str]:
+  """A name for each of several results: its method, with its folder where that alone is not unique (a search)."""
+  kinds = [(result["preset"], result["stream"], result["method"]) for result in results]
+  return [
+    kind[-1] if kinds.count(kind) == 1 else f"{kind[-1]} in {path}" for kind, path in zip(kinds, paths, strict=True)
+  ]
+
+
+def order(results: Sequence[Result], published: Published) -> list[int]:
+  """Positions of the results with streams and methods as the paper has them, others after these by name."""
 
   def place(kind, name):
     names = list(published.get(kind, {}))
     return (names.index(name) if name in names else len(names), name)
 
-  return sorted(results, key=lambda r: (r["preset"], place("streams", r["stream"]), place("methods", r["method"])))
+  def key(i):
+    result = results[i]
+    return result["preset"], place("streams", result["stream"]), place("methods", result["method"]), i
+
+  return sorted(range(len(results)), key=key)
 
 
 def published_value(result: Result, metric: str, published: Published) -> float | None:
   return published.get("values", {}).get(result["stream"], {}).get(result["method"], {}).get(metric)
 
 
-def rows(results: Sequence[Result], published: Published) -> tuple[list[str], list[list[str]]]:
-  """(headings, rows of texts): ours, and where the paper has a number that number and, at its own preset, a verdict."""
+def no_verdict(results: Sequence[Result], published: Published) -> str:
+  """Why some results stand beside a published number without a verdict; '' where none do."""
+  presets = {r["preset"] for r in results if any(published_value(r, m, published) is not None for m in SHOWN)}
+  others = sorted(presets - {published.get("preset")})
+  if not others:
+    return ""
+  return (
+    f"No verdict for preset {', '.join(map(repr, others))}: the published numbers belong to the preset "
+    f"{published['preset']!r}."
+  )
+
+
+def rows(
+  results: Sequence[Result], published: Published, names: Sequence[str] | None = None
+) -> tuple[list[str], list[list[str]]]:
+  """(headings, rows of texts): ours, and where the paper has a number that number and, at its own preset, a verdict.
+
+  Args:
+    published: the paper's published.json, or {}.
+    names: of each result, see `labels`; None are its methods.
+  """
   compared = [m for m in SHOWN if any(published_value(r, m, published) is not None for r in results)]
-  headings = ["stream", "method", "seeds"]
+  several = len({result["preset"] for result in results}) > 1
+  headings = [*(["preset"] if several else []), "stream", "method", "seeds"]
   for metric in SHOWN:
     headings += [HEADINGS[metric], *(["published", "verdict"] if metric in compared else [])]
   table = []
-  for result in ordered(results, published):
+  for i in order(results, published):
+    result = results[i]
     stream = published.get("streams", {}).get(result["stream"], result["stream"])
-    line = [stream, method_name(result, published), str(len(result["seeds"]))]
+    name = method_name(result, published, names[i] if names else result["method"])
+    line = [*([result["preset"]] if several else []), stream, name, str(len(result["seeds"]))]
     for metric in SHOWN:
       summary = result["metrics"][metric]
       line.append(cell_text(summary))
@@ -89,7 +126,7 @@ def rows(results: Sequence[Result], published: Published) -> tuple[list[str], li
 
 def markdown(headings: Sequence[str], table: Sequence[Sequence[str]]) -> str:
   lines = [headings, ["---"] * len(headings), *table]
-  return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+  return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
 
 
 def as_html(headings: Sequence[str], table: Sequence[Sequence[str]]) -> str:
@@ -108,21 +145,26 @@ def aligned(headings: Sequence[str], table: Sequence[Sequence[str]]) -> str:
 
 
 def text_table(results: Sequence[Result], published: Published | None = None) -> str:
-  """The table that a launch ends with."""
-  return aligned(*rows(results, published or {}))
+  """The table that a launch ends with: mean ± s.d. over seeds, beside the published number where there is one."""
+  why = no_verdict(results, published or {})
+  return aligned(*rows(results, published or {})) + (f"\n{why}" if why else "")
+
+
+def provenance(results: Sequence[Result]) -> str:
+  """What made the results: commits, devices, time in all."""
+  commits = sorted({r["environment"]["git_commit"] or "unknown" for r in results})
+  short = [commit[:10] + ("+" if commit.endswith("+") else "") for commit in commits]  # +: with local changes
+  devices = sorted({", ".join(r["environment"]["devices"]) for r in results})
+  seconds = sum(r["timing"][f"{part}_seconds"] for r in results for part in ("compile", "train", "eval"))
+  spent = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
+  return f"Mean ± standard deviation over seeds. Commit {', '.join(short)}; {'; '.join(devices)}; {spent} in all."
 
 
 def readme_table(results: Sequence[Result], published: Published) -> str:
   """Ours as markdown, with what made it; without published numbers where these belong to another preset."""
   same = [result for result in results if result["preset"] == published.get("preset")]
   shown = published if same else {**published, "values": {}}
-  made = sorted({(r["environment"]["git_commit"] or "")[:10] for r in results})
-  devices = sorted({", ".join(r["environment"]["devices"]) for r in results})
-  hours = sum(r["timing"][f"{part}_seconds"] for r in results for part in ("compile", "train", "eval")) / 3600
-  notes = (
-    f"Mean ± standard deviation over seeds. Commit {', '.join(made)}; {', '.join(devices)}; {hours:.1f} hours in all."
-  )
-  return markdown(*rows(results, shown)) + "\n\n" + notes
+  return markdown(*rows(results, shown)) + "\n\n" + provenance(results)
 
 
 def splice(text: str, name: str, table: str) -> str:

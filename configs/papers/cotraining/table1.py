@@ -14,9 +14,8 @@ Beside the four rows of the table: `joint` (the oracle), `single` (a network for
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-from cljax.config import default, variant
+from cljax.config import complete, default, variant
 
 STREAMS = {"mnist_perm": "permuted", "mnist_rot": "rotated"}
 TABLE = ("finetune", "er", "routing", "routing_cotrain")
@@ -27,7 +26,7 @@ ROUTED = ("routing", "routing_cotrain", "routing_frozen")
 # Learning rates by preset; README.md has the searches behind them.
 RATES = {
   "paper": dict.fromkeys(METHODS, 0.1),
-  "gem1000": dict.fromkeys(METHODS, 0.1),
+  "gem1000": dict.fromkeys(METHODS, 0.1) | dict.fromkeys(ROUTED, 0.5),
   "smoke": dict.fromkeys(METHODS, 0.1) | dict.fromkeys(ROUTED, 0.5),
 }
 
@@ -52,7 +51,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.paper, config.preset, config.cell = "cotraining", preset, f"{stream}/{method}"
   config.num_seeds = 15
   config.evaluate = "seen"
-  config.stream = {"name": STREAMS[stream], "source": "mnist", "tasks": 20, "examples_per_task": 0}
+  config.stream = {"name": STREAMS[stream], "source": "mnist", "tasks": 20}
   config.optimizer.lr = RATES[preset][method]
   config.net = {"name": "mlp", "hidden": (256, 256)}
   config.method = {"name": method.split("_")[0], "batch_size": 10, "epochs": 1}
@@ -60,10 +59,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.method.update({"replay": 10, "capacity": 1000})
   if method in ROUTED:
     config.net = {"name": "routed_mlp", "widths": (19, 19), "experts": 20}  # match_width(318152) = 19
-    config.method.update({"k": 4, "sample": "none", "gate_scale": 1.0, "new_rows": "noise", "exhausted": "skip"})
-    config.method.update(
-      {"cotrain": method != "routing", "cotrain_lr": placeholder(float), "router_lr": placeholder(float)}
-    )
+    config.method.update({"k": 4, "sample": "none", "noise": 0.0, "cotrain": method != "routing"})
     if method == "routing_frozen":
       config.method.router_lr = 0.0
   if preset == "gem1000":
@@ -72,4 +68,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.num_seeds = 2
     config.stream.update({"source": "digits", "tasks": 3, "examples_per_task": 300})
     config.method.epochs = 3
-  return config
+  return complete(config)
