@@ -106,14 +106,16 @@ class Driver(NamedTuple):
   def chunk(self, unit: Unit, carry: Carry) -> None:
     phase = self.experiment.method.phases[unit.at.phase]
     args = (*self.phase_args(unit.at, carry), self.clock(unit.at), self.by_seed(unit.stop))
+    began, compiled = time.monotonic(), compile_seconds()
     carry.state, info = self.compiled[f"{phase.name}.chunk"](*args)
     info = jax.device_get(info)
+    seconds = time.monotonic() - began - (compile_seconds() - compiled)
     every = self.experiment.config.log_every_steps
     for row in rows_to_log(unit.at.step, unit.stop, every, info, self.experiment.seeds):
       self.monitor.write({"event": "step", "task": unit.at.task, "phase": phase.name, **row})
     last = {name: value[np.arange(len(value)), np.maximum(unit.stop, 1) - 1] for name, value in info.items()}
     where = f"task {unit.at.task + 1}/{self.experiment.spec.T} {phase.name}"
-    self.monitor.steps(max(unit.stop), where, last)
+    self.monitor.steps(max(unit.stop), seconds, where, last)
     self.check_faults(carry.state)
 
   def check_faults(self, state: State) -> None:

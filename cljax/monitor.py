@@ -45,6 +45,7 @@ class Monitor:
   def __init__(self, folder: epath.Path | None, total: int, done: int, lines: int, label: str, quiet: bool = False):
     self.done, self.total, self.label, self.quiet = done, total, label, quiet
     self.started, self.compiled, self.last_line, self.first = time.monotonic(), compile_seconds(), 0.0, done
+    self.training = 0.0
     self.file, self.board, self.lines = None, None, lines
     if folder is not None:
       path = folder / "metrics.jsonl"
@@ -66,20 +67,22 @@ class Monitor:
       if self.board and np.isfinite(value):
         self.board.add_scalar(name, value, self.done)
 
-  def steps(self, count: int, where: str, info: Mapping[str, np.ndarray]) -> None:
-    """After a chunk: `count` more steps are done; `info` holds the last step's values [S]."""
+  def steps(self, count: int, seconds: float, where: str, info: Mapping[str, np.ndarray]) -> None:
+    """After a chunk of `count` steps that took `seconds` without compiling; `info` is the last step's, [S] each."""
     self.done += count
+    self.training += seconds
     shown = {name: float(np.mean(value)) for name, value in info.items()}
-    busy = time.monotonic() - self.started - (compile_seconds() - self.compiled)
-    speed = (self.done - self.first) / max(busy, 1e-9)
+    seeds = max((len(value) for value in info.values()), default=1)
+    speed = seeds * (self.done - self.first) / max(self.training, 1e-9)  # of all seeds, as in result.json
+    busy = time.monotonic() - self.started - (compile_seconds() - self.compiled)  # evaluation and saves too
+    left = (self.total - self.done) * busy / max(self.done - self.first, 1)
     self.scalars({f"train/{name}": value for name, value in shown.items()} | {"perf/steps_per_sec": speed})
     text = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
     if self.bar is not None:
       self.bar.update(count)
-      self.bar.set_postfix_str(f"{where}, {text}, {speed:.0f} steps/s without compiling")
+      self.bar.set_postfix_str(f"{where}, {text}, {speed:.0f} steps/s without compiling, {left:.0f} s left")
     elif not self.quiet and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
       self.last_line = time.monotonic()
-      left = (self.total - self.done) / max(speed, 1e-9)
       self.say(
         f"step {self.done}/{self.total}, {where}, {text}, {speed:.0f} steps/s (compiling took "
         f"{compile_seconds() - self.compiled:.1f} s besides), {left:.0f} s left"

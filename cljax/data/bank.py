@@ -25,6 +25,7 @@ EMBEDDED = ("digits", "synthetic")
 KNOWN = (*EMBEDDED, "mnist", "fashion_mnist", "kmnist", "emnist", "emnist/letters", "usps", "cifar10", "cifar100")
 BY_HAND = ("usps",)  # read like the others, but tensorflow_datasets has no code that prepares it
 SYNTHETIC_CLASSES, SYNTHETIC_SIDE, SEPARATION = 10, 8, 3.42  # a Bayes accuracy of .95
+DATA_DIR = "~/tensorflow_datasets"  # where tfds itself looks
 READ_AT_ONCE = 10_000  # records
 
 Arrays = dict[str, Any]  # train_x and test_x [N, h, w, c], train_y and test_y [N], numpy
@@ -53,14 +54,14 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
   if name in EMBEDDED:
     arrays = digits() if name == "digits" else synthetic()
     return as_source(arrays, hash_arrays(arrays))
-  root = folder_of(data_dir, "TFDS_DATA_DIR", "~/tensorflow_datasets")
+  root = folder_of(data_dir, "TFDS_DATA_DIR", DATA_DIR)
   folder = find(name, root)
   name = str(folder.parent.relative_to(root))  # with its config
   key = hash_files(folder)
   cache = folder_of(cache_dir, "CLJAX_CACHE", "~/.cache/cljax") / f"{name.replace('/', '_')}-{key[:16]}.npz"
-  cached = read_cache(cache)
-  arrays = cached or decode(name, folder, root)
-  if not cached:
+  arrays = read_cache(cache) or {}
+  if not arrays:
+    arrays = decode(name, folder, root)
     write_cache(cache, arrays)
   return as_source(arrays, key)
 
@@ -144,14 +145,13 @@ def find(name: str, root: Path) -> Path:
   Raises:
     ConfigError: there is none, with what there is and what to type.
   """
-  sound = re.fullmatch(r"\w+(/[\w.+-]+)?", name) is not None  # else it might lead out of the folder
-  found = versions(root / name) if sound else []
-  if found:
-    return found[-1]
+  found = versions(root / name) if re.fullmatch(r"\w+(/[\w.+-]+)?", name) else []  # others might lead out of the folder
   there = prepared(root)
   configs = [other for other in there if other.startswith(f"{name}/")]
-  if len(configs) == 1:
-    return versions(root / configs[0])[-1]
+  if not found and len(configs) == 1:
+    found = versions(root / configs[0])
+  if found:
+    return found[-1]
   if configs:
     raise ConfigError(f"data set {name!r} is prepared in several configs: name one of {', '.join(configs)}")
   state = f"which holds {', '.join(there) or 'no prepared data set'}"
@@ -198,7 +198,7 @@ def broken(path: Path, name: str, root: Path, reason: Any) -> ConfigError:
 
 def formats(name: str, folder: Path, root: Path) -> set[str]:
   """The file formats of a prepared version; ConfigError: one of its two descriptions is missing or damaged."""
-  found: Any = None
+  found: Any = {}
   for part in ("features.json", "dataset_info.json"):
     try:
       found = json.loads((folder / part).read_bytes())
@@ -230,8 +230,7 @@ def decode(name: str, folder: Path, root: Path) -> Arrays:
     raise broken(folder / "dataset_info.json", name, root, f"or features.json: {error}") from error
   image, label = pair if pair and len(pair) == 2 and all(isinstance(key, str) for key in pair) else ("image", "label")
   kinds = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
-  wanted = isinstance(kinds.get(image), tfds.features.Image) and isinstance(kinds.get(label), tfds.features.ClassLabel)
-  if not wanted:
+  if not (isinstance(kinds.get(image), tfds.features.Image) and isinstance(kinds.get(label), tfds.features.ClassLabel)):
     raise ConfigError(f"data set {name!r} is no image classification: its features are {', '.join(kinds) or kinds}")
   arrays: Arrays = {}
   shapes: set[tuple[int, ...]] = set()
@@ -248,9 +247,7 @@ def decode(name: str, folder: Path, root: Path) -> Arrays:
 
 def read(builder: Any, split: str, name: str, root: Path) -> Iterator[list[dict[str, Any]]]:
   """The decoded records of a split in order, never those of two files at once; ConfigError: the damaged file."""
-  info = builder.info.splits[split]
-  source = builder.as_data_source(split=split)
-  first = 0
+  info, source, first = builder.info.splits[split], builder.as_data_source(split=split), 0
   for path, length in zip(map(Path, info.filepaths), info.shard_lengths, strict=True):
     for start in range(first, first + length, READ_AT_ONCE):
       try:
