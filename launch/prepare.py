@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import tensorflow_datasets as tfds
 from absl import flags
 
 from cljax.data import bank
@@ -42,8 +43,6 @@ def unreachable() -> str:
 
 def check_name(name: str) -> None:
   """Raises ConfigError unless the catalogue has that data set and config."""
-  import tensorflow_datasets as tfds
-
   base = name.partition("/")[0]
   names = tfds.list_builders(with_community_datasets=False)
   known = [f"{base}/{other}" for other in tfds.builder_cls(base).builder_configs] if base in names else names
@@ -71,8 +70,6 @@ def prepare(name: str, root: Path) -> str:
     obstacles.append(f"no network ({reason})")
   if obstacles:
     raise ConfigError(f"{name} cannot be prepared here: {'; '.join(obstacles)}")
-  import tensorflow_datasets as tfds
-
   try:
     builder = tfds.builder(name, data_dir=root, file_format="array_record")
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
@@ -85,7 +82,7 @@ def prepare(name: str, root: Path) -> str:
 def main() -> None:
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_DFL)  # there is no chunk to wait for
-  print(prepare(DATASET.value, bank.folder_of(app.DATA_DIR.value, "TFDS_DATA_DIR", bank.DATA_DIR).absolute()))
+  print(prepare(DATASET.value or "", bank.folder_of(app.DATA_DIR.value, "TFDS_DATA_DIR", bank.DATA_DIR).absolute()))
 
 
 if __name__ == "__main__":
