@@ -282,8 +282,8 @@ def read_cache(path: Path) -> Arrays | None:
   try:
     if not path.exists():
       return None
-    with np.load(path) as file:
-      arrays = {name: file[name] for name in file.files}
+    with path.open("rb") as file, np.load(file) as content:  # given a path, np.load leaves a damaged file open
+      arrays = {name: content[name] for name in content.files}
     if str(arrays.pop("hash")) != hash_arrays(arrays):
       raise ValueError("its checksum does not match")
     return arrays
