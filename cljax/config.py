@@ -148,7 +148,7 @@ def complete(config: ConfigDict) -> ConfigDict:
 def section(config: ConfigDict, name: str, table: dict[str, Any]) -> tuple[Callable, dict[str, Any]]:
   """(what `config.<name>.name` picks from the table, the other fields); a list in a field becomes a tuple."""
   fields = {key: tuple(v) if isinstance(v, list) else v for key, v in config[name].items()}
-  return table[choose(f"config.{name}.name", fields.pop("name", ""), table)], fields
+  return table[choose(f"config.{name}.name", str(fields.pop("name", "")), table)], fields
 
 
 def build_stream(config: ConfigDict, seeds: tuple[int, ...], data_dir: str | None) -> tuple[Spec, Stream, Any, str]:

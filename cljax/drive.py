@@ -231,8 +231,8 @@ def steps_done(experiment: Experiment, cursor: Position | None) -> int:
   if cursor is None:
     return 0
   timeline = experiment.timeline
-  before = sum(
+  done = [
     timeline.phase_steps(t, p) for t in timeline.segments() if t < cursor.task for p in range(len(timeline.phases))
-  )
-  before = before + sum(timeline.phase_steps(cursor.task, p) for p in range(cursor.phase))
-  return int(np.max(before + np.array(cursor.step)))
+  ]
+  done += [timeline.phase_steps(cursor.task, p) for p in range(cursor.phase)]
+  return int(np.sum([*done, cursor.step], axis=0).max())

@@ -17,9 +17,9 @@ SECONDS_BETWEEN_LINES = 10
 _compile_seconds = [0.0]
 
 
-def _listen(event: str, seconds: float, **_: Any) -> None:
+def _listen(event: str, duration_secs: float, **_: Any) -> None:
   if event == "/jax/core/compile/backend_compile_duration":
-    _compile_seconds[0] += seconds
+    _compile_seconds[0] += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)

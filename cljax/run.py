@@ -22,7 +22,7 @@ from cljax.mesh import over_seeds
 from cljax.monitor import Monitor
 from cljax.report import plots, store
 from cljax.timeline import edges_of
-from cljax.types import PyTree, State, View, nothing
+from cljax.types import Method, PyTree, State, View, nothing
 from cljax.workdir import claim, environment, note_environment
 
 
@@ -53,7 +53,7 @@ def compile_events(experiment: Experiment) -> dict[str, Callable[..., Any]]:
   method, spec, timeline, axes = experiment.method, experiment.spec, experiment.timeline, experiment.axes
   by_seed = partial(over_seeds, executor=experiment.executor)
   clock_axis = 0 if np.ptp(timeline.rows, axis=0).any() else None
-  phase_axes = (0, 0, View(None, axes.tasks, None), clock_axis)
+  phase_axes: tuple = (0, 0, View(axes.bank, axes.tasks, None), clock_axis)
 
   def view_tasks(tasks, t):
     stream = experiment.stream._replace(bank=None, tasks=tasks, test_bank=None, test=None)
@@ -61,7 +61,11 @@ def compile_events(experiment: Experiment) -> dict[str, Callable[..., Any]]:
 
   if jax.tree.leaves(axes.tasks):
     view_tasks = jax.vmap(view_tasks, in_axes=(axes.tasks, None), out_axes=axes.tasks)
-  compiled = {"keys": jax.jit(keys_of), "init": jax.jit(by_seed(method.init, (0,))), "view": jax.jit(view_tasks)}
+  compiled: dict[str, Callable[..., Any]] = {
+    "keys": jax.jit(keys_of),
+    "init": jax.jit(by_seed(method.init, (0,))),
+    "view": jax.jit(view_tasks),
+  }
   for phase in method.phases:
     chunk = by_seed(partial(fit.fit_chunk, phase, timeline.chunk), (*phase_axes, clock_axis))
     compiled[f"{phase.name}.chunk"] = jax.jit(chunk, donate_argnums=1)
@@ -182,13 +186,12 @@ def train(
         checkpoints.close()
   outcome = Outcome(result_of(experiment, carry), carry.reports, carry.state, experiment)
   if folder is not None:
-    write_outcome(folder, outcome)
+    write_outcome(folder, outcome, experiment.method)
   return outcome
 
 
-def write_outcome(folder: epath.Path, outcome: Outcome) -> None:
+def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
   """Parts, report arrays and figures, and last the result file, which marks the run as finished."""
-  method = outcome.experiment.method
   if method.parts is not nothing:
     write_parts(folder / "parts", jax.vmap(method.parts)(outcome.state))
   store.write_report_arrays(folder / "report.npz", outcome.arrays)

@@ -64,7 +64,7 @@ class Timeline(NamedTuple):
 
   def steps(self) -> int:
     """Steps of the whole run, of the seed that takes most."""
-    return int(sum(self.phase_steps(t, p) for t in self.segments() for p in range(len(self.phases))).max())
+    return int(np.sum([self.phase_steps(t, p) for t in self.segments() for p in range(len(self.phases))], axis=0).max())
 
   def marks(self, task: int, phase: int) -> list[tuple[str, np.ndarray, int]]:
     """Steps [S] of a phase where the host looks, in order: (kind, steps, row)."""

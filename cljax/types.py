@@ -11,10 +11,9 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-Array = jax.Array
+Array = Any  # a jax.Array; numpy's before it is on the device
 PyTree = Any
 Key = Array  # a typed key, `jax.random.key`
 State = PyTree  # each method's own flax.struct.dataclass
@@ -80,7 +79,7 @@ class View(NamedTuple):
 
   bank: Bank
   tasks: Task  # tasks after t are zeroed; with one head, classes[k] is the union seen so far
-  t: Array | None  # [] int32, the task in training; None where boundaries are hidden
+  t: Array  # [] int32, the task in training; None where boundaries are hidden
 
 
 class Place(NamedTuple):

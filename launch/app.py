@@ -18,7 +18,7 @@ from cljax.workdir import flatten
 USAGE, STORAGE, REQUEUE = 2, 74, 75  # exit codes: a mistake in the command; the disk; saved, run it again
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout: configs/ lies beside launch/
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run, or of the table: begun, or gone on with.")
+WORKDIR = flags.DEFINE_string("workdir", "", "The folder of the run, or of the table: begun, or gone on with.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data sets; else TFDS_DATA_DIR, else TFDS's default.")
 PLATFORM = flags.DEFINE_enum("platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Where to run; auto takes the best.")
 COMPILATION_CACHE = flags.DEFINE_string(
@@ -50,6 +50,8 @@ def load_config(path: str) -> ModuleType:
     near = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py"))
     raise ConfigError(f"--config={path} is no file (looked in {Path.cwd()}); configs are: {', '.join(near)}")
   spec = importlib.util.spec_from_file_location("cljax_config", path)
+  if spec is None or spec.loader is None:
+    raise ConfigError(f"--config={path} is no Python file")
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   if not hasattr(module, "get_config"):
@@ -57,20 +59,17 @@ def load_config(path: str) -> ModuleType:
   return module
 
 
-def check_overrides(argv: Sequence[str]) -> None:
+def check_overrides(argv: list[str]) -> None:
   """Refuses `--config.x` for an x that the config does not have, naming the nearest that it has."""
-  values = [
-    arg.split("=", 1)[1] if "=" in arg else argv[i + 1]
-    for i, arg in enumerate(argv[:-1] + [argv[-1] + "="])
-    if arg.lstrip("-").split("=")[0] == "config" and ("=" in arg or i + 1 < len(argv))
-  ]
-  if not values:
+  words = [word.lstrip("-").partition("=") for word in argv if word.startswith("-")]
+  chosen = [value for name, _, value in words if name == "config"]
+  chosen += [argv[i + 1] for i, word in enumerate(argv[:-1]) if word in ("--config", "-config")]
+  if not chosen:
     return
-  path, _, arg = values[-1].rstrip("=").partition(":")
+  path, _, arg = chosen[-1].partition(":")
   known = flatten(load_config(path).get_config(arg).to_dict())
-  for word in argv:
-    name = word.lstrip("-").split("=")[0]
-    if word.startswith("-") and name.startswith("config."):
+  for name, _, _ in words:
+    if name.startswith("config."):
       choose("--config key", name.removeprefix("config."), known)
 
 
@@ -81,6 +80,16 @@ def parse(argv: Sequence[str]) -> list[str]:
     return flags.FLAGS(argv)
   except (ConfigError, flags.Error) as error:
     sys.exit(refuse(error))
+
+
+def workdir() -> str:
+  """
+  Raises:
+    ConfigError: none was given.
+  """
+  if not WORKDIR.value:
+    raise ConfigError("--workdir is missing: the folder of the run, for example --workdir=runs/first")
+  return WORKDIR.value
 
 
 def refuse(error: BaseException) -> int:
@@ -114,7 +123,7 @@ def use_compilation_cache() -> None:
     return
   folder = COMPILATION_CACHE.value
   jax.config.update(
-    "jax_compilation_cache_dir", os.path.join(WORKDIR.value, "..", "jax_cache") if folder == "auto" else folder
+    "jax_compilation_cache_dir", os.path.join(workdir(), "..", "jax_cache") if folder == "auto" else folder
   )
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

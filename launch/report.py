@@ -13,14 +13,13 @@ COMPARE = flags.DEFINE_string("compare", None, "Another such folder: prints the 
 
 def main() -> int:
   if COMPARE.value is None:
-    cells.finish(app.WORKDIR.value)
+    cells.finish(app.workdir())
     return 0
-  found = store.compare(app.WORKDIR.value, COMPARE.value)
+  found = store.compare(app.workdir(), COMPARE.value)
   for cell, differences in found.items():
     print(f"{cell}: {', '.join(differences) or 'equal'}")
   return int(any(found.values()))  # as diff does: 1 where something differs
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["workdir"])
   app.run(main)

@@ -10,7 +10,7 @@ from absl import flags
 from cljax.types import choose
 from launch import app, cells
 
-PAPER = flags.DEFINE_string("paper", None, "A folder of configs/papers.")
+PAPER = flags.DEFINE_string("paper", "", "A folder of configs/papers.")
 PRESET = flags.DEFINE_string("preset", "paper", "A preset of its table, e.g. paper, gem1000 or smoke.")
 SEEDS = flags.DEFINE_integer("seeds", None, "Number of seeds; by default the config's.", lower_bound=1)
 ONLY = flags.DEFINE_string("only", "", "Pins further keys of the table, e.g. stream=mnist_perm,method=er.")
@@ -24,9 +24,8 @@ def main() -> None:
   module = app.load_config(str(papers / PAPER.value / "table1.py"))
   arg = f"preset={PRESET.value}" + (f",{ONLY.value}" if ONLY.value else "")
   overrides = {} if SEEDS.value is None else {"num_seeds": SEEDS.value}
-  cells.run_cells(module, module.sweep(arg), app.WORKDIR.value, overrides, app.DATA_DIR.value)
+  cells.run_cells(module, module.sweep(arg), app.workdir(), overrides, app.DATA_DIR.value)
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["paper", "workdir"])
   app.run(main)

@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from cljax.report.tables import text_table
 from cljax.run import train
+from cljax.types import ConfigError
 from launch import app, cells
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "File and variant, FILE.py:key=value.", lock_config=True)
@@ -22,21 +23,22 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "File and variant, FILE
 def main() -> int | None:
   app.use_platform()
   app.use_compilation_cache()
+  if CONFIG.value is None:
+    raise ConfigError("--config is missing, for example --config=configs/quickstart.py")
   overrides = config_flags.get_override_values(flags.FLAGS["config"])
   path, _, arg = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
   module = app.load_config(path)
   found = module.sweep(arg) if hasattr(module, "sweep") else [{}]
   if len(found) > 1:
-    cells.run_cells(module, found, app.WORKDIR.value, overrides, app.DATA_DIR.value)
+    cells.run_cells(module, found, app.workdir(), overrides, app.DATA_DIR.value)
     return None
   outcome = train(
-    CONFIG.value, app.WORKDIR.value, data_dir=app.DATA_DIR.value, overrides=overrides, stop_asked=app.stop_asked
+    CONFIG.value, app.workdir(), data_dir=app.DATA_DIR.value, overrides=overrides, stop_asked=app.stop_asked
   )
   print(text_table([outcome.result]))
-  print(f"written: {os.path.join(app.WORKDIR.value, 'result.json')}")
+  print(f"written: {os.path.join(app.workdir(), 'result.json')}")
   return None
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "workdir"])
   app.run(main)

@@ -83,7 +83,7 @@ def truncate(folder, step):
 
 
 def flip(folder, step, array):
-  """Other bits in the middle of an array, in place: random bits cannot be packed, so the file holds them as they are."""
+  """Other bits in the middle of an array, in place: random bits cannot be packed, so the file holds them raw."""
   needle = np.asarray(array).tobytes()[400:432]
   for path in files_of(folder, step):
     data = path.read_bytes()

@@ -115,7 +115,7 @@ WRONG = {
   "optimizer of routing": ([QUICK + ":method=routing", "--config.optimizer.name=adam"], ["adam", "plain sgd"]),
   "net of routing": ([QUICK + ":method=routing", "--config.net.name=mlp"], ["config.net"]),
   "no such config": (["--config=configs/quikstart.py"], ["configs/quikstart.py", "configs/quickstart.py"]),
-  "no config": ([], ["config"]),
+  "no config": ([], ["--config is missing", "configs/quickstart.py"]),
   "no accelerator": ([QUICK, "--platform=tpu"], ["--platform=tpu", "--platform=cpu"]),
   "a key that one cell lacks": ([QUICK, "--config.method.capacity=300"], ["finetune", "capacity"]),
 }
@@ -123,7 +123,6 @@ WRONG = {
 # One process imports the library once; each case runs in a child of it, as the shell would run it.
 SERVER = """
 import json, os, sys, tempfile
-from absl import app as absl_app, flags
 from launch import app, train
 for name, argv in json.loads(sys.argv[1]).items():
   with tempfile.TemporaryFile() as out:
@@ -131,7 +130,6 @@ for name, argv in json.loads(sys.argv[1]).items():
     if not child:
       os.dup2(out.fileno(), 1), os.dup2(out.fileno(), 2)
       sys.argv = ['train', *argv]
-      flags.mark_flags_as_required(['config', 'workdir'])
       try:
         app.run(train.main)
       except SystemExit as leave:

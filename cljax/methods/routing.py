@@ -20,7 +20,6 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from cljax.ops import replay as memories
 from cljax.ops import select
@@ -42,7 +41,7 @@ class State:
 
 
 def routing(
-  net: nn.Module,
+  net: Any,
   lr: float,
   spec: Spec,
   *,

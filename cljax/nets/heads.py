@@ -1,11 +1,16 @@
 """Output layers. A net is a linen module with its heads: `apply({'params': p}, x, slot) -> Outputs`."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 
 from cljax.types import Array, choose
 
-INITIALIZERS = {"he": (2.0, "fan_in", "truncated_normal"), "glorot": (1.0, "fan_avg", "uniform")}
+INITIALIZERS: dict[str, tuple[Any, ...]] = {
+  "he": (2.0, "fan_in", "truncated_normal"),
+  "glorot": (1.0, "fan_avg", "uniform"),
+}
 
 
 def initializer(name: str, **axes):
