@@ -231,8 +231,7 @@ def steps_done(experiment: Experiment, cursor: Position | None) -> int:
   if cursor is None:
     return 0
   timeline = experiment.timeline
-  done = [
-    timeline.phase_steps(t, p) for t in timeline.segments() if t < cursor.task for p in range(len(timeline.phases))
-  ]
-  done += [timeline.phase_steps(cursor.task, p) for p in range(cursor.phase)]
-  return int(np.sum([*done, cursor.step], axis=0).max())
+  phases = range(len(timeline.phases))
+  done = [timeline.phase_steps(t, p) for t in timeline.segments() if t < cursor.task for p in phases]
+  done += [timeline.phase_steps(cursor.task, p) for p in phases[: cursor.phase]]
+  return int(np.sum([*done, np.array(cursor.step)], axis=0).max())
