@@ -131,18 +131,35 @@ def keywords(section: str, fields: dict[str, Any], factory: Callable, given: tup
 def complete(config: ConfigDict) -> ConfigDict:
   """The config with every keyword of its stream, net, optimizer and method, at their defaults where it says nothing.
 
-  So each can be overridden on the command line, and config.json tells all of them.
+  So each can be overridden on the command line, and config.json tells all of them. Where a name was overridden,
+  keywords of the other choice are dropped if they stand at their defaults.
+
+  Raises:
+    ConfigError: a keyword of another choice that was set.
   """
   config = ConfigDict(config.to_dict())  # a lock would refuse the new fields
-  parts = (("stream", STREAMS, 2), ("net", NETS, 2), ("method", METHODS, 3))
-  for name, table, given in parts:
-    factory, _ = section(config, name, table)
-    parameters = list(inspect.signature(factory).parameters.values())
-    for parameter in parameters[given:]:
-      if parameter.name not in config[name] and parameter.name != "parent":
-        default = parameter.default
-        config[name][parameter.name] = placeholder(float) if default is None else default
+  for name, table, given in (("stream", STREAMS, 2), ("net", NETS, 2), ("method", METHODS, 3)):
+    factory, fields = section(config, name, table)
+    taken = defaults(factory, given)
+    for key, value in fields.items():
+      others = [defaults(other, given) for other in table.values()]
+      if key not in taken and any(key in other for other in others):
+        if not any(key in other and other[key] == value for other in others):
+          raise ConfigError(
+            f"config.{name}.{key}={value!r} means nothing to config.{name}.name={config[name].name!r}, "
+            f"which takes {', '.join(taken)}"
+          )
+        del config[name][key]
+    for key, value in taken.items():
+      if key not in config[name]:
+        config[name][key] = placeholder(float) if value is None else value
   return config
+
+
+def defaults(factory: Callable, given: int) -> dict[str, Any]:
+  """Keywords and defaults of a factory, without the first `given` that the engine passes."""
+  parameters = list(inspect.signature(factory).parameters.values())[given:]
+  return {parameter.name: parameter.default for parameter in parameters if parameter.name not in ("parent", "name")}
 
 
 def section(config: ConfigDict, name: str, table: dict[str, Any]) -> tuple[Callable, dict[str, Any]]:

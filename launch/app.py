@@ -143,6 +143,8 @@ def run(main: Callable[[], int | None]) -> None:
     except Stopped:
       print("stopped and saved: the same command goes on from here", file=sys.stderr)
       code = REQUEUE
+    except KeyboardInterrupt:
+      code = 128 + signal.SIGINT
     except (ConfigError, OSError) as error:
       code = refuse(error)
     sys.exit(code or 0)

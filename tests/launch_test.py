@@ -110,6 +110,18 @@ WRONG = {
   "small memory": ([QUICK + ":method=er", "--config.method.capacity=5"], ["config.method.capacity=5", "at least 10"]),
   "too many rows": ([QUICK + ":method=er", "--config.stream.examples_per_task=5000"], ["5000", "1438 rows"]),
   "too many turns": ([f"{TABLE}:preset=smoke,stream=mnist_rot", "--config.stream.tasks=41"], ["41", "360"]),
+  "too many splits": (
+    [QUICK + ":method=er", "--config.stream.name=split", "--config.stream.tasks=11"],
+    ["11", "10 classes"],
+  ),
+  "uneven split": (
+    [QUICK + ":method=er", "--config.stream.name=split", "--config.stream.tasks=3"],
+    ["3", "1, 2, 5, 10"],
+  ),
+  "a field of another method": (
+    [QUICK + ":method=er", "--config.method.name=finetune"],
+    ["capacity=200", "batch_size"],
+  ),
   "readout": ([QUICK + ":method=er", "--config.evaluate=some"], ["config.evaluate", "some", "seen"]),
   "executor": ([QUICK + ":method=er", "--config.seed_executor=pmap"], ["seed_executor", "pmap"]),
   "optimizer of routing": ([QUICK + ":method=routing", "--config.optimizer.name=adam"], ["adam", "plain sgd"]),
