@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -30,8 +31,14 @@ def environment() -> dict[str, Any]:
     "devices": sorted({device.device_kind for device in devices}),
     "device_count": len(devices),
     "git_commit": git_commit(),
-    "command": " ".join(sys.argv),
+    "command": command(),
   }
+
+
+def command() -> str:
+  """This process as a person would type it."""
+  spec = getattr(sys.modules["__main__"], "__spec__", None)
+  return shlex.join([*(["python", "-m", spec.name] if spec else sys.argv[:1]), *sys.argv[1:]])
 
 
 def version(package: str) -> str | None:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from cljax.report.pages import read_published, write_report
 from cljax.report.store import find_results
-from cljax.report.tables import text_table
+from cljax.report.tables import readme_table, splice, text_table
 from cljax.run import train
 from cljax.types import ConfigError
 from cljax.workdir import flatten
@@ -44,6 +44,21 @@ def run_cells(
     print(f"cell {i + 1} of {len(configs)}: {config.cell}", file=sys.stderr)
     train(config, Path(workdir) / config.cell, data_dir=data_dir, overrides=overrides, stop_asked=stop_asked)
   finish(workdir)
+
+
+def write_readme(workdir: str, name: str) -> None:
+  """Writes the table of a work dir into README.md, between the markers `<!-- results:NAME -->`.
+
+  Raises:
+    ConfigError: README.md has no such markers.
+  """
+  results = [result for _, result, _ in find_results(workdir)]
+  path = ROOT / "README.md"
+  try:
+    text = splice(path.read_text(), name, readme_table(results, read_published(results[0]["paper"], ROOT / "configs")))
+  except ValueError as error:
+    raise ConfigError(f"--readme={name}: {error}") from error
+  path.write_text(text)
 
 
 def finish(workdir: str) -> None:

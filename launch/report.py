@@ -1,6 +1,8 @@
 """Tables and figures from the result files under a work dir; nothing is trained.
 
-python -m launch.report --workdir=runs/gem1000 [--compare=OTHER]
+python -m launch.report --workdir=runs/gem1000
+python -m launch.report --workdir=runs/gem1000 --compare=results/cotraining/gem1000
+python -m launch.report --workdir=results/cotraining/gem1000 --readme=gem1000
 """
 
 from absl import flags
@@ -9,9 +11,13 @@ from cljax.report import store
 from launch import app, cells
 
 COMPARE = flags.DEFINE_string("compare", None, "Another such folder: prints the fields in which their results differ.")
+README = flags.DEFINE_string("readme", None, "Only writes the table between the markers of this name in README.md.")
 
 
 def main() -> int:
+  if README.value is not None:
+    cells.write_readme(app.workdir(), README.value)
+    return 0
   if COMPARE.value is None:
     cells.finish(app.workdir())
     return 0

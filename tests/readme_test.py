@@ -1,0 +1,53 @@
+"""The README says what is true: its commands are those that run, its tables come from the result files."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cljax.methods import METHODS
+from cljax.report.pages import read_published
+from cljax.report.store import find_results
+from cljax.report.tables import readme_table, splice
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+TABLES = sorted((ROOT / "results").glob("*/*"))
+
+
+def test_the_first_two_commands():
+  """A newcomer's two blocks set everything up by themselves, with the versions that passed."""
+  blocks = re.findall(r"^```bash\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+  assert len(blocks) == 2
+  for block in blocks:
+    assert block.startswith("python3 -m venv .venv\n") and "-c constraints.txt" in block
+  assert "launch.train --config=configs/quickstart.py" in blocks[0] and "-m pytest" in blocks[1]
+
+
+def test_ci_runs_the_second_command():
+  script = (ROOT / ".ci" / "run").read_text()
+  awk = re.search(r"command=\$\((awk .*)\)", script).group(1)
+  found = subprocess.run(["bash", "-c", awk], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+  assert "-m pytest" in found and "pytest" not in script
+
+
+@pytest.mark.parametrize("folder", TABLES, ids=lambda path: path.name)
+def test_tables_come_from_the_result_files(folder):
+  """Else run: python -m launch.report --workdir=results/PAPER/PRESET --readme=PRESET."""
+  results = [result for _, result, _ in find_results(folder)]
+  table = readme_table(results, read_published(folder.parent.name, ROOT / "configs"))
+  assert splice(README, folder.name, table) == README
+
+
+def test_every_method_is_listed():
+  for name in METHODS:
+    assert f"| `{name}` |" in README
+
+
+def test_paths_in_the_map_exist():
+  for name in re.findall(
+    r"`((?:cljax|launch|configs|tests|notebooks)/[\w/]+\.(?:py|ipynb|md))`",
+    README + (ROOT / "WORKSPACE.md").read_text(),
+  ):
+    assert (ROOT / name).exists(), name
