@@ -39,8 +39,11 @@ def over_seeds(fn: Callable[..., Any], axes: tuple[Any, ...], executor: str) -> 
     by_seed = [axis == 0 for axis in leaf_axes(axes, args)]
 
     def one(own):
-      own = iter(own)
-      return fn(*jax.tree.unflatten(structure, [next(own) if b else x for b, x in zip(by_seed, leaves, strict=True)]))
+      # Do not simplify: without barriers XLA fuses the first and last operations with those around the loop, other ones
+      # for one seed than for several, and their last bits differ.
+      own = iter(jax.lax.optimization_barrier(own))
+      args = jax.tree.unflatten(structure, [next(own) if b else x for b, x in zip(by_seed, leaves, strict=True)])
+      return jax.lax.optimization_barrier(fn(*args))
 
     split = [leaf for b, leaf in zip(by_seed, leaves, strict=True) if b]
     if executor == "map":
