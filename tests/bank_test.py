@@ -188,7 +188,7 @@ def test_a_config_is_found_or_asked_for(root):
   assert len(bank.load("family", str(root)).train.y) == 13
   assert files_of_cache(root)[0].name.startswith("family_one-")
   write(root, "family/two", data={split: pictures(split, seed=1) for split in ROWS})
-  refusal("family", root, "family/one, family/two")
+  refusal("family", root, "several configs: name one of family/one, family/two")
   assert np.array_equal(bank.load("family/two", str(root)).train.x[..., 0], pictures("train", seed=1)[0])
   assert bank.prepared(root) == ["family/one", "family/two"]
 
@@ -199,7 +199,7 @@ def test_the_hash_is_of_the_files_wherever_they_lie(root, tmp_path):
   first = bank.load("tiny", str(root)).hash
   shutil.copytree(root, tmp_path / "copy")
   assert bank.load("tiny", str(tmp_path / "copy")).hash == first != bank.load("other", str(root)).hash
-  (tmp_path / "copy/tiny/1.0.0/dataset_info.json").rename(tmp_path / "copy/tiny/1.0.0/renamed.json")
+  (tmp_path / "copy/tiny/1.0.0/dataset_info.json").rename(tmp_path / "copy/tiny/1.0.0/dataset_infos.json")
   assert bank.hash_files(tmp_path / "copy/tiny/1.0.0") != first
 
 
@@ -258,7 +258,13 @@ def test_a_name_is_no_path(root, name):
 
 def test_tfrecord_is_refused(root):
   folder = write(root, fileFormat="tfrecord")
-  refusal("tiny", root, folder, "tfrecord", "array_record", f"launch.prepare --dataset=tiny --data_dir={root}")
+  refusal(
+    "tiny",
+    root,
+    f"{folder} is prepared as tfrecord;",
+    "array_record",
+    f"launch.prepare --dataset=tiny --data_dir={root}",
+  )
 
 
 def test_both_splits_are_needed(root):
@@ -456,6 +462,8 @@ def test_every_obstacle_is_named(root, monkeypatch):
   ("name", "hint"), [("mnst", " Did you mean mnist?"), ("emnist/leters", " Did you mean emnist/letters?"), ("usps", "")]
 )
 def test_names_that_are_not_in_the_catalogue(root, name, hint):
+  prepare.check_name("emnist")
+  prepare.check_name("emnist/letters")
   with pytest.raises(ConfigError) as caught:
     prepare.prepare(name, root)
   assert str(caught.value) == f"--dataset={name} is not in the catalogue of tensorflow_datasets.{hint}"
