@@ -20,7 +20,6 @@ from cljax.types import ConfigError
 from launch import app
 
 DATASET = flags.DEFINE_string("dataset", None, "A TFDS name, such as mnist or emnist/letters.")
-
 HOST = "https://storage.googleapis.com"  # where much of the catalogue comes from
 
 
