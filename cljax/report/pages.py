@@ -3,13 +3,11 @@
 import base64
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from etils import epath
-from matplotlib.figure import Figure
 
 from cljax.metrics import METRICS
 from cljax.report import plots, store, tables
@@ -67,13 +65,13 @@ def as_markdown(title: str, table: tuple, remarks: Sequence[str], pictures: Sequ
   return "\n\n".join([f"## {title}", tables.markdown(*table), lines, *images])
 
 
-def as_page(title: str, table: tuple, remarks: Sequence[str], figures: Mapping[str, Figure]) -> str:
+def as_page(title: str, table: tuple, remarks: Sequence[str], pictures: Sequence[epath.Path]) -> str:
   """A section of report.html; pictures inside."""
   page = [f"<h2>{html.escape(title)}</h2>", tables.as_html(*table), "<ul>"]
   page += [*(f"<li>{html.escape(line)}</li>" for line in remarks), "</ul>"]
-  for name, figure in figures.items():
-    picture = base64.b64encode(plots.png(figure)).decode()
-    page.append(f"<h3>{html.escape(name)}</h3><img alt='{html.escape(name)}' src='data:image/png;base64,{picture}'>")
+  for path in pictures:
+    name, content = html.escape(path.stem), base64.b64encode(path.read_bytes()).decode()
+    page.append(f"<h3>{name}</h3><img alt='{name}' src='data:image/png;base64,{content}'>")
   return "\n".join(page)
 
 
@@ -94,17 +92,17 @@ def write_report(workdir: epath.Path | str, configs: Path | None = None) -> list
   text, page = ["# Results"], [f"<style>{STYLE}</style></head>\n<body><h1>Results</h1>"]
   for (paper, preset), found in sections(store.find_results(root)).items():
     published = read_published(paper, configs)
+    found = [found[i] for i in tables.order([result for _, result, _ in found], published)]
     results = [result for _, result, _ in found]
     names = tables.labels(results, [path for path, _, _ in found])
-    arrays: list[Mapping[str, np.ndarray]] = [store.read_report_arrays(folder) for _, _, folder in found]
-    order = tables.order(results, published)
-    results, names, arrays = ([values[i] for i in order] for values in (results, names, arrays))
+    arrays = [store.read_report_arrays(folder) for _, _, folder in found]
     figures = plots.table_figures(results, arrays, names)
     figures = {f"{paper or 'runs'}_{preset}_{name}": figure for name, figure in figures.items()}
     title = f"{paper or 'runs'}, preset {preset}" if preset else paper or "runs"
     table, remarks = tables.rows(results, published, names), notes(results, published)
-    text.append(as_markdown(title, table, remarks, plots.save(root / "figures", figures)))
-    page.append(as_page(title, table, remarks, figures))
+    pictures = plots.save(root / "figures", figures)
+    text.append(as_markdown(title, table, remarks, pictures))
+    page.append(as_page(title, table, remarks, pictures))
   head = "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>Results</title>"
   written = [root / "report.md", root / "report.html"]
   store.write_atomically(written[0], ("\n\n".join(text) + "\n").encode())

@@ -159,7 +159,7 @@ def find_results(workdir: epath.Path | str) -> list[tuple[str, dict[str, Any], e
 def write_report_arrays(path: epath.Path | str, arrays: Mapping[str, np.ndarray]) -> None:
   """The method's report after each task, [S, T, ...] each, as a compressed .npz."""
   content = io.BytesIO()
-  np.savez_compressed(content, **arrays)
+  np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # its allow_pickle is no name of ours
   write_atomically(epath.Path(path), content.getvalue())
 
 
@@ -183,7 +183,7 @@ def equal(a: Any, b: Any, path: str = "") -> list[str]:
   """The dotted paths of the fields in which two results differ, sorted, but for `timing` and `environment`."""
   if not (isinstance(a, dict) and isinstance(b, dict)):
     return [] if a == b else [path]
-  found = []
+  found: list[str] = []
   for key in sorted({*a, *b} - (set() if path else set(MAY_DIFFER))):
     below = f"{path}.{key}" if path else key
     found += equal(a[key], b[key], below) if key in a and key in b else [below]

@@ -117,9 +117,11 @@ def rows(
       line.append(cell_text(summary))
       if metric in compared:
         value = published_value(result, metric, published)
-        due = value is not None and result["preset"] == published["preset"] and summary["mean"] is not None
-        line += ["-" if value is None else f"{value:.3f}"]
-        line += [verdict(metric, summary["mean"], summary["std"], value) if due else "-"]
+        line.append("-" if value is None else f"{value:.3f}")
+        if value is None or summary["mean"] is None or result["preset"] != published["preset"]:
+          line.append("-")
+        else:
+          line.append(verdict(metric, summary["mean"], summary["std"], value))
     table.append(line)
   return headings, table
 
