@@ -1,4 +1,4 @@
-"""The engine on toys: cutting, seeds, compilations, the order of events, edges, hidden boundaries, blocks, evaluation."""
+"""The engine on toys: cutting, seeds, compilations, order of events, edges, hidden boundaries, blocks, evaluation."""
 
 import functools
 from functools import partial
@@ -17,7 +17,7 @@ from cljax.data.streams import stack
 from cljax.drive import pairs
 from cljax.methods import METHODS
 from cljax.monitor import rows_to_log
-from cljax.types import Bank, Block, ConfigError, Method, Outputs, Phase, Rows, Spec, Stream, Task, View
+from cljax.types import Bank, Block, ConfigError, Method, Outputs, Phase, Rows, Spec, Stream, Task
 from tests import toys
 from tests.toys import Subject, cut
 
@@ -316,7 +316,7 @@ def first_view(data=None, t=0):
 
 @pytest.mark.parametrize("group", [1, 7, 30, 100])
 def test_mean_over_is_the_mean(group):
-  """A tree of any ranks and types against numpy, whether or not the group divides the rows; NaN in dead rows is ignored."""
+  """A tree of any ranks and types against numpy, whether the group divides the rows or not; NaN in dead rows is ignored."""
   spec, data = toys.stream()
   view = first_view(t=2)
 
@@ -374,7 +374,7 @@ def test_enter_copies_a_slot_and_leaves_the_others_alone():
   chex.assert_trees_all_equal(state.params, jax.tree.map(lambda leaf: leaf[:, 2], state.store))
   parents = np.asarray(state.parent)
   assert (
-    (parents[:, 0] == 0).all() and (parents[:, 1] == 0).all() and ((0 <= parents[:, 2]) & (parents[:, 2] < 2)).all()
+    (parents[:, 0] == 0).all() and (parents[:, 1] == 0).all() and ((parents[:, 2] >= 0) & (parents[:, 2] < 2)).all()
   )
   assert state.opened.tolist() == [[0, 8, 14]] * 2
   assert_same(columns(3).run(), it.run())
@@ -585,7 +585,7 @@ def test_a_view_holds_nothing_of_later_tasks_and_no_test_row(heads):
 
 @pytest.mark.parametrize("name", ["er", "stopping", "columns"])
 def test_no_peek(name):
-  """Garbage in the tables, labels and warps of later tasks and in test rows changes no bit of the state after a task."""
+  """Garbage in tables, labels and warps of later tasks and in test rows changes no bit of the state after a task."""
   it = {"er": lambda: subject("er"), "stopping": stopping, "columns": columns}[name]()
   data = toys.stream()[1]
   for t in range(2):
