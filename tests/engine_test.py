@@ -316,7 +316,7 @@ def first_view(data=None, t=0):
 
 @pytest.mark.parametrize("group", [1, 7, 30, 100])
 def test_mean_over_is_the_mean(group):
-  """A tree of any ranks and types against numpy, whether the group divides the rows or not; NaN in dead rows is ignored."""
+  """Trees of any rank and type against numpy, for groups that divide the rows and not; NaN in dead rows is ignored."""
   spec, data = toys.stream()
   view = first_view(t=2)
 
