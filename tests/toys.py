@@ -118,15 +118,14 @@ class Subject:
   """One compiled experiment, run as often as wanted.
 
   Args:
-    like: a subject of the same experiment but for its chunk length, whose other functions are taken.
+    like: a subject whose functions are taken, but for those whose names end in one of `new`.
   """
 
-  def __init__(self, it: Experiment, like: "Subject | None" = None):
+  def __init__(self, it: Experiment, like: "Subject | None" = None, new: tuple[str, ...] = (".chunk",)):
     self.experiment = it
     self.compiled = compile_events(it)
     if like is not None:
-      chunks = {name: value for name, value in self.compiled.items() if name.endswith(".chunk")}
-      self.compiled = {**like.compiled, **chunks}
+      self.compiled = {**like.compiled, **{name: f for name, f in self.compiled.items() if name.endswith(new)}}
     self.rows: list[dict[str, Any]] = []  # what the last run wrote to metrics.jsonl
 
   def units(self) -> list[Unit]:
