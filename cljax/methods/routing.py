@@ -107,7 +107,7 @@ def routing(
     raise ConfigError("config.method.name='routing' needs layers of experts: set config.net.name='routed_mlp'")
   L, T, E = len(net.widths), spec.T, net.experts
   ks = (k,) * L if isinstance(k, int) else tuple(k)
-  check(ks, L, E, sample, draw, new_rows, update, auxiliary, cotrain_rows, exhausted)
+  check(ks, L, E, sample, noise, draw, new_rows, update, auxiliary, cotrain_rows, exhausted)
   router_lr = lr if router_lr is None else router_lr
   cotrain_lr = lr if cotrain_lr is None else cotrain_lr
   learns_noise = sample == "noisy_topk" and learned_noise
@@ -251,7 +251,7 @@ def routing(
   return Method(init, (Phase("fit", batch_size, step, epochs=epochs, plan=plan, enter=enter),), apply, report)
 
 
-def check(ks, L, E, sample, draw, new_rows, update, auxiliary, cotrain_rows, exhausted) -> None:
+def check(ks, L, E, sample, noise, draw, new_rows, update, auxiliary, cotrain_rows, exhausted) -> None:
   """Refuses choices that are unknown or contradict each other."""
   choose("config.method.sample", sample, SAMPLES)
   choose("config.method.draw", draw, ("step", "example"))
@@ -267,3 +267,5 @@ def check(ks, L, E, sample, draw, new_rows, update, auxiliary, cotrain_rows, exh
       raise ConfigError(f"config.method.k={number} must lie in 1..{E}, the experts of a layer (config.net.experts)")
   if auxiliary in ("load", "both") and sample != "noisy_topk":
     raise ConfigError(f"config.method.auxiliary={auxiliary!r} needs the noise of sample='noisy_topk', not {sample!r}")
+  if auxiliary in ("load", "both") and isinstance(noise, float | int) and noise == 0:
+    raise ConfigError(f"config.method.auxiliary={auxiliary!r} divides by the noise: set config.method.noise above 0")
