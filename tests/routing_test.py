@@ -837,7 +837,10 @@ def test_info_is_about_the_current_rows(schedule, usual):
     ({"k": (2, -1)}, "config.method.k=-1 must lie in 1..5"),
     ({"k": (2, 2, 2)}, r"config.method.k=\(2, 2, 2\) has 3 numbers for 2 layers"),
     ({"auxiliary": "load", "sample": "gumbel_topk"}, "config.method.auxiliary='load' needs the noise of.*gumbel_topk"),
-    ({"auxiliary": "both", "noise": 0.0}, "config.method.auxiliary='both' divides by the noise"),
+    (
+      {"auxiliary": "both", "sample": "noisy_topk", "noise": 0.0},
+      "config.method.auxiliary='both' divides by the noise",
+    ),
     ({"replay": 13}, "config.method.capacity=12 is smaller than one replay batch of config.method.replay=13"),
     ({"net": toys.mlp(SPEC)}, "config.net.name='routed_mlp'"),
   ],
