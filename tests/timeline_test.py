@@ -233,7 +233,7 @@ def test_edges_of_a_phase():
   assert edges_of(phase(tick=edge, exit=edge)) == {"tick", "exit"}
 
 
-def random_timelines(count=60):
+def random_timelines(count=40):
   random = np.random.default_rng(7)
   for _ in range(count):
     S, T = random.integers(1, 4), random.integers(1, 5)
@@ -252,7 +252,7 @@ def random_timelines(count=60):
 
 def test_going_on_is_the_tail():
   """From every save the units are a `view`, then what was left, whatever the calendar of saves says."""
-  for it in random_timelines():
+  for it in random_timelines(20):
     units = [unit._replace(due=False) for unit in it.units(None, 0)]
     row = 0
     for i, unit in enumerate(units):

@@ -187,7 +187,7 @@ class Stopping:
   ticks: jax.Array  # [] int32
 
 
-def early_stop(spec: Spec, epochs: int = 6) -> Method:
+def early_stop(spec: Spec, epochs: int = 4) -> Method:
   """Plain training that freezes at the first epoch whose validation loss is not a new best, and goes back to that."""
   learner = supervised(mlp(spec), optax.sgd(1.0), spec)
 
