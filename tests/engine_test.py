@@ -272,7 +272,8 @@ def test_the_order_of_events_of_two_phases():
 def test_every_use_has_its_own_key():
   """Edges, plans, steps and orders of all positions draw different numbers; enter of two tasks too."""
   key = jax.random.key(0)
-  uses = [fit.use(key, purpose, jnp.int32(p)) for purpose in range(6) for p in range(20)]
+  purposes = (fit.ORDER, fit.PLAN, fit.STEP, fit.ENTER, fit.TICK, fit.EXIT)
+  uses = [fit.use(key, purpose, jnp.int32(p)) for purpose in purposes for p in range(20)]
   assert len({tuple(np.asarray(jax.random.key_data(use)).tolist()) for use in uses}) == 120
 
 
@@ -483,16 +484,18 @@ def test_a_task_without_a_slot_is_null():
 
 
 def test_the_method_is_not_told():
-  """Neither the task nor the classes of a row."""
-  _, data = one_after_the_other((70, 80))
-  view = view_at(jax.device_put(data), None)
+  """Neither the task nor the classes of a row; rows come in the order of the table, across the edge."""
+  _, data = one_after_the_other((12, 138))
+  classes = np.array([[True, True, False, False], [False, False, True, True]])
+  view = view_at(jax.device_put(data._replace(tasks=data.tasks._replace(classes=classes))), None)
   assert view.t is None
-  place = fit.plan_current(
-    Phase("fit", 10, None, epochs=1), 3, jax.random.key(0), view, clock(0, 15), jnp.int32(3)
-  ).place
-  batch = fetch(view, jax.tree.map(lambda leaf: leaf.reshape(-1), place))
-  assert (batch.task == 0).all() and batch.classes.all()
-  np.testing.assert_array_equal(batch.place.task, np.arange(30))  # in the order of the table
+  phase = Phase("fit", 10, None, epochs=1)
+  plan = fit.plan_current(phase, 3, jax.random.key(0), view, clock(0, 15), jnp.int32(3))
+  batch = fetch(view, jax.tree.map(lambda leaf: leaf.reshape(-1), plan.place))
+  assert (batch.task == 0).all() and batch.classes.all() and plan.live.all()
+  np.testing.assert_array_equal(batch.place.task, np.arange(30))
+  rows = np.concatenate([table[:count] for table, count in zip(*data.tasks.train[:2], strict=True)])
+  np.testing.assert_array_equal(batch.place.row, rows[:30])
 
 
 def clock(step, steps):
@@ -686,8 +689,9 @@ class Linear:
 def answers_stream(scenario):
   """Three tasks of some of six labels: own heads of 3 logits, or one head of 6."""
   random = np.random.default_rng(9)
-  train, test = toys.bank(classes=6), toys.bank(rows=90, classes=6, seed=1)
-  labels = [np.array([1, 4, 5]), np.array([0, 2]), np.array([3, 0])]
+  noise = [random.integers(0, 256, (rows, 4, 4, 1)).astype(np.uint8) for rows in (120, 90)]  # so that answers differ
+  train, test = (Bank(x, (np.arange(len(x)) % 6).astype(np.int32)) for x in noise)
+  labels = [np.array([1, 4, 5]), np.array([5, 1]), np.array([4, 0])]
   C = 3 if scenario == "task" else 6
   label_map, unmap, classes = np.zeros((3, 6), np.int32), np.zeros((3, C), np.int32), np.zeros((3, C), bool)
   for t, own in enumerate(labels):
@@ -710,7 +714,7 @@ def linear(spec, slots=0):
   count = slots or spec.T
 
   def apply(state, x, slot):
-    flat = x.reshape(len(x), -1)
+    flat = x.reshape(len(x), -1) - 0.5
     slot = (flat @ state.gate).argmax(axis=-1).astype(jnp.int32) if slot is None else slot
     return Outputs(jnp.einsum("bd,bdc->bc", flat, state.w[slot]), flat, slot)
 
@@ -727,7 +731,7 @@ def by_hand(state, data, readout, split, task, now, slot, slots):
   w, gate = np.asarray(state.w, float), np.asarray(state.gate, float)
   right, strict, confusion = 0, 0, np.zeros(slots or 3, int)
   for row in rows.idx[task, : rows.count[task]]:
-    x = bank.x[row].ravel()[rows.warp.index[task]] / 255
+    x = bank.x[row].ravel()[rows.warp.index[task]] / 255 - 0.5
     used = {"task": slot, "class": 0, "domain": 0, "inferred": (x @ gate).argmax()}[readout]
     if readout == "task":
       mask = data.tasks.classes[task]
@@ -879,20 +883,16 @@ def assert_whole(folder, carry, expected):
 @pytest.mark.parametrize("name", ["stopping", "columns", "hidden", "routing"])
 def test_stopping_at_every_chance(name, tmp_path, uninterrupted):
   """Each session goes on from the last one's checkpoint and is stopped at the first chance, until the run is done."""
-  folder, cursors = epath.Path(tmp_path), []
-  while True:
+  folder, at, carry = epath.Path(tmp_path), [], None
+  chances = sum(unit.kind == "save" for unit in resumed(name).units())
+  for _ in range(chances + 1):
     try:
       carry = resumed(name).session(folder, stop_asked=lambda: True)
     except Stopped:
-      latest = max(
-        (path for path in (folder / "checkpoints").iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
-      )
-      cursors.append(json.loads((latest / "cursor" / "metadata").read_text()))
-      continue
-    break
-  at = [(cursor["task"], cursor["phase"], tuple(cursor["step"]), cursor["row"]) for cursor in cursors]
-  chances = sum(unit.kind == "save" for unit in resumed(name).units())
-  assert len(set(at)) == len(at) == chances
+      newest = max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
+      cursor = json.loads((folder / "checkpoints" / str(newest) / "cursor" / "metadata").read_text())
+      at.append((cursor["task"], cursor["phase"], tuple(cursor["step"]), cursor["row"]))
+  assert len(set(at)) == len(at) == chances and carry is not None
   assert_whole(folder, carry, uninterrupted(name))
 
 

@@ -150,13 +150,12 @@ class Subject:
     on_open(checkpoints)
     carry, cursor, lines = resume(self.start(), checkpoints)
     timeline = self.experiment.timeline
-    monitor = Monitor(folder, timeline.steps(), steps_done(self.experiment, cursor), lines, "toy", quiet=True)
+    units = list(timeline.units(cursor, carry.row))
+    done = steps_done(self.experiment, cursor)
+    assert done + sum(max(unit.stop) for unit in units if unit.kind == "chunk") == timeline.steps()
+    monitor = Monitor(folder, timeline.steps(), done, lines, "toy", quiet=True)
     try:
-      drive(
-        timeline.units(cursor, carry.row),
-        carry,
-        Driver(self.experiment, self.compiled, monitor, checkpoints, stop_asked),
-      )
+      drive(units, carry, Driver(self.experiment, self.compiled, monitor, checkpoints, stop_asked))
     finally:
       monitor.close()
       checkpoints.close()
