@@ -1,9 +1,12 @@
-"""Checkpoints: whole or not there, and what is damaged is never taken for whole."""
+"""Checkpoints: whole or not there, what is damaged is never taken for whole, and going on gives the same bits."""
 
+import functools
 import gc
+import json
 import logging
 import os
 import resource
+import shutil
 from pathlib import Path
 
 import chex
@@ -16,6 +19,9 @@ import pytest
 from etils import epath
 
 from cljax.checkpoint import Checkpoints, by_path, checksum
+from cljax.drive import Stopped
+from tests import toys
+from tests.toys import Subject
 
 LARGE = 300_000  # numbers; far above the limit of a file in `test_a_full_disk`
 
@@ -238,3 +244,137 @@ def test_checksum_sees_everything():
 
 def test_leaves_without_a_number_are_left_out():
   assert list(by_path({"a": np.zeros((2, 0)), "b": np.float32(1), "c": [np.ones(1)]})) == ["['b']", "['c'][0]"]
+
+
+# Going on from a checkpoint.
+
+
+@functools.cache
+def resumed(name):
+  """The subjects of these tests: ticks, two phases, hidden boundaries, leaves without a number."""
+  if name == "hidden":
+    return toys.compiled_hidden()
+  if name == "columns":
+    return toys.compiled_columns()
+  spec, data = toys.stream()
+  if name == "routing":  # programs do not know how many epochs there are
+    method = toys.method_of("routing", spec, epochs=3)
+    return Subject(toys.experiment(method, spec, data, chunk=7), toys.compiled("routing", 7), ())
+  it = toys.experiment(toys.early_stop(spec), spec, data, chunk=5, checkpoint_every_chunks=2)
+  return Subject(it, toys.compiled_stopping(5), ())
+
+
+def metrics(folder):
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+  """name -> (carry, metrics) of a run in one go."""
+
+  @functools.cache
+  def run(name):
+    folder = epath.Path(tmp_path_factory.mktemp(name))
+    return resumed(name).session(folder), metrics(folder)
+
+  return run
+
+
+def assert_whole(folder, carry, expected):
+  """State, matrix, confusion, slots, reports and metrics as in a run in one go; only times may differ."""
+  other, rows = expected
+  toys.assert_same(carry, other)
+  assert carry.row == other.row
+  np.testing.assert_array_equal(carry.slot_of, other.slot_of)
+  for name, confusion in other.confusion.items():
+    np.testing.assert_array_equal(carry.confusion[name], confusion)
+  assert metrics(folder) == rows
+
+
+@pytest.mark.parametrize("name", ["stopping", "columns", "hidden", "routing"])
+def test_stopping_at_every_chance(name, tmp_path, uninterrupted):
+  """Each session goes on from the last one's checkpoint and is stopped at the first chance, until the run is done."""
+  folder, at, carry = epath.Path(tmp_path), [], None
+  chances = sum(unit.kind == "save" for unit in resumed(name).units())
+  for _ in range(chances + 1):
+    try:
+      carry = resumed(name).session(folder, stop_asked=lambda: True)
+    except Stopped:
+      newest = max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
+      cursor = json.loads((folder / "checkpoints" / str(newest) / "cursor" / "metadata").read_text())
+      at.append((cursor["task"], cursor["phase"], tuple(cursor["step"]), cursor["row"]))
+  assert len(set(at)) == len(at) == chances and carry is not None
+  assert_whole(folder, carry, uninterrupted(name))
+
+
+@pytest.mark.parametrize("chance", [1, 4, 9])
+def test_stopping_once(chance, tmp_path, uninterrupted):
+  folder, asked = epath.Path(tmp_path), iter(range(1, 1000))
+  with pytest.raises(Stopped):
+    resumed("stopping").session(folder, stop_asked=lambda: next(asked) == chance)
+  assert len(metrics(folder)) < len(uninterrupted("stopping")[1])
+  assert_whole(folder, resumed("stopping").session(folder), uninterrupted("stopping"))
+
+
+def interrupted(folder, chance=9):
+  """A run that dies at a chance to save, without saving: what it wrote after its last due save is not counted."""
+  asked = iter(range(1, 1000))
+
+  def die():
+    if next(asked) == chance:
+      raise KeyboardInterrupt
+    return False
+
+  with pytest.raises(KeyboardInterrupt):
+    resumed("stopping").session(folder, stop_asked=die)
+  return sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def test_dying_between_two_saves(tmp_path, uninterrupted):
+  folder = epath.Path(tmp_path)
+  assert interrupted(folder) == [2, 3]
+  lines = json.loads((folder / "checkpoints" / "3" / "cursor" / "metadata").read_text())["lines"]
+  assert lines < len(metrics(folder))
+  assert_whole(folder, resumed("stopping").session(folder), uninterrupted("stopping"))
+
+
+@pytest.mark.parametrize("how", ["truncated", "other bits", "all truncated"])
+def test_damaged_checkpoints_end_with_the_same_result(how, tmp_path, uninterrupted, caplog):
+  """Falls back to the one before, or begins anew; arrays of another moment, which orbax takes, are damage too."""
+  folder = epath.Path(tmp_path)
+  older, newer = interrupted(folder)
+  where = Path(folder, "checkpoints")
+  if how == "other bits":
+    shutil.rmtree(where / str(newer) / "arrays")
+    shutil.copytree(where / str(older) / "arrays", where / str(newer) / "arrays")
+  else:
+    for step in (older, newer) if how == "all truncated" else (newer,):
+      for path in (where / str(step) / "arrays").rglob("*"):
+        if path.is_file():
+          os.truncate(path, path.stat().st_size // 2)
+  carry = resumed("stopping").session(folder)
+  gc.collect()  # what orbax leaves behind when it fails
+  assert caplog.text.count("is damaged") == (2 if how == "all truncated" else 1)
+  assert_whole(folder, carry, uninterrupted("stopping"))
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("RESOURCE_EXHAUSTED")])
+def test_a_disk_that_fills_up(error, tmp_path, uninterrupted):
+  """The run ends with an OSError; made room, the same call goes on from what was saved before."""
+  folder = epath.Path(tmp_path)
+
+  def fill(checkpoints):
+    save, calls = checkpoints.manager.save, iter(range(1, 1000))
+
+    def fail(*args, **kwargs):
+      if next(calls) == 3:
+        raise error
+      return save(*args, **kwargs)
+
+    checkpoints.manager.save = fail
+
+  with pytest.raises(OSError, match="could not be written.*stays readable"):
+    resumed("stopping").session(folder, on_open=fill)
+  assert [path.name for path in sorted((folder / "checkpoints").iterdir()) if path.name.isdigit()] == ["0", "1"]
+  assert_whole(folder, resumed("stopping").session(folder), uninterrupted("stopping"))

@@ -1,7 +1,9 @@
 """Small banks, streams and methods for the tests."""
 
+import functools
 from typing import Any
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from cljax.data.sample import fetch
 from cljax.data.warp import Permutation
 from cljax.drive import Carry, Driver, drive, resume, start, steps_done
 from cljax.fit import mean_over
+from cljax.methods import METHODS
 from cljax.monitor import Monitor
 from cljax.nets import MLP, RoutedMLP
 from cljax.ops import replay
@@ -335,3 +338,66 @@ def onsets(spec: Spec, experts: int = 3, recent: int = 12, first: int = 0) -> Me
     slots=experts,
     branches=True,
   )
+
+
+# Subjects that several tests share, each compiled once in a process.
+
+EPOCHS = 12  # of 3, 3 and 4 steps
+
+
+def method_of(name, spec, epochs=EPOCHS):
+  if name == "plain":
+    return plain(spec, epochs=epochs)
+  if name == "er":
+    return METHODS["er"](mlp(spec), optax.sgd(0.1), spec, epochs=epochs, replay=4, capacity=12)
+  fields = {"replay": 4, "capacity": 12, "k": 2, "sample": "gumbel_topk"}  # the state has a leaf without a number
+  return METHODS["routing"](routed(spec), 0.1, spec, epochs=epochs, **fields)
+
+
+@functools.cache
+def compiled(name: str, chunk: int = 100, seeds: tuple[int, ...] = (0, 1), executor: str = "map") -> Subject:
+  """`plain`, `er` or `routing` on the ragged stream."""
+  spec, data = stream()
+  it = experiment(method_of(name, spec), spec, data, seeds, executor, chunk=chunk)
+  return Subject(it, compiled(name) if chunk != 100 else None)
+
+
+@functools.cache
+def compiled_columns() -> Subject:
+  spec, data = stream()
+  return Subject(experiment(columns(spec), spec, data, chunk=48))
+
+
+@functools.cache
+def compiled_stopping(chunk: int = 100) -> Subject:
+  spec, data = stream()
+  return Subject(experiment(early_stop(spec), spec, data, chunk=chunk), compiled_stopping() if chunk != 100 else None)
+
+
+def one_after_the_other(counts, changes=75):
+  """150 rows of one label space, cut into `counts`: after `changes` of them two classes give way to two others."""
+  spec, data = stream((8,) * len(counts), boundaries=False)
+  random = np.random.default_rng(3)
+  early, late = (np.flatnonzero(np.isin(data.bank.y, classes)) for classes in ((0, 1), (2, 3)))
+  rows = np.concatenate([random.choice(early, changes), random.choice(late, 150 - changes)]).astype(np.int32)
+  tables = np.split(rows, np.cumsum(counts)[:-1])
+  train = Rows(*pad(tables), None)
+  valid = data.tasks.valid._replace(warp=None)
+  return spec, data._replace(tasks=data.tasks._replace(train=train, valid=valid), test=data.test._replace(warp=None))
+
+
+CUT = (70, 80)
+
+
+@functools.cache
+def compiled_hidden(counts: tuple[int, ...] = CUT, chunk: int = 4, first: int = 0) -> Subject:
+  spec, data = one_after_the_other(counts)
+  it = experiment(onsets(spec, first=first), spec, data, chunk=chunk)
+  return Subject(it._replace(readouts=("task", "domain")), compiled_hidden() if first else None, ("report",))
+
+
+def assert_same(carry, other):
+  chex.assert_trees_all_equal(carry.state, other.state)
+  for name, right in other.right.items():
+    np.testing.assert_array_equal(carry.right[name], right)
+  chex.assert_trees_all_equal(carry.reports, other.reports)
