@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -96,7 +95,7 @@ class Checkpoints:
   def restore(self, tree: Any) -> tuple[Any, dict[str, Any]] | None:
     """(tree, cursor) of the newest checkpoint that is whole, with the shapes and placement of `tree`; None without one.
 
-    A damaged checkpoint is reported, removed, and the one before is taken.
+    A damaged checkpoint is reported and put aside, and the one before is taken.
     """
     like = by_path(tree)
     self.manager.reload()
@@ -110,10 +109,16 @@ class Checkpoints:
           raise ValueError("its checksum does not match its contents")
       except Exception as error:  # a damaged file fails in as many ways as there are formats inside
         reason = " ".join(str(error).split())[:200]
+        aside = self.folder.parent / f"damaged_checkpoint_{step}"
         logging.warning(
-          "checkpoint %s is damaged (%s): falling back to the one before", self.folder / str(step), reason
+          "checkpoint %s is damaged (%s): falling back to the one before; it now lies in %s",
+          self.folder / str(step),
+          reason,
+          aside,
         )
-        shutil.rmtree(self.folder / str(step), ignore_errors=True)
+        if aside.exists():
+          aside.rmtree()
+        (self.folder / str(step)).rename(aside)
         self.manager.reload()
         continue
       leaves, structure = jax.tree_util.tree_flatten_with_path(tree)

@@ -20,7 +20,7 @@ from cljax.data.streams import STREAMS, stack
 from cljax.mesh import EXECUTORS, choose_executor
 from cljax.methods import METHODS
 from cljax.nets import NETS
-from cljax.timeline import Timeline
+from cljax.timeline import Timeline, edges_of
 from cljax.types import ConfigError, Method, Spec, Stream, choose
 
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam, "adagrad": optax.adagrad, "rmsprop": optax.rmsprop}
@@ -213,6 +213,10 @@ def readouts_of(spec: Spec, scenario: str, method: Method) -> tuple[str, ...]:
 
 def build_timeline(config: ConfigDict, spec: Spec, method: Method, rows: np.ndarray) -> Timeline:
   """The units of the run, with the chunk length that suits its longest phase."""
+  if not spec.boundaries and (len(method.phases) > 1 or "tick" in edges_of(method.phases[0])):
+    raise ConfigError(
+      "where boundaries are hidden a method has one phase without a tick: there are no epochs of a task"
+    )
   oracle = all(phase.joint for phase in method.phases)
   tasks = tuple(range(spec.T)) if config.every_task or not oracle else (spec.T - 1,)
   timeline = Timeline(method.phases, spec, rows, tasks, 1, config.checkpoint_every_chunks)

@@ -164,6 +164,8 @@ class Driver(NamedTuple):
 
   def save(self, unit: Unit, carry: Carry) -> None:
     stopping = self.stop_asked()
+    if self.checkpoints is None and stopping:
+      raise Stopped
     if self.checkpoints is None or not (unit.due or stopping):
       return
     self.monitor.flush()

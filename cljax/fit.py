@@ -202,7 +202,7 @@ def evaluate(
     label = unmap[answer] if unmap.ndim == 1 else jnp.take_along_axis(unmap, answer[:, None], axis=1)[:, 0]
     right = live & (label == bank.y[batch.place.row])
     strict = right & (out.task == slot)
-    used = jnp.where(live, out.task, slots)
+    used = jnp.where(live & (out.task >= 0), out.task, slots)  # no slot counts nowhere
     return {
       "right": totals["right"] + right.sum(dtype=jnp.int32),
       "strict": totals["strict"] + strict.sum(dtype=jnp.int32),

@@ -145,6 +145,7 @@ def test_a_damaged_checkpoint_falls_back(opened, folder, caplog, how):
     expect(again.restore(tree_of(0)), 1)
   assert "is damaged" in caplog.text and str(folder / "1") in caplog.text
   assert steps_in(folder) == [0]
+  assert (folder.parent / "damaged_checkpoint_1").is_dir()  # put aside: only the owner throws it away
   again.save(tree_of(5), cursor_of(5))
   expect(opened().restore(tree_of(0)), 5)
 

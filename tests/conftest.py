@@ -1,8 +1,16 @@
 """One compilation cache for the session, and a compiler that is quick rather than good: no test times anything."""
 
 import os
+import shutil
 import tempfile
 
+OWN = None  # the folder that this process made; workers inherit it by the environment
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  OWN = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cljax_test_cache_")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="cljax_test_cache_"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+def pytest_unconfigure(config):
+  if OWN:
+    shutil.rmtree(OWN, ignore_errors=True)

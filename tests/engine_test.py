@@ -13,8 +13,8 @@ import pytest
 from cljax import fit
 from cljax.data.sample import fetch, view_at
 from cljax.data.streams import stack
-from cljax.drive import pairs
-from cljax.monitor import rows_to_log
+from cljax.drive import Driver, Stopped, drive, pairs, start
+from cljax.monitor import Monitor, rows_to_log
 from cljax.types import Bank, Block, ConfigError, Method, Outputs, Phase, Rows, Spec, Stream, Task
 from tests import toys
 from tests.toys import Subject, assert_same, cut, method_of, one_after_the_other
@@ -832,3 +832,21 @@ def test_metrics_do_not_depend_on_the_cut(every):
   assert found[0] == found[1] == found[2]
   steps = [row["step"] for row in found[0] if row["event"] == "step" and row["task"] == 2]
   assert steps == list(range(0, 48, every))
+
+
+def test_hidden_boundaries_take_one_phase_without_a_tick():
+  """There are no epochs of a task to tick at; two loops over one stream would see it twice."""
+  spec, data = toys.stream(boundaries=False)
+  one = toys.plain(spec)
+  ticking = toys.plain(spec, tick=lambda key, state, view, clock: state)
+  for method in (ticking, one._replace(phases=one.phases * 2)):
+    with pytest.raises(ConfigError, match="boundaries are hidden"):
+      toys.experiment(method, spec, data)
+
+
+def test_a_stop_without_a_work_dir_stops():
+  """There is nothing to save, and nothing goes on in secret."""
+  it = subject("plain")
+  driver = Driver(it.experiment, it.compiled, Monitor(None, 1, 0, 0, "toy", True), None, lambda: True)
+  with pytest.raises(Stopped):
+    drive(it.experiment.timeline.units(None, 0), start(it.experiment, it.compiled), driver)
