@@ -20,8 +20,8 @@ from etils import epath
 
 from cljax.checkpoint import Checkpoints, by_path, checksum
 from cljax.drive import Stopped
-from tests import toys
-from tests.toys import Subject
+from tests import subjects, toys
+from tests.subjects import Subject
 
 LARGE = 300_000  # numbers; far above the limit of a file in `test_a_full_disk`
 
@@ -254,15 +254,15 @@ def test_leaves_without_a_number_are_left_out():
 def resumed(name):
   """The subjects of these tests: ticks, two phases, hidden boundaries, leaves without a number."""
   if name == "hidden":
-    return toys.compiled_hidden()
+    return subjects.compiled_hidden()
   if name == "columns":
-    return toys.compiled_columns()
+    return subjects.compiled_columns()
   spec, data = toys.stream()
   if name == "routing":  # programs do not know how many epochs there are
-    method = toys.method_of("routing", spec, epochs=3)
-    return Subject(toys.experiment(method, spec, data, chunk=7), toys.compiled("routing", 7), ())
+    method = subjects.method_of("routing", spec, epochs=3)
+    return Subject(toys.experiment(method, spec, data, chunk=7), subjects.compiled("routing", 7), ())
   it = toys.experiment(toys.early_stop(spec), spec, data, chunk=5, checkpoint_every_chunks=2)
-  return Subject(it, toys.compiled_stopping(5), ())
+  return Subject(it, subjects.compiled_stopping(5), ())
 
 
 def metrics(folder):
@@ -285,7 +285,7 @@ def uninterrupted(tmp_path_factory):
 def assert_whole(folder, carry, expected):
   """State, matrix, confusion, slots, reports and metrics as in a run in one go; only times may differ."""
   other, rows = expected
-  toys.assert_same(carry, other)
+  subjects.assert_same(carry, other)
   assert carry.row == other.row
   np.testing.assert_array_equal(carry.slot_of, other.slot_of)
   for name, confusion in other.confusion.items():
