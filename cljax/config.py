@@ -1,39 +1,34 @@
-"""A ConfigDict becomes an experiment: data, stream, net, optimizer, method, timeline. All refusals happen here.
+"""What a config says and which configs are refused: keys, defaults, ranges, sweeps.
 
 `default()` is the whole list of keys outside `stream`, `net`, `optimizer` and `method`, whose fields are the keywords
 of the builder that their `name` picks.
 """
 
 import inspect
+import itertools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import jax
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from cljax.data import bank
-from cljax.data.streams import STREAMS, stack
-from cljax.mesh import EXECUTORS, choose_executor
+from cljax.data.streams import STREAMS
 from cljax.methods import METHODS
 from cljax.nets import NETS
-from cljax.timeline import Timeline, edges_of
-from cljax.types import ConfigError, Method, Spec, Stream, choose
+from cljax.ops.learner import sgd
+from cljax.types import ConfigError, choose
 
-OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam, "adagrad": optax.adagrad, "rmsprop": optax.rmsprop}
+OPTIMIZERS = {"sgd": sgd, "adam": optax.adam, "adagrad": optax.adagrad, "rmsprop": optax.rmsprop}
 PRECISIONS = ("highest", "high", "default")
 EVALUATE = ("all", "seen", "ends")
-INIT, STREAM, TRAIN = range(3)  # purposes of a seed's key
-LONGEST_CHUNK = 1000
 
 # The least value of every number that a config may hold, by the last part of its key.
 AT_LEAST = {
   **dict.fromkeys(("num_seeds", "log_every_steps", "evaluate_group", "tasks", "batch_size", "epochs"), 1),
-  **dict.fromkeys(("hidden", "widths", "experts", "k"), 1),
-  **dict.fromkeys(("seed", "chunk", "checkpoint_every_chunks", "examples_per_task", "valid_per_task"), 0),
+  **dict.fromkeys(("hidden", "widths", "experts", "k", "data_devices"), 1),
+  **dict.fromkeys(("seed", "chunk", "block", "checkpoint_every_chunks", "examples_per_task", "valid_per_task"), 0),
   **dict.fromkeys(("replay", "capacity", "lr", "cotrain_lr", "router_lr", "noise", "router_init"), 0),
   **dict.fromkeys(("temperature", "temperature_min", "gate_scale", "auxiliary_weight", "momentum"), 0),
 }
@@ -59,6 +54,8 @@ def default() -> ConfigDict:
       "checkpoint_every_chunks": 20,  # besides every task's end; 0: at task ends only
       "log_every_steps": 100,
       "seed_executor": "auto",  # vmap | map | each
+      "data_devices": 1,  # devices that share each batch; the others share the seeds
+      "sweep": {},  # values of `lr` and of the method's numbers, each with all seeds in one run: sweep.lr=(0.1, 0.03)
       "matmul_precision": "highest",  # highest | high | default
       "debug": False,  # 2 tasks, 10 steps a phase
     }
@@ -80,20 +77,6 @@ def variant(arg: str, **allowed: tuple[str, ...]) -> dict[str, str]:
     choose("the config argument", key, allowed)
     pinned[key] = choose(f"the config argument {key}", value, allowed[key])
   return pinned
-
-
-class Experiment(NamedTuple):
-  config: ConfigDict
-  spec: Spec
-  stream: Stream  # on the device
-  axes: Stream  # 0 or None for each leaf of `stream`
-  method: Method
-  timeline: Timeline
-  seeds: tuple[int, ...]
-  readouts: tuple[str, ...]  # the first is the main one
-  executor: str
-  test_rows: np.ndarray  # [S, T]
-  data_hash: str
 
 
 def check_numbers(config: ConfigDict, prefix: str = "config") -> None:
@@ -153,6 +136,41 @@ def complete(config: ConfigDict) -> ConfigDict:
     for key, value in taken.items():
       if key not in config[name]:
         config[name][key] = placeholder(float) if value is None else value
+  for key in ("lr", *numbers_of(config)):
+    if key not in config.sweep:
+      config.sweep[key] = ()
+  for key in config.sweep:
+    choose("config.sweep field", key, ("lr", *numbers_of(config)))
+  return config
+
+
+def numbers_of(config: ConfigDict) -> list[str]:
+  """The keywords of the method that are real numbers: those that a sweep may vary."""
+  found = defaults(METHODS[config.method.name], 3)
+  return [key for key, value in found.items() if value is None or isinstance(value, float)]
+
+
+def sweep_values(config: ConfigDict) -> tuple[dict[str, float], ...]:
+  """All combinations of the values in `config.sweep`.
+
+  Raises:
+    ConfigError: a value that is no number, or one given twice.
+  """
+  wanted = {key: values for key, values in config.sweep.items() if values}
+  for key, values in wanted.items():
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
+      raise ConfigError(f"config.sweep.{key}={values} must hold numbers only")
+    if len(set(values)) < len(values):
+      raise ConfigError(f"config.sweep.{key}={values} names a value twice")
+  return tuple(dict(zip(wanted, map(float, chosen), strict=True)) for chosen in itertools.product(*wanted.values()))
+
+
+def with_values(config: ConfigDict, values: Mapping[str, float]) -> ConfigDict:
+  """The config of one value of a sweep, as if it ran alone."""
+  config = ConfigDict(config.to_dict())
+  for key, value in values.items():
+    config["optimizer" if key == "lr" else "method"][key] = value
+  config.sweep = {key: () for key in config.sweep}
   return config
 
 
@@ -168,97 +186,7 @@ def section(config: ConfigDict, name: str, table: dict[str, Any]) -> tuple[Calla
   return table[choose(f"config.{name}.name", str(fields.pop("name", "")), table)], fields
 
 
-def build_stream(config: ConfigDict, seeds: tuple[int, ...], data_dir: str | None) -> tuple[Spec, Stream, Any, str]:
-  """(spec, stream of numpy arrays with the seeds joined, its axes, the data's hash)."""
-  builder, fields = section(config, "stream", STREAMS)
-  source_name = fields.pop("source", "digits")
-  keywords("stream", fields, builder, ("source", "key"))
-  if config.debug:
-    fields["tasks"] = min(fields.get("tasks", 2), 2)
-  source = bank.load(source_name, data_dir)
-  keys = [jax.random.fold_in(jax.random.key(seed), STREAM) for seed in seeds]
-  specs, streams = zip(*(builder(source, key, **fields) for key in keys), strict=True)
-  return specs[0], *stack(streams), source.hash
-
-
-def build_method(config: ConfigDict, spec: Spec) -> Method:
-  """The method with its net and optimizer."""
-  factory, fields = section(config, "method", METHODS)
-  net_type, net_fields = section(config, "net", NETS)
-  keywords("net", net_fields, net_type, ("heads", "classes"))
-  net = net_type(heads=spec.heads, classes=spec.C, **net_fields)
-  optimizer, rates = section(config, "optimizer", OPTIMIZERS)
-  if "lr" not in rates:
-    raise ConfigError("config.optimizer.lr is missing")
-  lr = rates.pop("lr")
-  second = list(inspect.signature(factory).parameters)[1]
-  if second == "lr" and (config.optimizer.name != "sgd" or any(rates.values())):
-    raise ConfigError(
-      f"config.method.name={config.method.name!r} takes plain sgd steps of its own; "
-      f"config.optimizer={config.optimizer.to_dict()} is refused: use name='sgd' with lr only"
-    )
-  keywords("optimizer", rates, optimizer, ("learning_rate",))
-  tx = lr if second == "lr" else optimizer(lr, **rates)
-  method = factory(net, tx, spec, **keywords("method", fields, factory, ("net", second, "spec")))
-  if config.debug:
-    method = method._replace(phases=tuple(p._replace(epochs=0, steps=min(p.steps or 10, 10)) for p in method.phases))
-  return method
-
-
-def readouts_of(spec: Spec, scenario: str, method: Method) -> tuple[str, ...]:
-  """What is asked after each task, the main one first."""
-  main = {"task": ("task",), "class": ("class", "task"), "domain": ("domain",)}[scenario]
-  return main + (("inferred",) if method.infers else ())
-
-
-def build_timeline(config: ConfigDict, spec: Spec, method: Method, rows: np.ndarray) -> Timeline:
-  """The units of the run, with the chunk length that suits its longest phase."""
-  if not spec.boundaries and (len(method.phases) > 1 or "tick" in edges_of(method.phases[0])):
-    raise ConfigError(
-      "where boundaries are hidden a method has one phase without a tick: there are no epochs of a task"
-    )
-  oracle = all(phase.joint for phase in method.phases)
-  tasks = tuple(range(spec.T)) if config.every_task or not oracle else (spec.T - 1,)
-  timeline = Timeline(method.phases, spec, rows, tasks, 1, config.checkpoint_every_chunks)
-  longest = max(int(timeline.phase_steps(t, p).max()) for t in timeline.segments() for p in range(len(method.phases)))
-  block = math.lcm(*(phase.block.size if phase.block else 1 for phase in method.phases))
-  wanted = config.chunk or min(longest, LONGEST_CHUNK)
-  return timeline._replace(chunk=-(-wanted // block) * block)
-
-
-def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
-  """Everything that a run needs, checked.
-
-  Raises:
-    ConfigError: for every wrong value, before anything is trained.
-  """
-  check_numbers(config)
-  choose("config.evaluate", config.evaluate, EVALUATE)
-  choose("config.seed_executor", config.seed_executor, ("auto", *EXECUTORS))
-  choose("config.matmul_precision", config.matmul_precision, PRECISIONS)
-  seeds = tuple(range(config.seed, config.seed + config.num_seeds))
-  spec, stream, axes, data_hash = build_stream(config, seeds, data_dir)
-  method = build_method(config, spec)
-
-  def by_seed(count):
-    return np.broadcast_to(count, (len(seeds), spec.T)).astype(np.int64)
-
-  timeline = build_timeline(config, spec, method, by_seed(stream.tasks.train.count))
-  if method.branches and config.seed_executor == "vmap":
-    raise ConfigError(
-      f"config.seed_executor='vmap' is refused for config.method.name={config.method.name!r}: its steps "
-      "branch on its state, and vmap would run both sides; use auto, map or each"
-    )
-  return Experiment(
-    config=config,
-    spec=spec,
-    stream=jax.device_put(stream),
-    axes=axes,
-    method=method,
-    timeline=timeline,
-    seeds=seeds,
-    readouts=readouts_of(spec, config.stream.get("scenario", "task"), method),
-    executor=choose_executor(config.seed_executor, method.branches),
-    test_rows=by_seed(stream.test.count),
-    data_hash=data_hash,
-  )
+def hyperparameters(config: ConfigDict) -> dict[str, float]:
+  """The numbers of a config that are passed to the compiled functions: one program serves all their values."""
+  found = {key: config.method[key] for key in numbers_of(config) if config.method[key] is not None}
+  return {"lr": config.optimizer.lr, **found}

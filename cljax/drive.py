@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from cljax.checkpoint import Checkpoints
-from cljax.config import INIT, TRAIN, Experiment
+from cljax.experiment import INIT, TRAIN, Experiment
+from cljax.mesh import agree, gather
 from cljax.monitor import Monitor, compile_seconds, rows_to_log
 from cljax.timeline import Position, Unit
 from cljax.types import Clock, ConfigError, State, View
@@ -23,6 +24,8 @@ class Stopped(Exception):  # noqa: N818 - not an error
 class Carry:
   """What goes round the loop: the state and view on the device, and what the host has noted."""
 
+  hyper: dict[str, jax.Array]  # of each row of the seed axis
+  seeds: jax.Array
   state: State
   view: View | None
   row: int  # rows of the accuracy matrix that are done
@@ -33,18 +36,16 @@ class Carry:
   seconds: dict[str, float] = field(default_factory=lambda: {"compile": 0.0, "train": 0.0, "eval": 0.0})
 
 
-def as_device(*numbers: Any) -> list[jax.Array]:
-  """int32 arrays on the device, put there explicitly (a transfer guard refuses silent ones)."""
-  return [jax.device_put(np.asarray(number, np.int32)) for number in numbers]
-
-
 def start(experiment: Experiment, compiled: Mapping[str, Callable[..., Any]]) -> Carry:
   """The carry before anything has happened."""
   S, T = len(experiment.seeds), experiment.spec.T
-  state = compiled["init"](compiled["keys"](*as_device(experiment.seeds, (INIT,))))
+  hyper, seeds = experiment.on_devices((experiment.hyper, np.asarray(experiment.seeds, np.int32)), 0)
+  state = compiled["init"](hyper, compiled["keys"](seeds, *experiment.numbers((INIT,))))
   slots = experiment.method.slots or T
-  report = jax.eval_shape(compiled["report"], state)
+  report = jax.eval_shape(compiled["report"], hyper, state)
   return Carry(
+    hyper,
+    seeds,
     state,
     None,
     0,
@@ -84,17 +85,19 @@ class Driver(NamedTuple):
   def by_seed(self, numbers: Iterable[int]) -> jax.Array:
     numbers = np.asarray(numbers, np.int32)
     ragged = np.ptp(self.experiment.timeline.rows, axis=0).any()
-    return jax.device_put(numbers if ragged else numbers[0])
+    return self.experiment.on_devices(numbers, 0) if ragged else self.experiment.on_devices(numbers[0], None)
 
   def phase_args(self, at: Position, carry: Carry) -> tuple[Any, ...]:
-    keys = self.compiled["keys"](*as_device(self.experiment.seeds, (TRAIN, at.task, at.phase)))
-    return keys, carry.state, carry.view
+    keys = self.compiled["keys"](carry.seeds, *self.experiment.numbers((TRAIN, at.task, at.phase)))
+    return carry.hyper, keys, carry.state, carry.view
 
   def view(self, unit: Unit, carry: Carry) -> None:
-    (t,) = as_device(unit.at.task)
+    (t,) = self.experiment.numbers(unit.at.task)
     stream = self.experiment.stream
-    boundaries = self.experiment.spec.boundaries
-    carry.view = View(stream.bank, self.compiled["view"](stream.tasks, t), t if boundaries else None)
+    carry.view = None  # the pool of the task before goes first
+    tasks = self.compiled["view"](stream.tasks, t)
+    pool = self.compiled["pool"](stream.bank, tasks, t) if "pool" in self.compiled else None
+    carry.view = View(stream.bank, tasks, t if self.experiment.spec.boundaries else None, pool)
 
   def edge(self, unit: Unit, carry: Carry) -> None:
     phase = self.experiment.method.phases[unit.at.phase]
@@ -108,7 +111,7 @@ class Driver(NamedTuple):
     args = (*self.phase_args(unit.at, carry), self.clock(unit.at), self.by_seed(unit.stop))
     began, compiled = time.monotonic(), compile_seconds()
     carry.state, info = self.compiled[f"{phase.name}.chunk"](*args)
-    info = jax.device_get(info)
+    info = gather(info, len(self.experiment.seeds))
     seconds = time.monotonic() - began - (compile_seconds() - compiled)
     every = self.experiment.config.log_every_steps
     for row in rows_to_log(unit.at.step, unit.stop, every, info, self.experiment.seeds):
@@ -116,12 +119,13 @@ class Driver(NamedTuple):
     last = {name: value[np.arange(len(value)), np.maximum(unit.stop, 1) - 1] for name, value in info.items()}
     where = f"task {unit.at.task + 1}/{self.experiment.spec.T} {phase.name}"
     self.monitor.steps(max(unit.stop), seconds, where, last)
-    self.check_faults(carry.state)
+    self.check_faults(carry)
 
-  def check_faults(self, state: State) -> None:
+  def check_faults(self, carry: Carry) -> None:
     if "faults" not in self.compiled:
       return
-    for key, fault in jax.device_get(self.compiled["faults"](state)).items():
+    faults = gather(self.compiled["faults"](carry.hyper, carry.state), len(self.experiment.seeds))
+    for key, fault in faults.items():
       seeds = [seed for seed, bad in zip(self.experiment.seeds, fault, strict=True) if bad]
       if seeds:
         raise ConfigError(
@@ -131,16 +135,19 @@ class Driver(NamedTuple):
   def evaluate(self, unit: Unit, carry: Carry) -> None:
     experiment, T, row = self.experiment, self.experiment.spec.T, unit.row
     if row:
-      report = jax.device_get(self.compiled["report"](carry.state))
+      report = gather(self.compiled["report"](carry.hyper, carry.state), len(experiment.seeds))
       for name, value in report.items():
         carry.reports[name][:, row - 1] = value
       if experiment.method.slots:
         carry.slot_of[:, row - 1] = report["slot"]
     for readout in experiment.readouts:
       for task in pairs(experiment.config.evaluate, row, T, experiment.timeline.tasks):
-        slot = carry.slot_of[:, task] if experiment.method.slots else carry.slot_of[0, task]
-        numbers = as_device(task, row - 1, slot)
-        counts = jax.device_get(self.compiled[f"evaluate.{readout}"](carry.state, experiment.stream, *numbers))
+        at = experiment.numbers(task, row - 1)
+        slots = carry.slot_of[:, task].astype(np.int32)
+        slot = experiment.on_devices(slots, 0) if experiment.method.slots else experiment.on_devices(slots[0], None)
+        x = self.compiled["pictures"](experiment.stream, at[0]) if "pictures" in self.compiled else None
+        ask = self.compiled[f"evaluate.{readout}"]
+        counts = gather(ask(carry.hyper, carry.state, experiment.stream, *at, slot, x), len(experiment.seeds))
         known = carry.slot_of[:, task] >= 0
         carry.right[readout][:, row, task] = np.where(known, counts["right"], -1)
         carry.confusion[readout][:, task] = counts["confusion"]
@@ -163,15 +170,15 @@ class Driver(NamedTuple):
       self.monitor.say(f"after task {row}: {readout} accuracy {np.mean(seen):.4f} over {len(seen)} tasks")
 
   def save(self, unit: Unit, carry: Carry) -> None:
-    stopping = self.stop_asked()
+    stopping = agree(self.stop_asked())
     if self.checkpoints is None and stopping:
       raise Stopped
     if self.checkpoints is None or not (unit.due or stopping):
       return
     self.monitor.flush()
-    self.checkpoints.save(
-      {"state": carry.state, "reports": carry.reports}, to_cursor(unit.at, carry, self.monitor.lines)
-    )
+    state = gather(carry.state, len(self.experiment.seeds))
+    cursor = to_cursor(unit.at, carry, self.monitor.lines) | {"config": self.experiment.config.to_dict()}
+    self.checkpoints.save({"state": state, "reports": carry.reports}, cursor)
     if stopping:
       raise Stopped
 
@@ -213,13 +220,16 @@ def to_cursor(at: Position, carry: Carry, lines: int) -> dict[str, Any]:
   }
 
 
-def resume(carry: Carry, checkpoints: Checkpoints | None) -> tuple[Carry, Position | None, int]:
+def resume(carry: Carry, checkpoints: Checkpoints | None, experiment: Experiment) -> tuple[Carry, Position | None, int]:
   """(carry, cursor, lines of metrics.jsonl) of the newest whole checkpoint; or the carry as it is, None and 0."""
-  found = checkpoints.restore({"state": carry.state, "reports": carry.reports}) if checkpoints else None
+  if checkpoints is None:
+    return carry, None, 0
+  found = checkpoints.restore({"state": gather(carry.state, len(experiment.seeds)), "reports": carry.reports})
   if found is None:
     return carry, None, 0
   arrays, cursor = found
-  carry.state, carry.row, carry.seconds = arrays["state"], cursor["row"], dict(cursor["seconds"])
+  carry.state = experiment.on_devices(arrays["state"], 0)
+  carry.row, carry.seconds = cursor["row"], dict(cursor["seconds"])
   carry.reports = {name: np.array(value) for name, value in arrays["reports"].items()}
   carry.right = {name: np.array(counts) for name, counts in cursor["right"].items()}
   carry.confusion = {name: np.array(counts) for name, counts in cursor["confusion"].items()}

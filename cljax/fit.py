@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cljax.data.sample import current, fetch, split_batch
+from cljax.data.sample import current, fetch, held_pictures, split_batch
 from cljax.types import NONE, Array, Batch, Clock, Info, Key, Method, Phase, Plan, Rows, State, Stream, View
 
 # Uses of a phase's key: an order takes the epoch beside it, all others the step within this task's phase.
@@ -55,8 +55,20 @@ def plan_current(phase: Phase, n: int, key: Key, view: View, clock: Clock, stop:
   return Plan(place, jnp.full(live.shape, NONE, jnp.int32), live)
 
 
+def whole(batch: Batch, axis: int) -> Batch:
+  """The batch as it is: no data axis to spread it over."""
+  return batch
+
+
 def fit_chunk(
-  phase: Phase, n: int, key: Key, state: State, view: View, clock: Clock, stop: Array
+  phase: Phase,
+  n: int,
+  key: Key,
+  state: State,
+  view: View,
+  clock: Clock,
+  stop: Array,
+  spread: Callable[[Batch, int], Batch] = whole,
 ) -> tuple[State, Info]:
   """The compiled unit of training: plans `n` steps from `clock` on and takes the first `stop` of them.
 
@@ -69,6 +81,7 @@ def fit_chunk(
     key: of this task and phase.
     clock: of the first step.
     stop: [] int32 in 0..n.
+    spread: static; places the rows of a batch, which lie on the given axis, over devices.
 
   Returns:
     the state, and the Info as [n] arrays whose rows from `stop` on mean nothing.
@@ -81,17 +94,21 @@ def fit_chunk(
   keys = jax.vmap(partial(use, key, STEP))(positions)
   clocks = jax.vmap(partial(clock_at, clock))(jnp.arange(n))
   size, step = phase.block or (1, phase.step)
+  if phase.joint:
+    view = view._replace(pool=None)
+  held = held_pictures(view, plan.held) if view.pool is not None else None
+  columns = plan._replace(held=None)
 
   def take(state, k):
     """Steps k..k+size-1."""
-    schedule = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, k, size), (plan, keys, clocks))
-    (place, slot, live), key_k, clock_k = schedule
-    flat = jax.tree.map(lambda leaf: leaf.reshape(-1), Plan(place, slot, live))
-    batch = fetch(view, flat.place)._replace(slot=flat.slot, live=flat.live)
+    schedule = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, k, size), (columns, keys, clocks))
+    now, key_k, clock_k = schedule
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1), now)
+    batch = fetch(view, flat.place, flat.slot, held)._replace(slot=flat.slot, live=flat.live)
     if phase.block is None:
-      return step(key_k[0], state, batch, jax.tree.map(lambda leaf: leaf[0], clock_k), view)
+      return step(key_k[0], state, spread(batch, 0), jax.tree.map(lambda leaf: leaf[0], clock_k), view)
     batch = jax.tree.map(lambda leaf: leaf.reshape((size, -1) + leaf.shape[1:]), batch)
-    return step(key_k, state, batch, clock_k, view)
+    return step(key_k, state, spread(batch, 1), clock_k, view)
 
   shapes = jax.eval_shape(take, state, jnp.int32(0))[1]
   info = jax.tree.map(lambda leaf: jnp.zeros((n,) + leaf.shape[bool(phase.block) :], leaf.dtype), shapes)
@@ -172,6 +189,7 @@ def evaluate(
   task: Array,
   now: Array,
   slot: Array,
+  x: Array | None = None,
 ) -> dict[str, Array]:
   """Counts right answers on the rows of one task, in integers.
 
@@ -182,6 +200,7 @@ def evaluate(
     task: [] the task asked about.
     now: [] the last task trained, -1 before training.
     slot: [] the slot of the task (the task itself unless the method numbers its own).
+    x: [Nmax, ...] the pictures of the task's rows, where a costly warp was applied ahead (`sample.warped_rows`).
 
   Returns:
     `right` [], `strict` [] (right answers through the right slot), `confusion` [slots] (rows by slot used); int32.
@@ -193,7 +212,9 @@ def evaluate(
   def add(g, totals):
     i = g * group + jnp.arange(group)
     live = i < count
-    batch = split_batch(bank, stream.tasks, rows, task, i % jnp.maximum(count, 1), live)
+    i = i % jnp.maximum(count, 1)
+    batch = split_batch(bank, stream.tasks, rows, task, i, live)
+    batch = batch if x is None else batch._replace(x=x[i])
     given = {"task": jnp.full(group, slot, jnp.int32), "inferred": None}.get(readout, jnp.zeros(group, jnp.int32))
     out = method.apply(state, batch.x, given)
     mask = readout_mask(method, readout, stream.tasks.classes, task, now, out.task)

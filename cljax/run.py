@@ -4,26 +4,31 @@
 The same call on the same work dir goes on where the last checkpoint stands, bit for bit.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
 from cljax import fit
 from cljax.checkpoint import Checkpoints
-from cljax.config import Experiment, build, complete
-from cljax.data.sample import view_at
+from cljax.config import complete, sweep_values, with_values
+from cljax.data.sample import pool_of, view_at, warped_rows
 from cljax.drive import Carry, Driver, drive, resume, start, steps_done
-from cljax.mesh import over_seeds
+from cljax.data.warp import COSTLY
+from cljax.experiment import Experiment, build
+from cljax.mesh import agree, gather, over_seeds, places, spread_rows
 from cljax.monitor import Monitor
 from cljax.report import plots, store
 from cljax.timeline import edges_of
 from cljax.types import Method, PyTree, State, View, nothing
 from cljax.workdir import claim, environment, note_environment
+
+POOL_BYTES = 2**30  # of the pictures of one task, of all seeds together
 
 
 class Outcome(NamedTuple):
@@ -31,6 +36,7 @@ class Outcome(NamedTuple):
   arrays: Mapping[str, np.ndarray]  # as in report.npz: the method's report after each task, [S, T, ...]
   state: State | None = None  # [S, ...]; None when a finished run was only read
   experiment: Experiment | None = None
+  sweep: tuple["Outcome", ...] = ()  # one for each value of a sweep, whose first one the fields above tell
 
 
 def keys_of(seeds: jax.Array, positions: jax.Array) -> jax.Array:
@@ -45,15 +51,44 @@ def keys_of(seeds: jax.Array, positions: jax.Array) -> jax.Array:
   return jax.vmap(one)(seeds)
 
 
+# What is compiled, as functions of the method at the numbers of one row, and of that row's arguments.
+
+
+def chunk_of(p: int, n: int, spread: Callable[..., Any], method: Method, *args: Any) -> Any:
+  return fit.fit_chunk(method.phases[p], n, *args, spread=spread)
+
+
+def edge_of(p: int, name: str, method: Method, *args: Any) -> Any:
+  return fit.edge(method.phases[p], name, *args)
+
+
+def answers_of(readout: str, group: int, method: Method, *args: Any) -> Any:
+  return fit.evaluate(method, readout, group, "test", *args)
+
+
+def part_of(name: str, method: Method, *args: Any) -> Any:
+  return getattr(method, name)(*args)
+
+
 def compile_events(experiment: Experiment) -> dict[str, Callable[..., Any]]:
-  """The compiled functions by event: init, view, <phase>.enter|chunk|tick|exit, evaluate.<readout>, report, faults.
+  """The compiled functions by event: init, view, pool, <phase>.enter|chunk|tick|exit, pictures, evaluate.<readout>,
+  report, faults. All but keys, view, pool and pictures take the hyperparameters first.
 
   Edges that do nothing are absent. Results have a leading [S]; wrapping the values records the order of events.
   """
   method, spec, timeline, axes = experiment.method, experiment.spec, experiment.timeline, experiment.axes
-  by_seed = partial(over_seeds, executor=experiment.executor)
   clock_axis = 0 if np.ptp(timeline.rows, axis=0).any() else None
-  phase_axes: tuple = (0, 0, View(axes.bank, axes.tasks, None), clock_axis)
+  pool_axis = 0 if jax.tree.leaves(axes.tasks.train) else None
+  phase_axes: tuple = (0, 0, View(axes.bank, axes.tasks, None, pool_axis), clock_axis)  # type: ignore[arg-type]
+
+  placed = partial(places, mesh=experiment.mesh)
+
+  def by_seed(fn, in_axes, **options):
+    def whole(hyper, *args):
+      return fn(experiment.make(hyper), *args)
+
+    mapped = over_seeds(whole, (0, *in_axes), experiment.executor, experiment.mesh)
+    return jax.jit(mapped, out_shardings=placed(0), **options)
 
   def view_tasks(tasks, t):
     stream = experiment.stream._replace(bank=None, tasks=tasks, test_bank=None, test=None)
@@ -61,47 +96,75 @@ def compile_events(experiment: Experiment) -> dict[str, Callable[..., Any]]:
 
   if jax.tree.leaves(axes.tasks):
     view_tasks = jax.vmap(view_tasks, in_axes=(axes.tasks, None), out_axes=axes.tasks)
-  compiled: dict[str, Callable[..., Any]] = {
-    "keys": jax.jit(keys_of),
-    "init": jax.jit(by_seed(method.init, (0,))),
-    "view": jax.jit(view_tasks),
+  spread = partial(spread_rows, mesh=experiment.mesh) if experiment.mesh.shape["data"] > 1 else fit.whole
+  compiled = {
+    "keys": jax.jit(keys_of, out_shardings=placed(0)),
+    "init": by_seed(partial(part_of, "init"), (0,)),
+    "view": jax.jit(view_tasks, out_shardings=placed(axes.tasks)),
+    **compile_pictures(experiment, pool_axis),
   }
-  for phase in method.phases:
-    chunk = by_seed(partial(fit.fit_chunk, phase, timeline.chunk), (*phase_axes, clock_axis))
-    compiled[f"{phase.name}.chunk"] = jax.jit(chunk, donate_argnums=1)
+  for p, phase in enumerate(method.phases):
+    chunk = partial(chunk_of, p, timeline.chunk, spread)
+    compiled[f"{phase.name}.chunk"] = by_seed(chunk, (*phase_axes, clock_axis), donate_argnums=2)
     for name in edges_of(phase):
-      edge = by_seed(partial(fit.edge, phase, name), phase_axes)
-      compiled[f"{phase.name}.{name}"] = jax.jit(edge, donate_argnums=1)
-  slot_axis = 0 if method.slots else None
+      compiled[f"{phase.name}.{name}"] = by_seed(partial(edge_of, p, name), phase_axes, donate_argnums=2)
+  test_axis = 0 if jax.tree.leaves(axes.test) else None
   for readout in experiment.readouts:
-    ask = partial(fit.evaluate, method, readout, experiment.config.evaluate_group, "test")
-    compiled[f"evaluate.{readout}"] = jax.jit(by_seed(ask, (0, axes, None, None, slot_axis)))
-  compiled["report"] = jax.jit(by_seed(method.report, (0,)))
+    answers = partial(answers_of, readout, experiment.config.evaluate_group)
+    asked = (0, axes, None, None, 0 if method.slots else None, test_axis)
+    compiled[f"evaluate.{readout}"] = by_seed(answers, asked)
+  compiled["report"] = by_seed(partial(part_of, "report"), (0,))
   if method.faults is not nothing:
-    compiled["faults"] = jax.jit(by_seed(method.faults, (0,)))
+    compiled["faults"] = by_seed(partial(part_of, "faults"), (0,))
   return compiled
 
 
-def result_of(experiment: Experiment, carry: Carry) -> dict[str, Any]:
-  """The result file of a finished run."""
-  config, main = experiment.config, experiment.readouts[0]
+def compile_pictures(experiment: Experiment, pool_axis: int | None) -> dict[str, Callable[..., Any]]:
+  """`pool` and `pictures`, where the stream's warp is costly: pictures of a task, warped once for all who look at them.
+
+  A pool that each seed has for itself is made only while all of them together stay small.
+  """
+  stream, axes = experiment.stream, experiment.axes
+  if not isinstance(stream.tasks.train.warp, COSTLY):
+    return {}
+  found = {}
+  test_axis = 0 if jax.tree.leaves(axes.test) else None
+  rows = stream.tasks.train.idx.shape[-1] * (len(experiment.seeds) if pool_axis == 0 else 1)
+  joint = all(phase.joint for phase in experiment.method.phases)
+  if experiment.spec.boundaries and not joint and 4 * rows * int(np.prod(experiment.spec.x_shape)) <= POOL_BYTES:
+    pool = jax.vmap(pool_of, (axes.bank, axes.tasks, None)) if pool_axis == 0 else pool_of
+    found["pool"] = jax.jit(pool, out_shardings=places(pool_axis, experiment.mesh))
+
+  def pictures(stream, task):
+    return warped_rows(stream.test_bank, stream.test, task)
+
+  if test_axis == 0:
+    pictures = jax.vmap(pictures, (axes, None))
+  return {**found, "pictures": jax.jit(pictures, out_shardings=places(test_axis, experiment.mesh))}
+
+
+def result_of(experiment: Experiment, carry: Carry, v: int = 0) -> dict[str, Any]:
+  """The result file of a finished run, or of the v-th value of its sweep. Times are of the whole run."""
+  config, main = with_values(experiment.config, experiment.values[v]), experiment.readouts[0]
+  own = rows_of(experiment, v)
   seconds = carry.seconds
   steps = experiment.timeline.steps()
   per_second = steps * len(experiment.seeds) / seconds["train"] if seconds["train"] else 0.0
+  confusion = carry.confusion.get("inferred")
   return store.make_result(
     paper=config.paper,
     preset=config.preset,
     cell=config.cell,
     method=config.cell.split("/")[-1] or config.method.name,
     stream=config.cell.split("/")[0] if "/" in config.cell else f"{config.stream.source}_{config.stream.name}",
-    seeds=experiment.seeds,
+    seeds=experiment.seeds[own],
     oracle=any(phase.joint for phase in experiment.method.phases),
     readout=main,
-    right=carry.right,
-    rows=experiment.test_rows,
-    task_confusion=carry.confusion.get("inferred"),
-    parameters=int(carry.reports["parameters"][0, -1]),
-    memory_bytes=int(carry.reports["memory_bytes"][0, -1]),
+    right={name: counts[own] for name, counts in carry.right.items()},
+    rows=experiment.test_rows[own],
+    task_confusion=None if confusion is None else confusion[own],
+    parameters=int(carry.reports["parameters"][own][0, -1]),
+    memory_bytes=int(carry.reports["memory_bytes"][own][0, -1]),
     timing={
       "compile_seconds": seconds["compile"],
       "train_seconds": seconds["train"],
@@ -114,10 +177,29 @@ def result_of(experiment: Experiment, carry: Carry) -> dict[str, Any]:
     experiment={
       "precision": config.matmul_precision,
       "executor": experiment.executor,
-      "device_count": jax.device_count(),
+      "device_count": experiment.mesh.size,
     },
     config=config.to_dict(),
   )
+
+
+def rows_of(experiment: Experiment, v: int) -> slice:
+  """The rows of the seed axis that belong to the v-th value of the sweep."""
+  count = len(experiment.seeds) // len(experiment.values)
+  return slice(v * count, (v + 1) * count)
+
+
+def outcome_of(experiment: Experiment, carry: Carry, v: int = 0) -> Outcome:
+  """What a run leaves in memory, or that of one value of its sweep."""
+  own = rows_of(experiment, v)
+  reports = {name: value[own] for name, value in carry.reports.items()}
+  state = jax.tree.map(lambda leaf: leaf[own], gather(carry.state, len(experiment.seeds)))
+  return Outcome(result_of(experiment, carry, v), reports, state, experiment)
+
+
+def name_of(values: Mapping[str, float]) -> str:
+  """The folder of one value of a sweep."""
+  return ",".join(f"{key}={value:g}" for key, value in values.items())
 
 
 def write_parts(folder: epath.Path, parts: Mapping[str, PyTree]) -> None:
@@ -129,10 +211,13 @@ def write_parts(folder: epath.Path, parts: Mapping[str, PyTree]) -> None:
       np.savez(file, **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
 
 
-def finished(folder: epath.Path) -> Outcome | None:
-  """What a finished run left, or None."""
-  path = folder / "result.json"
-  return Outcome(store.read_result(path), store.read_report_arrays(folder)) if path.exists() else None
+def finished(folder: epath.Path, values: Sequence[Mapping[str, float]]) -> Outcome | None:
+  """What a finished run left, or None; a sweep is finished when its last value is."""
+  folders = [folder / name_of(value) for value in values]  # of {} the folder itself
+  if not all((each / "result.json").exists() for each in folders):
+    return None
+  found = [Outcome(store.read_result(each / "result.json"), store.read_report_arrays(each)) for each in folders]
+  return found[0]._replace(sweep=tuple(found) if len(found) > 1 else ())
 
 
 def train(
@@ -160,21 +245,27 @@ def train(
     Stopped: a stop was asked for, and everything up to here is saved.
   """
   config = complete(config)
-  folder = epath.Path(workdir).expanduser().absolute() if workdir is not None else None
+  writes = jax.process_index() == 0
+  folder = epath.Path(workdir) if workdir is not None else None
   if folder is not None:
-    claim(folder, config.to_dict(), overrides or {})
-    done = finished(folder)
-    if done:
-      return done
+    folder = folder if "://" in str(workdir) else folder.expanduser().absolute()
+    if writes:
+      claim(folder, config.to_dict(), overrides or {})
+    done = finished(folder, sweep_values(config))
+    if agree(done is not None and writes):
+      return done or finished(folder, sweep_values(config)) or Outcome({}, {})
   with jax.default_matmul_precision(config.matmul_precision):
     experiment = build(config, data_dir)
-    if folder is not None:
+    for line in idle(experiment):
+      logging.warning(line)
+    if folder is not None and writes:
       note_environment(folder, environment())
     checkpoints = Checkpoints(folder / "checkpoints") if folder is not None else None
     compiled = compile_events(experiment)
-    carry, cursor, lines = resume(start(experiment, compiled), checkpoints)
+    carry, cursor, lines = resume(start(experiment, compiled), checkpoints, experiment)
     label = config.cell or config.method.name
-    monitor = Monitor(folder, experiment.timeline.steps(), steps_done(experiment, cursor), lines, label, quiet)
+    total, done_steps = experiment.timeline.steps(), steps_done(experiment, cursor)
+    monitor = Monitor(folder if writes else None, total, done_steps, lines, label, quiet or not writes)
     if cursor is not None:
       monitor.say(f"going on from step {monitor.done} of {monitor.total}")
     driver = Driver(experiment, compiled, monitor, checkpoints, stop_asked)
@@ -184,14 +275,29 @@ def train(
       monitor.close()
       if checkpoints is not None:
         checkpoints.close()
-  outcome = Outcome(result_of(experiment, carry), carry.reports, carry.state, experiment)
-  if folder is not None:
-    write_outcome(folder, outcome, experiment.method)
-  return outcome
+  outcomes = [outcome_of(experiment, carry, v) for v in range(len(experiment.values))]
+  if folder is not None and writes:
+    for value, outcome in zip(experiment.values, outcomes, strict=True):
+      write_outcome(folder / name_of(value), outcome, experiment.make(value))
+  return outcomes[0]._replace(sweep=tuple(outcomes) if len(outcomes) > 1 else ())
+
+
+def idle(experiment: Experiment) -> list[str]:
+  """Warnings about devices that have nothing to do."""
+  used, there = experiment.mesh.size, jax.device_count()
+  rows = len(experiment.seeds)
+  if used < there:
+    return [
+      f"{rows} seed(s) keep {used} of {there} devices busy, {there - used} idle: raise config.num_seeds, or share "
+      "large batches by config.data_devices"
+    ]
+  share = experiment.mesh.shape["seed"]
+  return [f"{rows} seeds on {share} devices: {-rows % share} rows are copies, which fill up"] if rows % share else []
 
 
 def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
   """Parts, report arrays and figures, and last the result file, which marks the run as finished."""
+  folder.mkdir(parents=True, exist_ok=True)
   if method.parts is not nothing:
     write_parts(folder / "parts", jax.vmap(method.parts)(outcome.state))
   store.write_report_arrays(folder / "report.npz", outcome.arrays)

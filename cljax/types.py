@@ -74,12 +74,20 @@ class Stream(NamedTuple):
   test: Rows  # leaves [T, ...], rows of `test_bank`
 
 
+class Pool(NamedTuple):
+  """The training pictures of the current task, warped once for all epochs (and for all seeds that share them)."""
+
+  x: Array  # [Nmax, ...] float32
+  at: Array  # [N] int32, bank row -> place in x; means nothing for rows of other tasks
+
+
 class View(NamedTuple):
   """What training may see: no test row, and nothing of the tasks after `t`. Made by `data.sample.view_at`."""
 
   bank: Bank
   tasks: Task  # tasks after t are zeroed; with one head, classes[k] is the union seen so far
-  t: Array  # [] int32, the task in training; None where boundaries are hidden
+  t: Array | None  # [] int32, the task in training; None where boundaries are hidden
+  pool: Pool | None = None  # only where a warp is costly; the same numbers as warping each batch
 
 
 class Place(NamedTuple):
@@ -95,6 +103,7 @@ class Plan(NamedTuple):
   place: Place  # [n, W]
   slot: Array  # [n, W] int32: where a current row is written in a memory (or NONE), where a replayed one came from
   live: Array  # [n, W] bool: False for padding, an empty memory, and steps at or after `stop`
+  held: Place | None = None  # [M] the memory as the chunk found it, for a pool of its pictures
 
 
 class Batch(NamedTuple):

@@ -105,6 +105,10 @@ def use_platform() -> None:
     ConfigError: the device that was asked for is not there.
   """
   wanted = PLATFORM.value
+  if jax.config.read("jax_num_cpu_devices") < 0 and "xla_force_host_platform_device_count" not in os.environ.get(
+    "XLA_FLAGS", ""
+  ):
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))  # on a CPU a core takes a share of the seeds
   try:
     if wanted != "auto":
       jax.config.update("jax_platforms", {"gpu": "cuda", "tpu": "tpu", "cpu": "cpu"}[wanted])

@@ -144,10 +144,10 @@ def recording(compiled, log):
   def wrap(name, function):
     def call(*args):
       if name.endswith((".enter", ".tick", ".exit", ".chunk")):
-        clock = tuple(int(number) for number in args[3])
-        log.append((name, *clock, int(args[4])) if name.endswith("chunk") else (name, *clock))
+        clock = tuple(int(number) for number in args[4])
+        log.append((name, *clock, int(args[5])) if name.endswith("chunk") else (name, *clock))
       elif name.startswith("evaluate"):
-        log.append((name, int(args[2]), int(args[3]) + 1))
+        log.append((name, int(args[3]), int(args[4]) + 1))
       elif name == "view":
         log.append((name, int(args[1])))
       elif name != "keys":

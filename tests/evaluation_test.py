@@ -187,7 +187,9 @@ def test_evaluating_no_row_counts_nothing():
 def test_row_zero_is_the_untrained_net():
   it = subject("er")
   first = it.start()
-  counts = it.compiled["evaluate.task"](first.state, it.experiment.stream, *(jnp.int32(n) for n in (1, -1, 1)))
+  counts = it.compiled["evaluate.task"](
+    first.hyper, first.state, it.experiment.stream, *it.experiment.numbers(1, -1, 1), None
+  )
   np.testing.assert_array_equal(finished("er").right["task"][:, 0, 1], counts["right"])
   assert (finished("er").right["task"] >= 0).all()
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax.mesh import EXECUTORS, choose_executor, leaf_axes, over_seeds
+from cljax.mesh import EXECUTORS, choose_executor, leaf_axes, make_mesh, over_seeds
 
 
 class Pair(NamedTuple):
@@ -18,6 +18,7 @@ class Pair(NamedTuple):
 
 
 AXES = (0, Pair(None, 0), None, 0)
+ONE = make_mesh(1)
 
 
 def function(key, pair, none, state):
@@ -37,7 +38,7 @@ def arguments(S):
 
 @functools.cache
 def results(executor, S):
-  return jax.jit(over_seeds(function, AXES, executor))(*arguments(S))
+  return jax.jit(over_seeds(function, AXES, executor, ONE))(*arguments(S))
 
 
 @pytest.mark.parametrize("S", [1, 3])
@@ -59,7 +60,7 @@ def test_a_seed_alone_has_the_bits_of_that_seed_among_others(executor):
     return jax.tree.map(lambda leaf: leaf[:1], tree)
 
   keys, pair, _, state = arguments(3)
-  alone = jax.jit(over_seeds(function, AXES, executor))(
+  alone = jax.jit(over_seeds(function, AXES, executor, ONE))(
     first(keys), pair._replace(own=first(pair.own)), None, first(state)
   )
   chex.assert_trees_all_equal(first(results(executor, 3)), alone)
@@ -70,7 +71,7 @@ def test_results_may_be_keys_and_booleans():
     return jax.random.key(seed), seed > 0
 
   for executor in EXECUTORS:
-    keys, positive = jax.jit(over_seeds(fn, (0,), executor))(jnp.arange(2))
+    keys, positive = jax.jit(over_seeds(fn, (0,), executor, ONE))(jnp.arange(2))
     np.testing.assert_array_equal(
       jax.random.key_data(keys), jax.random.key_data(jax.vmap(jax.random.key)(jnp.arange(2)))
     )
@@ -83,7 +84,7 @@ def test_only_vmap_batches():
   def fn(n):
     return jax.lax.cond(n > 0, jnp.sin, jnp.cos, n.astype(jnp.float32))
 
-  programs = {name: str(jax.make_jaxpr(over_seeds(fn, (0,), name))(jnp.arange(2))) for name in EXECUTORS}
+  programs = {name: str(jax.make_jaxpr(over_seeds(fn, (0,), name, ONE))(jnp.arange(2))) for name in EXECUTORS}
   assert "cond[" in programs["map"] and "cond[" in programs["each"]
   assert "cond[" not in programs["vmap"] and "select_n" in programs["vmap"]
   assert programs["each"].count("cond[") == 2

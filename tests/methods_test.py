@@ -13,13 +13,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from cljax.data.sample import fetch
 from cljax.drive import Driver, drive, start
 from cljax.methods import METHODS
 from cljax.monitor import Monitor
+from cljax.ops.learner import sgd
 from cljax.run import compile_events
 from cljax.types import Bank, Clock, Place, View
 from tests import toys
@@ -42,24 +42,22 @@ AT_ZERO = {
   "routing": None,  # one expert and k = 1 is the shared bottom: routing_test
   "single": None,
 }
-EPOCHS, CHUNK = 30, 17
+EPOCHS, CHUNK = 30, 24
 
 
 def build(name, spec, **changes):
   net, keywords = TOYS[name]
   takes_lr = name == "routing"
-  return METHODS[name](
-    net(spec), 0.3 if takes_lr else optax.sgd(0.3), spec, **{"epochs": EPOCHS, **keywords, **changes}
-  )
+  return METHODS[name](net(spec), 0.3 if takes_lr else sgd(0.3), spec, **{"epochs": EPOCHS, **keywords, **changes})
 
 
 class Toy:
   """One compiled experiment, run as often as wanted."""
 
-  def __init__(self, name, **changes):
+  def __init__(self, name, chunk=CHUNK, **changes):
     self.spec, self.data = toys.stream()
     self.method = build(name, self.spec, **changes)
-    self.experiment = toys.experiment(self.method, self.spec, self.data, chunk=CHUNK, every_task=True)
+    self.experiment = toys.experiment(self.method, self.spec, self.data, chunk=chunk, every_task=True)
     self.compiled = compile_events(self.experiment)
 
   def driver(self, experiment=None):
@@ -68,7 +66,8 @@ class Toy:
     )
 
   def run(self, data=None, units=None):
-    experiment = self.experiment._replace(stream=jax.device_put(data or self.data))
+    stream = self.experiment.on_devices(data or self.data, self.experiment.axes)
+    experiment = self.experiment._replace(stream=stream)
     carry = start(experiment, self.compiled)
     return drive(units or list(experiment.timeline.units(None, 0)), carry, self.driver(experiment))
 
@@ -107,20 +106,35 @@ def test_state_is_a_fixed_point(name):
 
 
 def test_any_cutting_gives_the_same_bits(name):
-  """A chunk may end after any step."""
+  """A chunk may end after any step, or after any block."""
   subject = toy(name)
   random = np.random.default_rng(0)
+  block = subject.method.phases[0].block
+  size = block.size if block else 1
   units = []
   for unit in subject.experiment.timeline.units(None, 0):
     done, left = np.array(unit.at.step), max(unit.stop, default=0)
     if unit.kind != "chunk":
       units.append(unit)
     while unit.kind == "chunk" and left:
-      take = int(random.integers(1, left + 1))
+      take = min(left, size * int(random.integers(1, 1 + -(-left // size))))
       at = unit.at._replace(step=tuple(int(n) for n in done))
       units.append(unit._replace(at=at, stop=(take,) * len(unit.stop)))
       done, left = done + take, left - take
   chex.assert_trees_all_equal(subject.run(units=units).state, finished(name).state)
+
+
+def test_a_block_equals_its_steps(name):
+  """To 1e-5 over the first task, at most 100 steps; the engine's own reference is `Phase.step`."""
+  subject = toy(name)
+  if subject.method.phases[0].block is None:
+    pytest.skip(f"{name} offers no block")
+  units = [unit for unit in subject.experiment.timeline.units(None, 0) if unit.kind not in ("evaluate", "save")]
+  units = [unit for unit in units if unit.at.task == units[0].at.task]
+  assert 50 < sum(max(unit.stop) for unit in units if unit.kind == "chunk") <= 100
+  plain = Toy(name, chunk=subject.experiment.timeline.chunk, block=1)
+  assert plain.method.phases[0].block is None
+  chex.assert_trees_all_close(subject.run(units=units).state, plain.run(units=units).state, atol=1e-5)
 
 
 def test_going_on_from_every_cursor_gives_the_same_bits(name):

@@ -4,14 +4,13 @@ import functools
 from typing import Any
 
 import chex
-import jax
 import numpy as np
 import optax
 from etils import epath
 
 from cljax.checkpoint import Checkpoints
-from cljax.config import Experiment
 from cljax.drive import Carry, Driver, drive, resume, start, steps_done
+from cljax.experiment import Experiment
 from cljax.methods import METHODS
 from cljax.monitor import Monitor
 from cljax.run import compile_events
@@ -42,7 +41,11 @@ class Subject:
 
   def run(self, units=None, data: Stream | None = None, carry: Carry | None = None, compiled=None) -> Carry:
     """All units in memory, or the given ones on the given carry."""
-    it = self.experiment if data is None else self.experiment._replace(stream=jax.device_put(data))
+    it = (
+      self.experiment
+      if data is None
+      else self.experiment._replace(stream=self.experiment.on_devices(data, self.experiment.axes))
+    )
     carry = carry or self.start()
     monitor = Monitor(None, 1, 0, 0, "toy", quiet=True)
     self.rows = []
@@ -54,7 +57,7 @@ class Subject:
     """What `run.train` does with a work dir: goes on where the last checkpoint stands."""
     checkpoints = Checkpoints(folder / "checkpoints")
     on_open(checkpoints)
-    carry, cursor, lines = resume(self.start(), checkpoints)
+    carry, cursor, lines = resume(self.start(), checkpoints, self.experiment)
     timeline = self.experiment.timeline
     units = list(timeline.units(cursor, carry.row))
     done = steps_done(self.experiment, cursor)
@@ -92,7 +95,13 @@ def method_of(name, spec, epochs=EPOCHS):
     return plain(spec, epochs=epochs)
   if name == "er":
     return METHODS["er"](mlp(spec), optax.sgd(0.1), spec, epochs=epochs, replay=4, capacity=12)
-  fields = {"replay": 4, "capacity": 12, "k": 2, "sample": "gumbel_topk"}  # the state has a leaf without a number
+  fields = {
+    "replay": 4,
+    "capacity": 12,
+    "k": 2,
+    "sample": "gumbel_topk",
+    "block": 1,
+  }  # the state has a leaf without a number
   return METHODS["routing"](routed(spec), 0.1, spec, epochs=epochs, **fields)
 
 

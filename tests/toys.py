@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cljax.config import Experiment, build_timeline, default
+from cljax.config import default
 from cljax.data.sample import fetch
 from cljax.data.warp import Permutation
+from cljax.experiment import Experiment, build_timeline
 from cljax.fit import mean_over
+from cljax.mesh import make_mesh
+from cljax.mesh import put as on_devices
 from cljax.nets import MLP, RoutedMLP
 from cljax.ops import replay
 from cljax.ops.learner import supervised
@@ -71,12 +74,18 @@ def experiment(
   full = default()
   full.update({"evaluate_group": 16, "log_every_steps": 1, **config})
   rows = np.broadcast_to(data.tasks.train.count, (len(seeds), spec.T)).astype(np.int64)
+  mesh = make_mesh(len(seeds))
+  axes = jax.tree.map(lambda leaf: None, data)
   return Experiment(
     config=full,
     spec=spec,
-    stream=jax.device_put(data),
-    axes=jax.tree.map(lambda leaf: None, data),
+    stream=on_devices(data, axes, mesh),
+    axes=axes,
     method=method,
+    make=lambda hyper: method,
+    hyper={},
+    values=({},),
+    mesh=mesh,
     timeline=build_timeline(full, spec, method, rows),
     seeds=tuple(seeds),
     readouts=("task",) if spec.heads > 1 else ("domain",),

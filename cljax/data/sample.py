@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cljax.types import NONE, Array, Bank, Batch, Key, Place, Rows, Stream, Task, View
+from cljax.types import NONE, Array, Bank, Batch, Key, Place, Pool, Rows, Stream, Task, View
 
 
 def view_at(stream: Stream, t: Array | None, heads: int = 0) -> View:
@@ -109,10 +109,52 @@ def task_of(view: View, place: Place) -> Array:
   return jnp.minimum(jnp.searchsorted(ends, place.task, side="right"), len(ends) - 1).astype(jnp.int32)
 
 
-def fetch(view: View, place: Place) -> Batch:
-  """The batch at `place` [W]: decoded, warped and labelled as in training; all rows live, no slot."""
+def warped_rows(bank: Bank, rows: Rows, task: Array, group: int = 500) -> Array:
+  """[Nmax, ...] the pictures of one split of one task, in the table's order."""
+  warp = take_task(rows.warp, task)
+  index = rows.idx[task]
+  groups = jnp.pad(index, (0, -len(index) % group)).reshape(-1, min(group, len(index) + -len(index) % group))
+  x = jax.lax.map(lambda row: warp(decode(bank.x[row])), groups)
+  return x.reshape(-1, *x.shape[2:])[: len(index)]
+
+
+def pool_of(bank: Bank, tasks: Task, t: Array) -> Pool:
+  """The pool of task `t`."""
+  index = tasks.train.idx[t]
+  live = jnp.arange(len(index)) < tasks.train.count[t]
+  at = jnp.zeros(len(bank.y), jnp.int32)
+  at = at.at[jnp.where(live, index, NONE)].set(jnp.arange(len(index), dtype=jnp.int32), mode="drop")
+  return Pool(warped_rows(bank, tasks.train, t), at)
+
+
+def held_pictures(view: View, held: Place | None) -> Array | None:
+  """[M, ...] the pictures of a memory as a chunk found it, each through its own task's warp."""
+  return None if held is None else pictures(view._replace(pool=None), held, None, None)
+
+
+def pictures(view: View, place: Place, slot: Array | None, held: Array | None) -> Array:
+  """[W, ...] the pictures at `place`, from the pools where there are any.
+
+  A row of the task in training is in the pool, a row of an earlier task still lies in the slot of the memory where the
+  chunk found it: only rows of the current task have been written since.
+  """
+  if view.pool is None:
+    return warped(decode(view.bank.x[place.row]), take_task(view.tasks.train.warp, task_of(view, place)))
+  new = view.pool.x[view.pool.at[place.row]]
+  if held is None:
+    return new
+  old = held[jnp.clip(slot, 0, len(held) - 1)]
+  return jnp.where((place.task == view.t).reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+
+def fetch(view: View, place: Place, slot: Array | None = None, held: Array | None = None) -> Batch:
+  """The batch at `place` [W]: decoded, warped and labelled as in training; all rows live, no slot.
+
+  Args:
+    slot, held: of a plan, and the `held_pictures` of its memory: with them a pool is used where the view has one.
+  """
   task = task_of(view, place)
-  x = warped(decode(view.bank.x[place.row]), take_task(view.tasks.train.warp, task))
+  x = pictures(view if slot is not None else view._replace(pool=None), place, slot, held)
   y = view.tasks.label_map[task, view.bank.y[place.row]]
   classes = view.tasks.classes[task]
   if view.t is None:

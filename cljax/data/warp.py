@@ -1,7 +1,8 @@
 """What a task does to its pictures: records of arrays that are applied to a batch, so that no picture is copied.
 
 A warp is a NamedTuple of arrays with `__call__(x [B, height, width, channels] float32) -> the same shape`. All tasks of
-a stream use one record, whose leaves stack on a leading T; None is the identity. A new warp is a new record.
+a stream use one record, whose leaves stack on a leading T; None is the identity. A new warp is a new record, and one
+that takes long has a place in `COSTLY`: it is applied once to a whole task, not again for each batch.
 """
 
 from typing import NamedTuple
@@ -46,3 +47,6 @@ class Rotation(NamedTuple):
         index = jnp.where(inside, i * width + j, 0).astype(jnp.int32).ravel()
         turned += jnp.where(inside, weight, 0).ravel()[:, None] * jnp.take(flat, index, axis=1)
     return turned.reshape(x.shape)
+
+
+COSTLY = (Rotation,)  # ten times a permutation

@@ -36,6 +36,7 @@ def er(
   replay: int = 10,
   capacity: int = 1000,
   update: str = "sequential",
+  block: int = 0,
 ) -> Method:
   """Fine-tuning with replay.
 
@@ -45,6 +46,7 @@ def er(
     replay: memory rows a step; fewer while the memory holds fewer.
     capacity: rows of the memory, over all tasks; 0 is fine-tuning.
     update: `sequential`, a step on the current rows, then one on the replayed; or `union`, one step on all.
+    block: steps that share a pass over the first layer's weights (`ops.first`); 0 chooses, 1 is step by step.
 
   Raises:
     ConfigError: 0 < capacity < replay, or an unknown update.
@@ -71,4 +73,6 @@ def er(
     return {"parameters": parameters(state.params), "memory_bytes": held, "seen": state.memory.seen}
 
   plan = memories.reservoir(replay, capacity)
-  return Method(init, (Phase("fit", batch_size, step, epochs=epochs, plan=plan),), apply, report)
+  together = learner.block(step, batch_size + (replay if capacity else 0), block)
+  phase = Phase("fit", batch_size, step, epochs=epochs, plan=plan, block=together)
+  return Method(init, (phase,), apply, report)

@@ -22,13 +22,14 @@ class State:
 
 
 def finetune(
-  net: nn.Module, tx: optax.GradientTransformation, spec: Spec, *, batch_size: int = 10, epochs: int = 1
+  net: nn.Module, tx: optax.GradientTransformation, spec: Spec, *, batch_size: int = 10, epochs: int = 1, block: int = 0
 ) -> Method:
   """Plain training on each task in turn; the optimizer's state goes on from task to task.
 
   Args:
     batch_size: rows a step.
     epochs: passes over each task.
+    block: steps that share a pass over the first layer's weights (`ops.first`); 0 chooses, 1 is step by step.
   """
   learner = supervised(net, tx, spec)
 
@@ -45,4 +46,5 @@ def finetune(
   def report(state: State) -> dict[str, Array]:
     return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(0)}
 
-  return Method(init, (Phase("fit", batch_size, step, epochs=epochs),), apply, report)
+  phase = Phase("fit", batch_size, step, epochs=epochs, block=learner.block(step, batch_size, block))
+  return Method(init, (phase,), apply, report)

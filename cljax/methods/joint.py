@@ -19,13 +19,14 @@ class State:
 
 
 def joint(
-  net: nn.Module, tx: optax.GradientTransformation, spec: Spec, *, batch_size: int = 10, epochs: int = 1
+  net: nn.Module, tx: optax.GradientTransformation, spec: Spec, *, batch_size: int = 10, epochs: int = 1, block: int = 0
 ) -> Method:
   """Starts anew at each task and trains on all rows so far in one shuffled order, each row with its own task's head.
 
   Args:
     batch_size: rows a step, of any task.
     epochs: passes over all rows so far.
+    block: steps that share a pass over the first layer's weights (`ops.first`); 0 chooses, 1 is step by step.
   """
   learner = supervised(net, tx, spec)
 
@@ -45,4 +46,6 @@ def joint(
   def report(state: State) -> dict[str, Array]:
     return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(0)}
 
-  return Method(init, (Phase("fit", batch_size, step, epochs=epochs, joint=True, enter=enter),), apply, report)
+  together = learner.block(step, batch_size, block)
+  phase = Phase("fit", batch_size, step, epochs=epochs, joint=True, block=together, enter=enter)
+  return Method(init, (phase,), apply, report)

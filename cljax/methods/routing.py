@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from cljax.ops import replay as memories
 from cljax.ops import select
+from cljax.ops.first import blocked, descend
 from cljax.ops.losses import accuracy, cross_entropy, rows
 from cljax.ops.slots import parameters
 from cljax.types import Array, Batch, Clock, ConfigError, Info, Key, Method, Outputs, Phase, Spec, View, choose
@@ -69,6 +70,7 @@ def routing(
   cotrain_update_heads: bool = True,
   exhausted: str = "skip",
   refresh_all_seen: bool = False,
+  block: int = 0,
 ) -> Method:
   """A mixture of experts routed by task, with replay and co-training.
 
@@ -99,6 +101,7 @@ def routing(
     exhausted: where a layer has no unused expert, `skip` the co-training step, or let that layer take its `routed`
       path with fixed weights; the step is skipped in any case where no layer has one.
     refresh_all_seen: step 4 for all tasks so far, since replay moves their rows too.
+    block: steps that share a pass over the first layer's weights (`ops.first`); 0 chooses, 1 is step by step.
 
   Raises:
     ConfigError: sizes that contradict each other, or an unknown choice.
@@ -173,18 +176,19 @@ def routing(
   def learn(key: Key, state: State, batch: Batch, clock: Clock) -> tuple[State, Info]:
     """Steps 1 and 2: SGD on experts, heads and router through drawn gates; nothing moves where no row is live."""
 
-    def loss(theta):
-      params, router, noise_logits = theta
-      gates, balance = draw_gates(key, router, noise_logits, batch, clock)
-      logits = net.apply({"params": params}, batch.x, batch.task, gates).logits
+    def loss(theta, z):
+      gates, balance = draw_gates(key, theta["router"], theta["noise"], batch, clock)
+      logits = net.apply({"params": theta}, z, batch.task, gates, method="after_first").logits
       entropy = cross_entropy(logits, batch)
       own = rows(batch, 0, batch_size)
-      return entropy + jnp.where(batch.live.any(), balance, 0), (entropy, accuracy(logits[:batch_size], own))
+      info = {"loss": entropy, "accuracy": accuracy(logits[:batch_size], own)}
+      return entropy + jnp.where(batch.live.any(), balance, 0), info
 
-    grads, (entropy, score) = jax.grad(loss, has_aux=True)((state.params, state.router, state.noise))
-    params = jax.tree.map(lambda w, g: w - lr * g, state.params, grads[0])
-    router, noise_logits = state.router - router_lr * grads[1], state.noise - router_lr * grads[2]
-    return state.replace(params=params, router=router, noise=noise_logits), {"loss": entropy, "accuracy": score}
+    theta = {**state.params, "router": state.router, "noise": state.noise}
+    rates = dict.fromkeys(state.params, lr) | {"router": router_lr, "noise": router_lr}
+    theta, info = descend(loss, theta, batch.x, rates)
+    router, noise_logits = theta.pop("router"), theta.pop("noise")
+    return state.replace(params=theta, router=router, noise=noise_logits), info
 
   def usage(state: State, t: Array) -> Array:
     """Step 4: [L, T, E] with row t, or all rows so far, set to the top k of R."""
@@ -201,16 +205,14 @@ def routing(
       routed = kept_gates(state.router, batch.task)
       gates = [jnp.where(none_left[l], routed[l], gates[l]) for l in range(L)]
 
-    def loss(params):
-      return cross_entropy(net.apply({"params": params}, batch.x, batch.task, gates).logits, batch)
+    def loss(params, z):
+      logits = net.apply({"params": params}, z, batch.task, gates, method="after_first").logits
+      return cross_entropy(logits, batch), None
 
-    grads = jax.grad(loss)(state.params)
-    rates = {name: cotrain_lr if name in net.layers or cotrain_update_heads else 0.0 for name in grads}
+    rates = {name: cotrain_lr if name in net.layers or cotrain_update_heads else 0.0 for name in state.params}
     if exhausted == "routed":
       rates |= {name: jnp.where(none_left[l], 0.0, cotrain_lr) for l, name in enumerate(net.layers)}
-    return {
-      name: jax.tree.map(lambda w, g, rate=rates[name]: w - rate * g, state.params[name], grads[name]) for name in grads
-    }
+    return descend(loss, state.params, batch.x, rates)[0]
 
   def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
     first, second = jax.random.split(key)
@@ -231,7 +233,7 @@ def routing(
     params = jax.lax.cond(
       run, lambda params: cotrain_step(state, taught, used, none_left), lambda params: params, state.params
     )
-    skipped = state.skipped.at[view.t].add((~run).astype(jnp.int32))
+    skipped = state.skipped.at[view.t].add((~run & batch.live.any()).astype(jnp.int32))
     return state.replace(params=params, skipped=skipped), info
 
   def apply(state: State, x: Array, slot: Array) -> Outputs:
@@ -248,7 +250,9 @@ def routing(
     }
 
   plan = memories.reservoir(replay, capacity)
-  return Method(init, (Phase("fit", batch_size, step, epochs=epochs, plan=plan, enter=enter),), apply, report)
+  together = blocked(step, batch_size + (replay if replays else 0), block)
+  phase = Phase("fit", batch_size, step, epochs=epochs, plan=plan, block=together, enter=enter)
+  return Method(init, (phase,), apply, report)
 
 
 def check(ks, L, E, sample, noise, draw, new_rows, update, auxiliary, cotrain_rows, exhausted) -> None:

@@ -21,7 +21,7 @@ class State:
 
 
 def single(
-  net: nn.Module, tx: optax.GradientTransformation, spec: Spec, *, batch_size: int = 10, epochs: int = 1
+  net: nn.Module, tx: optax.GradientTransformation, spec: Spec, *, batch_size: int = 10, epochs: int = 1, block: int = 0
 ) -> Method:
   """Trains the network of the current task only; a task's row is answered by its own network.
 
@@ -30,6 +30,7 @@ def single(
   Args:
     batch_size: rows a step.
     epochs: passes over each task.
+    block: steps that share a pass over the first layer's weights (`ops.first`); 0 chooses, 1 is step by step.
   """
   learner = supervised(net, tx, spec)
 
@@ -55,5 +56,6 @@ def single(
   def report(state: State) -> dict[str, Array]:
     return {"parameters": parameters(state.store), "memory_bytes": jnp.int32(0)}
 
-  phase = Phase("fit", batch_size, step, epochs=epochs, enter=enter, exit=finish)
+  together = learner.block(step, batch_size, block)
+  phase = Phase("fit", batch_size, step, epochs=epochs, block=together, enter=enter, exit=finish)
   return Method(init, (phase,), apply, report)

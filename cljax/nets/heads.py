@@ -25,8 +25,9 @@ def initializer(name: str, **axes):
 class Heads(nn.Module):
   """One linear layer for each slot: features [B, D], slot [B] -> raw logits [B, classes].
 
-  All heads are computed and one is chosen per row: a head that no row asks for gets an exactly zero gradient. Slots
-  beyond the last head take the last, so a net with one head serves every slot.
+  All heads lie side by side in one matrix [D, heads * classes]; all are computed and one is chosen per row: a head that
+  no row asks for gets an exactly zero gradient. Slots beyond the last head take the last, so a net with one head serves
+  every slot.
   """
 
   heads: int
@@ -34,10 +35,9 @@ class Heads(nn.Module):
 
   @nn.compact
   def __call__(self, features: Array, slot: Array) -> Array:
-    D = features.shape[-1]
+    D, H, C = features.shape[-1], self.heads, self.classes
     each = initializer("glorot", in_axis=0, out_axis=2, batch_axis=1)
-    kernel = self.param("kernel", each, (D, self.heads, self.classes))
-    bias = self.param("bias", nn.initializers.zeros, (self.heads, self.classes))
-    logits = (features @ kernel.reshape(D, -1)).reshape(-1, self.heads, self.classes) + bias
-    head = jnp.minimum(slot, self.heads - 1)
-    return jnp.take_along_axis(logits, head[:, None, None], axis=1)[:, 0]
+    kernel = self.param("kernel", lambda key: each(key, (D, H, C)).reshape(D, H * C))
+    bias = self.param("bias", nn.initializers.zeros, (H * C,))
+    logits = (features @ kernel + bias).reshape(-1, H, C)
+    return jnp.take_along_axis(logits, jnp.minimum(slot, H - 1)[:, None, None], axis=1)[:, 0]

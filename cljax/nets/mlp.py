@@ -3,7 +3,7 @@
 import flax.linen as nn
 
 from cljax.nets.heads import Heads, initializer
-from cljax.types import Array, Outputs
+from cljax.types import Array, ConfigError, Outputs
 
 
 class MLP(nn.Module):
@@ -14,10 +14,20 @@ class MLP(nn.Module):
   hidden: tuple[int, ...] = (256, 256)
   kernel_init: str = "he"  # of the hidden layers: he or glorot; heads are Glorot, biases zero
 
-  @nn.compact
-  def __call__(self, x: Array, slot: Array) -> Outputs:
-    features = x.reshape(x.shape[0], -1)
+  def setup(self):
+    if not self.hidden:
+      raise ConfigError("config.net.hidden=() has no layer; give at least one width")
     for l, width in enumerate(self.hidden):
-      layer = nn.Dense(width, kernel_init=initializer(self.kernel_init), name="first" if l == 0 else f"hidden_{l}")
-      features = nn.relu(layer(features))
-    return Outputs(Heads(self.heads, self.classes, name="head")(features, slot), features, slot)
+      name = "first" if l == 0 else f"hidden_{l}"
+      setattr(self, name, nn.Dense(width, kernel_init=initializer(self.kernel_init)))
+    self.head = Heads(self.heads, self.classes)
+
+  def __call__(self, x: Array, slot: Array) -> Outputs:
+    return self.after_first(self.first(x.reshape(x.shape[0], -1)), slot)
+
+  def after_first(self, z: Array, slot: Array) -> Outputs:
+    """The same from the first layer's pre-activations z [B, H] on."""
+    features = nn.relu(z)
+    for l in range(1, len(self.hidden)):
+      features = nn.relu(getattr(self, f"hidden_{l}")(features))
+    return Outputs(self.head(features, slot), features, slot)

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cljax.nets.heads import Heads, initializer
-from cljax.types import Array, Outputs
+from cljax.types import Array, ConfigError, Outputs
 
 
 class Experts(nn.Module):
@@ -19,8 +19,12 @@ class Experts(nn.Module):
   width: int
   kernel_init: str = "he"
 
-  @nn.compact
   def __call__(self, x: Array, gates: Array) -> Array:
+    return self.join(self.before(x), gates)
+
+  @nn.compact
+  def before(self, x: Array) -> Array:
+    """The pre-activations [B, E * width] of all experts."""
     D, E, h = x.shape[-1], self.experts, self.width
 
     def kernel_init(key, shape):
@@ -29,7 +33,11 @@ class Experts(nn.Module):
 
     kernel = self.param("kernel", kernel_init, (D, E * h))
     bias = self.param("bias", nn.initializers.zeros, (E * h,))
-    outputs = nn.relu(x @ kernel + bias).reshape(-1, E, h)
+    return x @ kernel + bias
+
+  def join(self, z: Array, gates: Array) -> Array:
+    """[B, width] from pre-activations."""
+    outputs = nn.relu(z).reshape(-1, self.experts, self.width)
     # An inactive expert that overflowed must not reach the sum as 0 * inf.
     outputs = jnp.where((gates != 0)[..., None] | jnp.isfinite(outputs), outputs, 0)
     return jnp.einsum("beh,be->bh", outputs, gates)
@@ -49,12 +57,22 @@ class RoutedMLP(nn.Module):
     """The names of the expert layers among the parameters."""
     return tuple("first" if l == 0 else f"hidden_{l}" for l in range(len(self.widths)))
 
-  @nn.compact
+  def setup(self):
+    if not self.widths:
+      raise ConfigError("config.net.widths=() has no layer; give at least one width")
+    for name, width in zip(self.layers, self.widths, strict=True):
+      setattr(self, name, Experts(self.experts, width, self.kernel_init))
+    self.head = Heads(self.heads, self.classes)
+
   def __call__(self, x: Array, slot: Array, gates: Sequence[Array]) -> Outputs:
-    features = x.reshape(x.shape[0], -1)
-    for name, width, weights in zip(self.layers, self.widths, gates, strict=True):
-      features = Experts(self.experts, width, self.kernel_init, name=name)(features, weights)
-    return Outputs(Heads(self.heads, self.classes, name="head")(features, slot), features, slot)
+    return self.after_first(self.first.before(x.reshape(x.shape[0], -1)), slot, gates)
+
+  def after_first(self, z: Array, slot: Array, gates: Sequence[Array]) -> Outputs:
+    """The same from the first layer's pre-activations z [B, E * width] on."""
+    features = self.first.join(z, gates[0])
+    for name, weights in zip(self.layers[1:], gates[1:], strict=True):
+      features = getattr(self, name)(features, weights)
+    return Outputs(self.head(features, slot), features, slot)
 
 
 def parameter_count(

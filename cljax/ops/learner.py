@@ -8,14 +8,30 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from cljax.ops.first import blocked, descend
 from cljax.ops.losses import accuracy, cross_entropy, rows
-from cljax.types import Array, Batch, ConfigError, Info, Key, Outputs, Spec
+from cljax.types import Array, Batch, Block, ConfigError, Info, Key, Outputs, Spec, StepFn
+
+
+class PlainSGD(NamedTuple):
+  """An optax transformation that says its rate, so that a learner may take the same steps block by block."""
+
+  init: Callable[..., Any]
+  update: Callable[..., Any]
+  rate: Array | float
+
+
+def sgd(learning_rate: Array | float, momentum: float = 0.0) -> Any:
+  """optax.sgd, as `PlainSGD` where there is no momentum."""
+  tx = optax.sgd(learning_rate, momentum or None)
+  return tx if momentum else PlainSGD(tx.init, tx.update, learning_rate)
 
 
 class Learner(NamedTuple):
   init: Callable[[Key], tuple[Any, Any]]  # key -> (params, opt_state)
   apply: Callable[[Any, Array, Array], Outputs]  # (params, x [B, ...], slot [B])
   learn: Callable[[Any, Any, Batch], tuple[Any, Any, Info]]  # (params, opt_state, batch) -> one optimizer step
+  block: Callable[[StepFn, int, int], Block | None]  # (step, its rows, steps of a block): `first.blocked`
 
 
 def supervised(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, current: int | None = None) -> Learner:
@@ -37,10 +53,22 @@ def supervised(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, cur
   def apply(params, x, slot):
     return net.apply({"params": params}, x, slot)
 
+  def score(out, batch):
+    return cross_entropy(out.logits, batch), accuracy(out.logits[:current], rows(batch, 0, current))
+
+  def learn_plain(params, opt_state, batch):
+    """By plain SGD; where no row is live the gradient is exactly zero."""
+
+    def loss(params, z):
+      value, right = score(net.apply({"params": params}, z, batch.task, method="after_first"), batch)
+      return value, {"loss": value, "accuracy": right}
+
+    params, info = descend(loss, params, batch.x, dict.fromkeys(params, tx.rate))
+    return params, opt_state, info
+
   def learn(params, opt_state, batch):
     def loss(params):
-      logits = apply(params, batch.x, batch.task).logits
-      return cross_entropy(logits, batch), accuracy(logits[:current], rows(batch, 0, current))
+      return score(apply(params, batch.x, batch.task), batch)
 
     def update(params, opt_state):
       (value, score), grads = jax.value_and_grad(loss, has_aux=True)(params)
@@ -52,4 +80,5 @@ def supervised(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, cur
 
     return jax.lax.cond(batch.live.any(), update, rest, params, opt_state)
 
-  return Learner(init, apply, learn)
+  plain = isinstance(tx, PlainSGD) and hasattr(net, "after_first")
+  return Learner(init, apply, learn_plain if plain else learn, blocked if plain else lambda *_: None)

@@ -100,6 +100,6 @@ def reservoir(replay: int = 10, capacity: int = 1000) -> PlanFn:
     memory, (drawn, from_slot, drawn_live, to_slot) = jax.lax.scan(one, state.memory, (keys, plan.place, plan.live))
     columns = Plan(drawn, from_slot, drawn_live), plan._replace(slot=to_slot)
     joined = jax.tree.map(lambda new, now: jnp.concatenate([now, new], axis=1), *columns)
-    return state.replace(memory=memory), joined
+    return state.replace(memory=memory), joined._replace(held=state.memory.place)
 
   return plan_replay
