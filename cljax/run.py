@@ -18,8 +18,8 @@ from cljax import fit
 from cljax.checkpoint import Checkpoints
 from cljax.config import complete, sweep_values, with_values
 from cljax.data.sample import pool_of, view_at, warped_rows
-from cljax.drive import Carry, Driver, drive, resume, start, steps_done
 from cljax.data.warp import COSTLY
+from cljax.drive import Carry, Driver, drive, resume, start, steps_done
 from cljax.experiment import Experiment, build
 from cljax.mesh import agree, gather, over_seeds, places, spread_rows
 from cljax.monitor import Monitor
@@ -55,7 +55,8 @@ def keys_of(seeds: jax.Array, positions: jax.Array) -> jax.Array:
 
 
 def chunk_of(p: int, n: int, spread: Callable[..., Any], method: Method, *args: Any) -> Any:
-  return fit.fit_chunk(method.phases[p], n, *args, spread=spread)
+  key, state, view, clock, stop = args
+  return fit.fit_chunk(method.phases[p], n, key, state, view, clock, stop, spread)
 
 
 def edge_of(p: int, name: str, method: Method, *args: Any) -> Any:

@@ -86,7 +86,7 @@ class View(NamedTuple):
 
   bank: Bank
   tasks: Task  # tasks after t are zeroed; with one head, classes[k] is the union seen so far
-  t: Array | None  # [] int32, the task in training; None where boundaries are hidden
+  t: Array  # [] int32, the task in training; None where boundaries are hidden
   pool: Pool | None = None  # only where a warp is costly; the same numbers as warping each batch
 
 
