@@ -105,9 +105,8 @@ def use_platform() -> None:
     ConfigError: the device that was asked for is not there.
   """
   wanted = PLATFORM.value
-  if jax.config.read("jax_num_cpu_devices") < 0 and "xla_force_host_platform_device_count" not in os.environ.get(
-    "XLA_FLAGS", ""
-  ):
+  forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+  if getattr(jax.config, "jax_num_cpu_devices", 0) < 0 and not forced:
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))  # on a CPU a core takes a share of the seeds
   try:
     if wanted != "auto":
