@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 
 METADATA_BYTES = 100_000  # what orbax writes beside the arrays, at most
 
@@ -59,15 +60,37 @@ def silence() -> Iterator[None]:
     logging.set_verbosity(before)
 
 
+def broadcast(found: tuple[Any, dict[str, Any]] | None, like: Any) -> tuple[Any, dict[str, Any]] | None:
+  """What process 0 found, in every process; `like` has the arrays' shapes."""
+  if jax.process_count() == 1:
+    return found
+  text = json.dumps(found[1] if found else None).encode()
+  length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+  padded = np.zeros(length, np.uint8)
+  padded[: len(text[:length])] = np.frombuffer(text[:length], np.uint8)
+  cursor = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))
+  if cursor is None:
+    return None
+  return jax.device_get(multihost_utils.broadcast_one_to_all(found[0] if found else like)), cursor
+
+
 class Checkpoints:
-  """The checkpoints in one folder; the two newest are kept."""
+  """The checkpoints in one folder; the two newest are kept. Process 0 reads and writes them, all others are told."""
 
   def __init__(self, folder: epath.Path):
     self.folder = folder
-    options = ocp.CheckpointManagerOptions(
-      max_to_keep=2, enable_async_checkpointing=False, create=True, cleanup_tmp_directories=True
-    )
-    self.manager = ocp.CheckpointManager(folder, options=options)
+    self.manager: Any = None
+    if jax.process_index() == 0:
+      alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="cljax")
+      options = ocp.CheckpointManagerOptions(
+        max_to_keep=2,
+        enable_async_checkpointing=False,
+        create=jax.process_count() == 1,
+        cleanup_tmp_directories=True,
+        multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
+      )
+      folder.mkdir(parents=True, exist_ok=True)
+      self.manager = ocp.CheckpointManager(folder, options=options)
 
   def save(self, tree: Any, cursor: Mapping[str, Any]) -> None:
     """Writes the next checkpoint, all or nothing.
@@ -75,6 +98,8 @@ class Checkpoints:
     Raises:
       OSError: it cannot be written; earlier ones stay readable.
     """
+    if self.manager is None:
+      return
     arrays = by_path(tree)
     step = max(self.manager.all_steps(), default=-1) + 1
     cursor = {**cursor, "checksum": checksum(arrays)}
@@ -93,10 +118,14 @@ class Checkpoints:
       ) from error
 
   def restore(self, tree: Any) -> tuple[Any, dict[str, Any]] | None:
-    """(tree, cursor) of the newest checkpoint that is whole, with the shapes and placement of `tree`; None without one.
+    """(tree, cursor) of the newest checkpoint that is whole, as host arrays of the shapes of `tree`; None without one.
 
     A damaged checkpoint is reported and put aside, and the one before is taken.
     """
+    return broadcast(self.read(tree) if self.manager is not None else None, tree)
+
+  def read(self, tree: Any) -> tuple[Any, dict[str, Any]] | None:
+    """What `restore` says, in process 0."""
     like = by_path(tree)
     self.manager.reload()
     for step in sorted(self.manager.all_steps(), reverse=True):
@@ -118,7 +147,10 @@ class Checkpoints:
         )
         if aside.exists():
           aside.rmtree()
-        (self.folder / str(step)).rename(aside)
+        if "://" in os.fspath(self.folder):  # an object store cannot rename a folder
+          (self.folder / str(step)).rmtree()
+        else:
+          (self.folder / str(step)).rename(aside)
         self.manager.reload()
         continue
       leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
@@ -127,4 +159,5 @@ class Checkpoints:
     return None
 
   def close(self) -> None:
-    self.manager.close()
+    if self.manager is not None:
+      self.manager.close()

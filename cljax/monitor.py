@@ -1,11 +1,12 @@
 """What a person sees of a run: a bar or lines, `metrics.jsonl`, TensorBoard."""
 
+import io
 import json
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -46,13 +47,20 @@ class Monitor:
     self.done, self.total, self.label, self.quiet = done, total, label, quiet
     self.started, self.compiled, self.last_line, self.first = time.monotonic(), compile_seconds(), 0.0, done
     self.training = 0.0
-    self.file, self.board, self.lines = None, None, lines
+    self.file: TextIO | None = None
+    self.board, self.lines = None, lines
+    self.remote: epath.Path | None = None
     if folder is not None:
       path = folder / "metrics.jsonl"
       kept = path.read_text().splitlines(keepends=True)[:lines] if path.exists() else []
       path.write_text("".join(kept))
-      self.file = open(os.fspath(path), "a")  # noqa: SIM115 - closed by `close`
-      self.board = SummaryWriter(os.fspath(folder), purge_step=done or None)
+      if "://" in os.fspath(folder):  # an object store cannot append: the lines stay here and are written whole
+        self.remote, self.file = path, io.StringIO()
+        self.file.write("".join(kept))
+        self.say("TensorBoard events are written to local work dirs only; metrics.jsonl has the same numbers")
+      else:
+        self.file = open(os.fspath(path), "a")  # noqa: SIM115 - closed by `close`
+        self.board = SummaryWriter(os.fspath(folder), purge_step=done or None)
     terminal = sys.stderr.isatty() and not quiet
     self.bar = tqdm(total=total, initial=done, desc=label, unit="step", dynamic_ncols=True) if terminal else None
 
@@ -94,7 +102,9 @@ class Monitor:
 
   def flush(self) -> None:
     """Brings the metrics to the disk, before a checkpoint counts their lines."""
-    if self.file:
+    if self.remote is not None and isinstance(self.file, io.StringIO):
+      self.remote.write_text(self.file.getvalue())
+    elif self.file:
       self.file.flush()
       os.fsync(self.file.fileno())
     if self.board:

@@ -4,12 +4,14 @@ import importlib.util
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import jax
 from absl import app, flags, logging
+from etils import epath
 
 from cljax.drive import Stopped
 from cljax.types import ConfigError, choose
@@ -25,12 +27,52 @@ COMPILATION_CACHE = flags.DEFINE_string(
   "compilation_cache", "auto", "Folder of compiled programs; auto is beside the work dir, off is none."
 )
 
+MAX_HOURS = flags.DEFINE_float(
+  "max_hours", None, "Saves and exits with code 75 after so many hours: the same command goes on.", lower_bound=0
+)
+DISTRIBUTED = flags.DEFINE_enum(
+  "distributed", "auto", ["off", "auto", "on"], "One run over several hosts; auto: where the environment names them."
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; Cloud TPU and Slurm tell it.")
+PROCESSES = flags.DEFINE_integer("processes", None, "How many processes; with --coordinator.", lower_bound=1)
+PROCESS = flags.DEFINE_integer("process", None, "The number of this one, from 0; with --coordinator.", lower_bound=0)
+
 _stop = [False]
+_began = time.monotonic()
 
 
 def stop_asked() -> bool:
-  """Whether SIGTERM or SIGINT came: the run saves at the next chunk's end and exits with code 75."""
-  return _stop[0]
+  """Whether SIGTERM or SIGINT came or --max_hours are over: the run saves at the chunk's end and exits with code 75."""
+  return _stop[0] or (MAX_HOURS.value is not None and time.monotonic() - _began > 3600 * MAX_HOURS.value)
+
+
+def several_hosts() -> bool:
+  """Whether the environment names more than one host: Cloud TPU, Slurm, Open MPI, or JAX's own variables."""
+  workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+  counts = [os.environ.get(name, "1") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")]
+  return len(workers) > 1 or any(count.isdigit() and int(count) > 1 for count in counts)
+
+
+def join_hosts() -> None:
+  """Joins the processes of one run, before anything asks for devices.
+
+  Raises:
+    ConfigError: they do not find each other, or the flags contradict.
+  """
+  given = {"--coordinator": COORDINATOR.value, "--processes": PROCESSES.value, "--process": PROCESS.value}
+  missing = [name for name, value in given.items() if value is None]
+  if 0 < len(missing) < len(given):
+    raise ConfigError(f"{', '.join(missing)} missing: --coordinator, --processes and --process go together")
+  if DISTRIBUTED.value == "off" or (DISTRIBUTED.value == "auto" and missing and not several_hosts()):
+    return
+  try:
+    jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+  except (RuntimeError, ValueError) as error:
+    reason = " ".join(str(error).split())[:200]
+    raise ConfigError(
+      f"--distributed={DISTRIBUTED.value}: the processes did not find each other ({reason}); on one host use "
+      "--distributed=off, elsewhere give --coordinator=HOST:PORT --processes=N --process=I"
+    ) from error
 
 
 def _on_signal(number: int, frame) -> None:
@@ -104,6 +146,7 @@ def use_platform() -> None:
   Raises:
     ConfigError: the device that was asked for is not there.
   """
+  join_hosts()
   wanted = PLATFORM.value
   forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
   if getattr(jax.config, "jax_num_cpu_devices", 0) < 0 and not forced:
@@ -125,9 +168,8 @@ def use_compilation_cache() -> None:
   if COMPILATION_CACHE.value == "off":
     return
   folder = COMPILATION_CACHE.value
-  jax.config.update(
-    "jax_compilation_cache_dir", os.path.join(workdir(), "..", "jax_cache") if folder == "auto" else folder
-  )
+  beside = epath.Path(workdir()).parent / "jax_cache"
+  jax.config.update("jax_compilation_cache_dir", os.fspath(beside) if folder == "auto" else folder)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

@@ -2,15 +2,16 @@
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from cljax.report.pages import read_published, write_report
 from cljax.report.store import find_results
-from cljax.report.tables import readme_table, splice, text_table
+from cljax.report.tables import labels, readme_table, splice, text_table
 from cljax.run import train
 from cljax.types import ConfigError
 from cljax.workdir import flatten
@@ -42,8 +43,9 @@ def run_cells(
   configs = [cell_config(module, cell, overrides) for cell in cells]  # all of them first: a mistake costs no run
   for i, config in enumerate(configs):
     print(f"cell {i + 1} of {len(configs)}: {config.cell}", file=sys.stderr)
-    train(config, Path(workdir) / config.cell, data_dir=data_dir, overrides=overrides, stop_asked=stop_asked)
-  finish(workdir)
+    train(config, epath.Path(workdir) / config.cell, data_dir=data_dir, overrides=overrides, stop_asked=stop_asked)
+  if jax.process_index() == 0:
+    finish(workdir)
 
 
 def write_readme(workdir: str, name: str) -> None:
@@ -64,7 +66,8 @@ def write_readme(workdir: str, name: str) -> None:
 def finish(workdir: str) -> None:
   """Prints the table of the results under a work dir and writes its report."""
   configs = ROOT / "configs"
-  results = [result for _, result, _ in find_results(workdir)]
+  paths, results, _ = zip(*find_results(workdir), strict=True)
   papers = {result["paper"] for result in results}
-  print(text_table(results, read_published(papers.pop(), configs) if len(papers) == 1 else {}))
+  published = read_published(papers.pop(), configs) if len(papers) == 1 else {}
+  print(text_table(results, published, labels(results, paths)))
   print("written: " + ", ".join(str(path) for path in write_report(workdir, configs)))

@@ -7,8 +7,7 @@ The same command again goes on where it stopped. A config whose `sweep` lists se
 folder of its own under the work dir.
 """
 
-import os
-
+import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -35,8 +34,12 @@ def main() -> int | None:
   outcome = train(
     CONFIG.value, app.workdir(), data_dir=app.DATA_DIR.value, overrides=overrides, stop_asked=app.stop_asked
   )
-  print(text_table([outcome.result]))
-  print(f"written: {os.path.join(app.workdir(), 'result.json')}")
+  if jax.process_index() == 0:
+    if outcome.sweep:
+      cells.finish(app.workdir())
+      return None
+    print(text_table([outcome.result]))
+    print(f"written: {app.workdir()}/result.json")
   return None
 
 

@@ -146,10 +146,12 @@ def aligned(headings: Sequence[str], table: Sequence[Sequence[str]]) -> str:
   )
 
 
-def text_table(results: Sequence[Result], published: Published | None = None) -> str:
+def text_table(
+  results: Sequence[Result], published: Published | None = None, names: Sequence[str] | None = None
+) -> str:
   """The table that a launch ends with: mean ± s.d. over seeds, beside the published number where there is one."""
   why = no_verdict(results, published or {})
-  return aligned(*rows(results, published or {})) + (f"\n{why}" if why else "")
+  return aligned(*rows(results, published or {}, names)) + (f"\n{why}" if why else "")
 
 
 def provenance(results: Sequence[Result]) -> str:

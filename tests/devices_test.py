@@ -1,0 +1,124 @@
+"""Several devices and processes: the same numbers as one, and checkpoints that do not care how many there were."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import numpy as np
+import pytest
+
+from cljax.report.store import compare, read_result
+from cljax.run import train
+from launch.app import load_config
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = "configs/papers/cotraining/table1.py"
+CELL = "preset=smoke,stream=mnist_perm,method=er"
+FIELDS = {"num_seeds": 3, "chunk": 40, "evaluate": "ends", "stream.tasks": 2}
+
+
+def command(workdir, *flags):
+  fields = [f"--config.{key}={value}" for key, value in FIELDS.items()]
+  return [sys.executable, "-m", "launch.train", f"--config={CONFIG}:{CELL}", f"--workdir={workdir}", *fields, *flags]
+
+
+def start(devices, *words):
+  """A process with so many CPU devices."""
+  own = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
+  return subprocess.Popen(
+    list(map(str, words)), cwd=ROOT, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+  )
+
+
+def finish(process, code=0):
+  output = process.communicate(timeout=300)[0]
+  assert process.returncode == code, output
+  return output
+
+
+def config(**changes):
+  it = load_config(CONFIG).get_config(CELL)
+  it.update_from_flattened_dict({**FIELDS, **changes})
+  return it
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+  """The run on the one device of this process."""
+  folder = tmp_path_factory.mktemp("one") / "run"
+  train(config(), folder, quiet=True)
+  return folder
+
+
+def test_eight_devices_give_the_result_of_one(one, tmp_path):
+  """Three seeds keep three of eight busy, and the run says so."""
+  output = finish(start(8, *command(tmp_path / "run")))
+  assert "on 8 device(s)" in output and "3 seed(s) keep 3 of 8 devices busy, 5 idle" in output
+  assert read_result(tmp_path / "run" / "result.json")["experiment"]["device_count"] == 3
+  found = compare(one, tmp_path / "run")["."]
+  assert all(field.startswith("experiment.device_count") for field in found), found
+
+
+def test_a_checkpoint_of_two_devices_goes_on_on_one(one, tmp_path):
+  """Three seeds on two devices are four rows there and three in the checkpoint. After 0 hours the run saves: code 75."""
+  output = finish(start(2, *command(tmp_path / "run", "--max_hours=0")), code=75)
+  assert "3 seeds on 2 devices: 1 rows are copies" in output
+  assert not (tmp_path / "run" / "result.json").exists()
+  outcome = train(config(), tmp_path / "run", quiet=True)
+  assert outcome.result["accuracy"] == read_result(one / "result.json")["accuracy"]
+
+
+def test_two_processes_give_the_result_of_one(one, tmp_path):
+  with socket.socket() as probe:
+    probe.bind(("localhost", 0))
+    port = probe.getsockname()[1]
+  flags = ["--distributed=on", f"--coordinator=localhost:{port}", "--processes=2", "--platform=cpu"]
+  both = [start(1, *command(tmp_path / "run", *flags, f"--process={i}")) for i in range(2)]
+  outputs = [finish(process) for process in both]
+  assert "written:" in outputs[0] and "written:" not in outputs[1]  # process 0 alone speaks and writes
+  found = compare(one, tmp_path / "run")["."]
+  assert all(field.startswith("experiment.device_count") for field in found), found
+
+
+DATA_AXIS = f"""
+import json, jax, numpy as np
+from cljax.run import train
+from launch.app import load_config
+
+states = []
+for data in (1, 2):
+  it = load_config({CONFIG!r}).get_config({CELL!r})
+  it.update_from_flattened_dict({{"num_seeds": 2, "stream.tasks": 2, "evaluate": "ends", "data_devices": data}})
+  it.method.epochs = 1
+  outcome = train(it, quiet=True)
+  assert dict(outcome.experiment.mesh.shape) == {{"seed": 2, "data": data}}
+  states.append(outcome.state.params)
+differences = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), *states)
+print(json.dumps([max(jax.tree.leaves(differences)), outcome.experiment.timeline.steps()]))
+"""
+
+
+def test_a_data_axis_gives_the_numbers_of_one_device():
+  """Two seeds, each on two devices that share the rows of its batches: 1e-5 after 60 steps."""
+  output = finish(start(4, sys.executable, "-c", DATA_AXIS))
+  worst, steps = json.loads(output.strip().splitlines()[-1])
+  assert steps == 60 and worst < 1e-5
+
+
+def test_each_value_of_a_sweep_has_the_numbers_of_its_own_run(one, tmp_path):
+  rate = config().optimizer.lr
+  outcome = train(config(**{"sweep.lr": (0.03, rate)}), tmp_path / "sweep", quiet=True)
+  assert [each.result["config"]["optimizer"]["lr"] for each in outcome.sweep] == [0.03, rate]
+  assert compare(one, tmp_path / "sweep" / f"lr={rate:g}")["."] == []
+  alone = train(config(**{"optimizer.lr": 0.03}), quiet=True)
+  assert alone.result["accuracy"] == outcome.sweep[0].result["accuracy"] != outcome.sweep[1].result["accuracy"]
+  chex.assert_trees_all_equal(alone.state, outcome.sweep[0].state)
+  again = train(config(**{"sweep.lr": (0.03, rate)}), tmp_path / "sweep", quiet=True)  # finished: only read
+  assert [each.result for each in again.sweep] == [
+    read_result(tmp_path / "sweep" / name / "result.json") for name in ("lr=0.03", f"lr={rate:g}")
+  ]
+  np.testing.assert_array_equal(again.arrays["seen"], outcome.sweep[0].arrays["seen"])
