@@ -64,7 +64,7 @@ def test_eight_devices_give_the_result_of_one(one, tmp_path):
 
 
 def test_a_checkpoint_of_two_devices_goes_on_on_one(one, tmp_path):
-  """Three seeds on two devices are four rows there and three in the checkpoint. After 0 hours the run saves: code 75."""
+  """Three seeds on two devices are four rows there and three in the checkpoint. After 0 hours the run saves."""
   output = finish(start(2, *command(tmp_path / "run", "--max_hours=0")), code=75)
   assert "3 seeds on 2 devices: 1 rows are copies" in output
   assert not (tmp_path / "run" / "result.json").exists()
