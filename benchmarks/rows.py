@@ -69,7 +69,7 @@ def chosen(only: Sequence[str]) -> list[str]:
   Raises:
     ConfigError: a name that there is not.
   """
-  return [choose("--only", name, NAMES) for name in only] or list(NAMES)
+  return [choose("--rows", name, NAMES) for name in only] or list(NAMES)
 
 
 def subjects_of(rows: Iterable[Row]) -> list[str]:

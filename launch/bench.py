@@ -1,7 +1,7 @@
 """Speed ratios against peers, against bare scans and of cljax against itself, all in one run.
 
 python -m launch.bench
-python -m launch.bench --only=tuned,bare --rounds=3
+python -m launch.bench --rows=tuned,bare --rounds=3
 python -m launch.bench --write
 
 Exit code 1 where two sides of a row do not learn the same thing. See benchmarks/README.md.
@@ -17,7 +17,7 @@ from launch import app
 
 ROUNDS = flags.DEFINE_integer("rounds", 5, "How often every subject has its turn.", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 2000, "Steps of a task, a multiple of 8.", lower_bound=8)
-ONLY = flags.DEFINE_list("only", [], f"Some of the rows: {', '.join(rows.NAMES)}.")
+ROWS = flags.DEFINE_list("rows", [], f"Some of the rows: {', '.join(rows.NAMES)}.")
 WRITE = flags.DEFINE_bool("write", False, "Writes benchmarks/README.md; needs all rows and at least 5 rounds.")
 LEAST_ROUNDS = 5
 PAGE = app.ROOT / "benchmarks" / "README.md"
@@ -34,14 +34,14 @@ def check(missing: list[str]) -> None:
     raise ConfigError(f"--steps={STEPS.value} does not fill a memory of {problem.CAPACITY} rows; use at least 104")
   if not WRITE.value:
     return
-  if ONLY.value or ROUNDS.value < LEAST_ROUNDS:
+  if ROWS.value or ROUNDS.value < LEAST_ROUNDS:
     raise ConfigError(f"--write needs all rows and at least --rounds={LEAST_ROUNDS}")
   if missing:
     raise ConfigError(f"--write needs all rows; {rows.left_out(missing)}")
 
 
 def main() -> int:
-  names = rows.chosen(ONLY.value)
+  names = rows.chosen(ROWS.value)
   missing = rows.without_peers(names)
   check(missing)
   cores = timing.cores()
