@@ -1,0 +1,93 @@
+"""cljax as a person runs it: a config, `config.build`, `run.compile_events`, and the driver's units of a whole task."""
+
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks import problem
+from cljax.config import Experiment, build, complete, default
+from cljax.data import bank
+from cljax.data.bank import Source
+from cljax.drive import Driver, as_device, start
+from cljax.monitor import Monitor
+from cljax.run import compile_events
+
+WORK = ("view", "enter", "chunk", "tick", "exit")  # the units of a task besides evaluations and saves
+
+
+def config_of(
+  name: str, *, tasks: int = problem.TASKS, scenario: str = "task", seeds: int = 1, **method: Any
+) -> ConfigDict:
+  """The benchmark's config of `er` or `routing`; `method` are keywords of its factory."""
+  config = default()
+  config.num_seeds = seeds
+  config.evaluate = "ends"
+  config.stream = {"name": "permuted", "source": "benchmark", "tasks": tasks, "scenario": scenario}
+  config.optimizer.lr = problem.LR
+  fields: dict[str, Any] = {"batch_size": problem.BATCH, "replay": problem.REPLAY, "capacity": problem.CAPACITY}
+  if name == "routing":
+    config.net = {"name": "routed_mlp", "widths": (problem.WIDTH,) * 2, "experts": problem.EXPERTS}
+    fields |= {"k": problem.K, "sample": "gumbel_topk", "noise": problem.NOISE}
+  else:
+    config.net = {"name": "mlp", "hidden": (problem.HIDDEN,) * 2}
+  config.method = {"name": name, **fields, **method}
+  return complete(config)
+
+
+def experiment_of(config: ConfigDict, data: Source) -> Experiment:
+  """What `config.build` makes of it, on this data set: no name leads to it, so loading is replaced meanwhile."""
+  with mock.patch.object(bank, "load", lambda name, data_dir=None: data):
+    return build(config)
+
+
+def plain(experiment: Experiment) -> Experiment:
+  """The same without blocks of steps. The one place that knows how the fast path is turned off."""
+  phases = tuple(phase._replace(block=None) for phase in experiment.method.phases)
+  timeline = experiment.timeline._replace(phases=phases)
+  return experiment._replace(method=experiment.method._replace(phases=phases), timeline=timeline)
+
+
+def has_fast_path(experiment: Experiment) -> bool:
+  """Whether the default path is another one than `plain`."""
+  return any(phase.block is not None for phase in experiment.method.phases)
+
+
+class Library:
+  """The library's whole-task call: view, edges, planning, training, metrics brought to the host."""
+
+  def __init__(self, experiment: Experiment):
+    compiled = compile_events(experiment)
+    monitor = Monitor(None, experiment.timeline.steps(), 0, 0, "benchmark", quiet=True)
+    self.experiment = experiment
+    self.steps = int(experiment.timeline.phase_steps(0, 0).sum())
+    self.driver = Driver(experiment, compiled, monitor, None, lambda: False)
+    self.carry = start(experiment, compiled)
+    units = [unit for unit in experiment.timeline.units(None, 0) if unit.kind in WORK]
+    self.units = [[unit for unit in units if unit.at.task == task] for task in (0, 1)]
+    self.kept: Any = None
+
+  def train(self, task: int) -> None:
+    for unit in self.units[task]:
+      self.driver.perform(unit, self.carry)
+    jax.block_until_ready(self.carry.state)
+
+  def keep(self) -> None:
+    self.kept = jax.tree.map(jnp.copy, self.carry.state)
+
+  def back(self) -> None:
+    self.carry.state = jax.block_until_ready(jax.tree.map(jnp.copy, self.kept))
+
+  def accuracy(self) -> float:
+    """Mean over seeds and over tasks 0 and 1."""
+    evaluate = self.driver.compiled[f"evaluate.{self.experiment.readouts[0]}"]
+    counts = [evaluate(self.carry.state, self.experiment.stream, *as_device(t, 1, t))["right"] for t in (0, 1)]
+    return float(np.mean(counts)) / problem.TEST_ROWS
+
+  def skipped(self) -> int:
+    """Co-training steps left out because no expert was unused: they would make a step look cheap."""
+    state = self.carry.state
+    return int(state.skipped.sum()) if hasattr(state, "skipped") else 0

@@ -1,0 +1,121 @@
+"""What is compared with what, and how far apart it should be."""
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from benchmarks.timing import Ratio, Timing, ratio
+from cljax.types import choose
+
+TOLERANCE, LEARNT = 0.03, 0.5  # accuracies that differ by less are alike; less than this is not learning
+PEERS = {"torch": "torch", "avalanche": "avalanche"}  # first part of a subject's name -> the module that it needs
+
+
+class Row(NamedTuple):
+  """One line of the table. The ratio is other / ours where it should be large, ours / other where small."""
+
+  name: str
+  text: str
+  ours: str  # subjects, by their names in `subjects.py`
+  other: str
+  goal: float | None
+  at_least: bool
+  check: str = "same"  # accuracies alike | `learns`, both learn | `none`
+
+
+class Result(NamedTuple):
+  """A measured row; medians in microseconds a step (`unit` says otherwise), CPU and wall."""
+
+  text: str
+  ours: str
+  other: str
+  ratio: Ratio
+  goal: float | None
+  at_least: bool
+  trouble: str = ""
+  unit: str = ""
+
+  def met(self) -> bool | None:
+    if self.goal is None:
+      return None
+    return self.ratio.median >= self.goal if self.at_least else self.ratio.median <= self.goal
+
+
+COTRAIN = "co-training step"
+ROWS = (
+  Row("stacked", f"{COTRAIN} against eager PyTorch, stacked experts", "cljax.cotrain", "torch.stacked", 7.5, True),
+  Row("modulelist", f"{COTRAIN} against eager PyTorch, a ModuleList", "cljax.cotrain", "torch.modulelist", 14, True),
+  Row("tuned", f"{COTRAIN} against eager PyTorch, tuned by hand", "cljax.cotrain", "torch.tuned", 6, True),
+  Row(
+    "avalanche", "ER step on the union against Avalanche's Replay", "cljax.er_one_head", "avalanche.replay", 3.8, True
+  ),
+  Row("er", "ER in two steps against eager PyTorch", "cljax.er", "torch.er", 4.5, True),
+  Row("cotraining", "step with co-training against without", "cljax.cotrain", "cljax.no_cotrain", 1.2, False, "learns"),
+  Row("memory", "memory of 10,000 rows against 1,000", "cljax.memory", "cljax.cotrain", 1.1, False, "learns"),
+  Row("tasks", "100 tasks against 20, a step", "cljax.tasks", "cljax.cotrain", 1.3, False, "learns"),
+  Row("bare", "whole-task call against the bare scan, co-training", "cljax.cotrain", "bare.cotrain", 1.1, False),
+  Row("bare_er", "whole-task call against the bare scan, ER in two steps", "cljax.er", "bare.er", 1.1, False),
+  Row("bare_plain", "the same without blocks, co-training", "cljax.cotrain_plain", "bare.cotrain_plain", None, False),
+  Row("plain", f"{COTRAIN}, default path against the plain path", "cljax.cotrain", "cljax.cotrain_plain", 1.5, True),
+  Row("seeds", "15 seeds against one, a step of one seed", "cljax.seeds", "cljax.cotrain", None, False, "none"),
+)
+APART = ("start", "devices")  # measured in processes of their own, see `apart.py`
+NAMES = (*(row.name for row in ROWS), *APART)
+
+
+def chosen(only: Sequence[str]) -> list[str]:
+  """The names asked for, or all.
+
+  Raises:
+    ConfigError: a name that there is not.
+  """
+  return [choose("--rows", name, NAMES) for name in only] or list(NAMES)
+
+
+def subjects_of(rows: Iterable[Row]) -> list[str]:
+  """Names of all that has to be timed for some rows, each once."""
+  return list(dict.fromkeys(name for row in rows for name in (row.ours, row.other)))
+
+
+def present(module: str) -> bool:
+  return importlib.util.find_spec(module) is not None
+
+
+def without_peers(names: Sequence[str]) -> list[str]:
+  """Those rows whose peer is not installed."""
+  needs = {row.name: PEERS.get(row.other.split(".")[0]) for row in ROWS}
+  return [name for name in names if (module := needs.get(name)) and not present(module)]
+
+
+def left_out(names: Sequence[str]) -> str:
+  """What to tell a person about rows without their peer."""
+  return f"left out for want of PyTorch or Avalanche: {', '.join(names)}; pip install 'cljax[peers]'"
+
+
+def trouble(row: Row, accuracy: dict[str, float]) -> str:
+  """Why the two sides of a row do not learn the same thing; '' where they do."""
+  ours, other = accuracy[row.ours], accuracy[row.other]
+  if row.check == "none":
+    return ""
+  if min(ours, other) < LEARNT:
+    return f"not learnt: accuracy {ours:.3f} and {other:.3f}"
+  if row.check == "same" and abs(ours - other) > TOLERANCE:
+    return f"accuracies differ: {ours:.3f} and {other:.3f}"
+  return ""
+
+
+def median(values: Sequence[float]) -> float:
+  """The middle one, or the mean of the two in the middle."""
+  ordered, half = sorted(values), len(values) // 2
+  return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def shown(timing: Timing) -> str:
+  """Medians, wall time in brackets."""
+  return f"{median(timing.cpu):.0f} ({median(timing.wall):.0f})"
+
+
+def result(row: Row, timings: dict[str, Timing], accuracy: dict[str, float]) -> Result:
+  ours, other = timings[row.ours], timings[row.other]
+  found = ratio(other, ours) if row.at_least else ratio(ours, other)
+  return Result(row.text, shown(ours), shown(other), found, row.goal, row.at_least, trouble(row, accuracy))
