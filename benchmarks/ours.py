@@ -1,4 +1,4 @@
-"""cljax as a person runs it: a config, `config.build`, `run.compile_events`, and the driver's units of a whole task."""
+"""cljax as a person runs it: `experiment.build`, `run.compile_events`, and the driver's units of a whole task."""
 
 from typing import Any
 from unittest import mock
@@ -9,10 +9,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import problem
-from cljax.config import Experiment, build, complete, default
+from cljax.config import complete, default
 from cljax.data import bank
 from cljax.data.bank import Source
-from cljax.drive import Driver, as_device, start
+from cljax.drive import Driver, start
+from cljax.experiment import Experiment, build
 from cljax.monitor import Monitor
 from cljax.run import compile_events
 
@@ -39,21 +40,9 @@ def config_of(
 
 
 def experiment_of(config: ConfigDict, data: Source) -> Experiment:
-  """What `config.build` makes of it, on this data set: no name leads to it, so loading is replaced meanwhile."""
+  """What `experiment.build` makes of it, on this data set: no name leads to it, so loading is replaced meanwhile."""
   with mock.patch.object(bank, "load", lambda name, data_dir=None: data):
     return build(config)
-
-
-def plain(experiment: Experiment) -> Experiment:
-  """The same without blocks of steps. The one place that knows how the fast path is turned off."""
-  phases = tuple(phase._replace(block=None) for phase in experiment.method.phases)
-  timeline = experiment.timeline._replace(phases=phases)
-  return experiment._replace(method=experiment.method._replace(phases=phases), timeline=timeline)
-
-
-def has_fast_path(experiment: Experiment) -> bool:
-  """Whether the default path is another one than `plain`."""
-  return any(phase.block is not None for phase in experiment.method.phases)
 
 
 class Library:
@@ -84,7 +73,9 @@ class Library:
   def accuracy(self) -> float:
     """Mean over seeds and over tasks 0 and 1."""
     evaluate = self.driver.compiled[f"evaluate.{self.experiment.readouts[0]}"]
-    counts = [evaluate(self.carry.state, self.experiment.stream, *as_device(t, 1, t))["right"] for t in (0, 1)]
+    own = self.carry.hyper, self.carry.state, self.experiment.stream
+    seeds = len(self.experiment.seeds)
+    counts = [evaluate(*own, *self.experiment.numbers(t, 1, t), None)["right"][:seeds] for t in (0, 1)]
     return float(np.mean(counts)) / problem.TEST_ROWS
 
   def skipped(self) -> int:

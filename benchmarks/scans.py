@@ -10,8 +10,14 @@ from benchmarks import bare, problem
 from benchmarks.problem import Problem
 
 
+def heads_apart(params: Any, heads: int, classes: int) -> Any:
+  """The params with their heads as [D, heads, classes] and [heads, classes]."""
+  head = jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-1], heads, classes), params["head"])
+  return {**params, "head": head}
+
+
 def weights_of(params: Any, router: Any = None, used: Any = None) -> bare.Weights:
-  """The weights of a cljax net of two hidden layers, for one seed."""
+  """The weights of a cljax net of two hidden layers, for one seed; its heads as `heads_apart` gives them."""
   first, second, head = params["first"], params["hidden_1"], params["head"]
   T = head["bias"].shape[0]
   router = jnp.zeros((2, T, 0)) if router is None else router

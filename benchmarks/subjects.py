@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from benchmarks import bare, problem, scans
-from benchmarks.ours import Library, config_of, experiment_of, plain
+from benchmarks.ours import Library, config_of, experiment_of
 from benchmarks.problem import Problem
 from benchmarks.timing import Subject
 
@@ -51,18 +51,17 @@ class Workshop:
     return as_tensors(self.data)
 
   def initial(self, name: str, **fields: Any) -> Any:
-    """The initial state of cljax's first seed."""
-    return jax.tree.map(lambda leaf: leaf[0], Library(self.experiment(name, **fields)).carry.state)
+    """The initial state of cljax's first seed, its heads apart."""
+    experiment = self.experiment(name, **fields)
+    state = jax.tree.map(lambda leaf: leaf[0], Library(experiment).carry.state)
+    return state.replace(params=scans.heads_apart(state.params, experiment.spec.heads, experiment.spec.C))
 
   def library(self, name: str) -> Subject:
     method, fields = LIBRARY[name.removesuffix("_plain")]
-    if (
-      name == "seeds"
-    ):  # as many steps in all as the others, or this subject alone would take longer than they together
+    if name == "seeds":  # as many steps in all as the others, or it would take longer than they together
       few = Workshop(max(self.steps // SEEDS, 8))
       return Library(few.experiment(method, **fields))
-    experiment = self.experiment(method, **fields)
-    return Library(plain(experiment) if name.endswith("_plain") else experiment)
+    return Library(self.experiment(method, **fields, **({"block": 1} if name.endswith("_plain") else {})))
 
   def bare(self, name: str) -> Subject:
     setting, block, method = SCANS[name]

@@ -9,14 +9,14 @@ import optax
 import pytest
 
 from benchmarks import bare, problem, rows, scans, table, timing
-from benchmarks.ours import config_of, has_fast_path, plain
+from benchmarks.ours import config_of
 from benchmarks.rows import Result, Row
 from benchmarks.timing import Ratio, Timing
 from cljax import fit
 from cljax.data.sample import view_at
 from cljax.methods import METHODS
-from cljax.types import Block, Clock, ConfigError
-from tests.toys import experiment, mlp, routed, stream
+from cljax.types import Clock, ConfigError
+from tests.toys import mlp, routed, stream
 
 LR, EXPERTS, K = 0.1, 6, 2
 COUNTS, STEPS = (60, 60), 6  # full batches only, so that no row of task 1 is dead
@@ -61,13 +61,13 @@ def test_the_bare_scans_compute_what_cljax_computes(name):
   after, _ = learn(state, second, 1)
   mixture = name == "routing"
   routes = (state.router, state.used) if mixture else ()
-  start = scans.weights_of(state.params, *routes)
+  start = scans.weights_of(scans.heads_apart(state.params, spec.heads, spec.C), *routes)
   pool = bare.Rows(*(batches[key].reshape(STEPS * 20, -1) for key in ("x", "y", "task")))
   pool = pool._replace(y=pool.y[:, 0], task=pool.task[:, 0])
   experts = {"experts": EXPERTS, "k": K, "cotrain": True} if mixture else {}
   setting = bare.Setting(LR, 10, **experts, union=name == "er_union")
   routes = (after.router, after.used) if mixture else ()
-  expected = scans.weights_of(after.params, *routes)
+  expected = scans.weights_of(scans.heads_apart(after.params, spec.heads, spec.C), *routes)
   assert np.abs(expected.kernel - start.kernel).max() > 1e-3
   for block in (1, 2):
     run = jax.jit(functools.partial(bare.scan, setting, block))
@@ -201,15 +201,6 @@ def test_rows_have_names_of_their_own():
   assert len(set(rows.NAMES)) == len(rows.NAMES)
   with pytest.raises(ConfigError, match="tuned"):
     rows.chosen(["tunde"])
-
-
-def test_the_plain_path_has_no_blocks():
-  spec, data = stream(COUNTS)
-  method = method_of("routing", spec)
-  block = method._replace(phases=tuple(p._replace(block=Block(4, p.step)) for p in method.phases))
-  it = experiment(block, spec, data)
-  assert has_fast_path(it) and not has_fast_path(plain(it))
-  assert all(phase.block is None for phase in plain(it).timeline.phases)
 
 
 def test_configs_are_the_paper_s_shapes():
