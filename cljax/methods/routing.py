@@ -156,21 +156,24 @@ def routing(
     return select.top_k_gates(logits, k)
 
   def draw_gates(key: Key, router: Array, noise_logits: Array, batch: Batch, clock: Clock) -> tuple[list[Array], Array]:
-    """One [B, E] a layer, and the auxiliary loss [] of the draw, over live rows."""
+    """One [B, E] a layer, and the auxiliary loss [] of the draw, over live rows.
+
+    Under `step` a row's noise is named by its task, so that rows of one task share it: one draw of the whole matrix,
+    of which only the rows that the batch uses are drawn.
+    """
     gates, loss, task = [], jnp.float32(0), batch.task
-    by_row = draw == "example" or sample == "none"  # without noise the order of drawing and picking does not matter
+    names = task if draw == "step" else jnp.arange(len(task))
     for l in range(L):
-      own = jax.random.fold_in(key, l)
+      keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, l), names)
       sigma = noise * (jax.nn.softplus(noise_logits[l]) if learns_noise else jnp.ones((T, E)))
-      logits, sigma = (router[l][task], sigma[task]) if by_row else (router[l], sigma)
-      sampled = sample_layer(own, logits, sigma, ks[l], clock)
-      gates.append(gate_scale * (sampled if by_row else sampled[task]))
+      logits, sigma = router[l][task], sigma[task]
+      sampled = jax.vmap(lambda key, logits, sigma, k=ks[l]: sample_layer(key, logits, sigma, k, clock))
+      gates.append(gate_scale * sampled(keys, logits, sigma))
       if auxiliary in ("importance", "both"):
         loss += auxiliary_weight * select.importance_loss(gates[l], batch.live)
       if auxiliary in ("load", "both"):
-        noisy = logits + sigma * jax.random.normal(own, logits.shape)  # the numbers that noisy_topk drew
-        by_task = (logits, noisy, sigma) if by_row else (logits[task], noisy[task], sigma[task])
-        loss += auxiliary_weight * select.load_loss(*by_task, ks[l], batch.live)
+        numbers = jax.vmap(lambda key: jax.random.normal(key, (E,)))(keys)  # those that noisy_topk drew
+        loss += auxiliary_weight * select.load_loss(logits, logits + sigma * numbers, sigma, ks[l], batch.live)
     return gates, loss
 
   def learn(key: Key, state: State, batch: Batch, clock: Clock) -> tuple[State, Info]:

@@ -25,9 +25,9 @@ def initializer(name: str, **axes):
 class Heads(nn.Module):
   """One linear layer for each slot: features [B, D], slot [B] -> raw logits [B, classes].
 
-  All heads lie side by side in one matrix [D, heads * classes]; all are computed and one is chosen per row: a head that
-  no row asks for gets an exactly zero gradient. Slots beyond the last head take the last, so a net with one head serves
-  every slot.
+  All heads lie side by side in one matrix [D, heads * classes]. All are computed and one is chosen per row; a batch that
+  is small beside the number of heads fetches those of its rows instead. A head that no row asks for gets an exactly zero
+  gradient. Slots beyond the last head take the last, so a net with one head serves every slot.
   """
 
   heads: int
@@ -39,5 +39,9 @@ class Heads(nn.Module):
     each = initializer("glorot", in_axis=0, out_axis=2, batch_axis=1)
     kernel = self.param("kernel", lambda key: each(key, (D, H, C)).reshape(D, H * C))
     bias = self.param("bias", nn.initializers.zeros, (H * C,))
+    head = jnp.minimum(slot, H - 1)
+    if 4 * len(slot) < H:
+      own = kernel.reshape(D, H, C)[:, head]  # [D, B, C]
+      return (features.T[:, :, None] * own).sum(axis=0) + bias.reshape(H, C)[head]
     logits = (features @ kernel + bias).reshape(-1, H, C)
-    return jnp.take_along_axis(logits, jnp.minimum(slot, H - 1)[:, None, None], axis=1)[:, 0]
+    return jnp.take_along_axis(logits, head[:, None, None], axis=1)[:, 0]
