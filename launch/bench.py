@@ -42,8 +42,8 @@ def check(missing: list[str]) -> None:
 
 
 def main() -> int:
-  signal.signal(signal.SIGINT, signal.default_int_handler)  # nothing is to be saved: a stop need not wait
-  signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)  # there is nothing to save: a stop need not wait
   names = rows.chosen(ROWS.value)
   missing = rows.without_peers(names)
   check(missing)
