@@ -7,6 +7,7 @@ python -m launch.bench --write
 Exit code 1 where two sides of a row do not learn the same thing. See benchmarks/README.md.
 """
 
+import signal
 import sys
 
 from absl import flags
@@ -41,6 +42,8 @@ def check(missing: list[str]) -> None:
 
 
 def main() -> int:
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)  # there is nothing to save: a stop need not wait
   names = rows.chosen(ROWS.value)
   missing = rows.without_peers(names)
   check(missing)
