@@ -25,9 +25,9 @@ def initializer(name: str, **axes):
 class Heads(nn.Module):
   """One linear layer for each slot: features [B, D], slot [B] -> raw logits [B, classes].
 
-  All heads lie side by side in one matrix [D, heads * classes]. All are computed and one is chosen per row; a batch that
-  is small beside the number of heads fetches those of its rows instead. A head that no row asks for gets an exactly zero
-  gradient. Slots beyond the last head take the last, so a net with one head serves every slot.
+  All heads lie side by side in one matrix [D, heads * classes]. All are computed and one is chosen per row; a batch
+  that is small beside the number of heads fetches those of its rows instead. A head that no row asks for gets an
+  exactly zero gradient. Slots beyond the last head take the last, so a net with one head serves every slot.
   """
 
   heads: int
