@@ -747,7 +747,8 @@ def test_balancing_losses_move_the_router_by_their_gradient(schedule):
     task, ones = schedule.batch.task[i][live], jnp.ones(live.sum(), bool)
     importance = load = 0.0
     for l in range(L):
-      noisy = router[l] + jax.random.normal(jax.random.fold_in(key, l), (T, E))
+      draws = [jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, l), t), (E,)) for t in range(T)]
+      noisy = router[l] + jnp.stack(draws)
       importance += select.importance_loss(select.top_k_gates(noisy, 2)[task], ones)
       load += select.load_loss(router[l][task], noisy[task], jnp.ones((len(task), E)), 2, ones)
     return importance, load
