@@ -144,6 +144,18 @@ def complete(config: ConfigDict) -> ConfigDict:
   return config
 
 
+def relabel(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
+  """Drops the labels that a config lost by what the user overrode.
+
+  Another method or stream is another cell, of no paper's table; another number of rows or epochs is another scale, so
+  that no published number is held against it.
+  """
+  if {"method.name", "stream.name", "stream.source"} & set(overrides):
+    config.paper = config.cell = config.preset = ""
+  elif "method.epochs" in overrides or any(key.startswith("stream.") for key in overrides):
+    config.preset = ""
+
+
 def numbers_of(config: ConfigDict) -> list[str]:
   """The keywords of the method that are real numbers: those that a sweep may vary."""
   found = defaults(METHODS[config.method.name], 3)

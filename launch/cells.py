@@ -9,6 +9,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from cljax.config import relabel
 from cljax.report.pages import read_published, write_report
 from cljax.report.store import find_results
 from cljax.report.tables import labels, readme_table, splice, text_table
@@ -43,7 +44,9 @@ def run_cells(
   configs = [cell_config(module, cell, overrides) for cell in cells]  # all of them first: a mistake costs no run
   for i, config in enumerate(configs):
     print(f"cell {i + 1} of {len(configs)}: {config.cell}", file=sys.stderr)
-    train(config, epath.Path(workdir) / config.cell, data_dir=data_dir, overrides=overrides, stop_asked=stop_asked)
+    folder = epath.Path(workdir) / config.cell
+    relabel(config, overrides)
+    train(config, folder, data_dir=data_dir, overrides=overrides, stop_asked=stop_asked)
   if jax.process_index() == 0:
     finish(workdir)
 

@@ -11,6 +11,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
+from cljax.config import relabel
 from cljax.report.tables import text_table
 from cljax.run import train
 from cljax.types import ConfigError
@@ -31,6 +32,7 @@ def main() -> int | None:
   if len(found) > 1:
     cells.run_cells(module, found, app.workdir(), overrides, app.DATA_DIR.value)
     return None
+  relabel(CONFIG.value, overrides)
   outcome = train(
     CONFIG.value, app.workdir(), data_dir=app.DATA_DIR.value, overrides=overrides, stop_asked=app.stop_asked
   )
