@@ -11,6 +11,7 @@ import chex
 import numpy as np
 import pytest
 
+from cljax.config import relabel
 from cljax.report.store import compare, read_result
 from cljax.run import train
 from launch.app import load_config
@@ -43,6 +44,7 @@ def finish(process, code=0):
 def config(**changes):
   it = load_config(CONFIG).get_config(CELL)
   it.update_from_flattened_dict({**FIELDS, **changes})
+  relabel(it, FIELDS)  # as the launcher does
   return it
 
 
@@ -72,13 +74,21 @@ def test_a_checkpoint_of_two_devices_goes_on_on_one(one, tmp_path):
   assert outcome.result["accuracy"] == read_result(one / "result.json")["accuracy"]
 
 
-def test_two_processes_give_the_result_of_one(one, tmp_path):
+def together(workdir, *flags, code=0):
+  """Two processes of one run; what they say."""
   with socket.socket() as probe:
     probe.bind(("localhost", 0))
     port = probe.getsockname()[1]
-  flags = ["--distributed=on", f"--coordinator=localhost:{port}", "--processes=2", "--platform=cpu"]
-  both = [start(1, *command(tmp_path / "run", *flags, f"--process={i}")) for i in range(2)]
-  outputs = [finish(process) for process in both]
+  flags = [*flags, "--distributed=on", f"--coordinator=localhost:{port}", "--processes=2", "--platform=cpu"]
+  both = [start(1, *command(workdir, *flags, f"--process={i}")) for i in range(2)]
+  return [finish(process, code) for process in both]
+
+
+def test_two_processes_give_the_result_of_one(one, tmp_path):
+  """Stopped after the first chunk and gone on with: process 0 tells the other what the checkpoint holds."""
+  together(tmp_path / "run", "--max_hours=0", code=75)
+  outputs = together(tmp_path / "run")
+  assert "going on from step 40" in outputs[0]
   assert "written:" in outputs[0] and "written:" not in outputs[1]  # process 0 alone speaks and writes
   found = compare(one, tmp_path / "run")["."]
   assert all(field.startswith("experiment.device_count") for field in found), found
