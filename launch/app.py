@@ -150,7 +150,8 @@ def use_platform() -> None:
   wanted = PLATFORM.value
   forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
   if getattr(jax.config, "jax_num_cpu_devices", 0) < 0 and not forced:
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))  # on a CPU a core takes a share of the seeds
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", cores)  # on a CPU each core takes a share of the seeds
   try:
     if wanted != "auto":
       jax.config.update("jax_platforms", {"gpu": "cuda", "tpu": "tpu", "cpu": "cpu"}[wanted])

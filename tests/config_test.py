@@ -40,6 +40,17 @@ def test_without_a_sweep_there_is_one_value():
   assert sweep_values(config()) == ({},)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_only_sgd_without_momentum_runs_in_blocks(nesterov):
+  """The blocked update is exact for plain SGD only; other optimizers take the steps one by one."""
+  assert build(config()).method.phases[0].block is not None
+  it = config()
+  it.optimizer = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": nesterov}
+  assert build(it).method.phases[0].block is None
+  it.optimizer = {"name": "adam", "lr": 0.1}
+  assert build(it).method.phases[0].block is None
+
+
 def test_rows_of_the_seed_axis_are_values_by_seeds():
   it = config()
   it.sweep.lr = (0.1, 0.3, 0.5)

@@ -21,9 +21,9 @@ class PlainSGD(NamedTuple):
   rate: Array | float
 
 
-def sgd(learning_rate: Array | float, momentum: float = 0.0) -> Any:
+def sgd(learning_rate: Array | float, momentum: float = 0.0, nesterov: bool = False) -> Any:
   """optax.sgd, as `PlainSGD` where there is no momentum."""
-  tx = optax.sgd(learning_rate, momentum or None)
+  tx = optax.sgd(learning_rate, momentum or None, nesterov)
   return tx if momentum else PlainSGD(tx.init, tx.update, learning_rate)
 
 
