@@ -14,7 +14,7 @@ import optax
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from cljax.data.streams import STREAMS
+from cljax.data import STREAMS
 from cljax.methods import METHODS
 from cljax.nets import NETS
 from cljax.ops.learner import sgd
@@ -26,10 +26,14 @@ EVALUATE = ("all", "seen", "ends")
 
 # The least value of every number that a config may hold, by the last part of its key.
 AT_LEAST = {
-  **dict.fromkeys(("num_seeds", "log_every_steps", "evaluate_group", "tasks", "batch_size", "epochs"), 1),
+  **dict.fromkeys(("num_seeds", "log_every_steps", "evaluate_group", "batch_size", "epochs"), 1),
   **dict.fromkeys(("hidden", "widths", "experts", "k", "data_devices"), 1),
   **dict.fromkeys(("seed", "chunk", "block", "checkpoint_every_chunks", "examples_per_task", "valid_per_task"), 0),
   **dict.fromkeys(("replay", "capacity", "lr", "cotrain_lr", "router_lr", "noise", "router_init"), 0),
+  **dict.fromkeys(("code", "autoencoder_batch", "autoencoder_epochs", "patience", "gate_batch", "gate_epochs"), 1),
+  **dict.fromkeys(("size", "channels"), 1),
+  **dict.fromkeys(("warmup_epochs", "distill_weight", "autoencoder_lr", "autoencoder_decay", "gate_lr"), 0),
+  **dict.fromkeys(("valid_share", "activate_above", "tasks"), 0),
   **dict.fromkeys(("temperature", "temperature_min", "gate_scale", "auxiliary_weight", "momentum"), 0),
 }
 

@@ -129,7 +129,7 @@ class Driver(NamedTuple):
       seeds = [seed for seed, bad in zip(self.experiment.seeds, fault, strict=True) if bad]
       if seeds:
         raise ConfigError(
-          f"the run cannot go on: config.{key} is exceeded (seeds {seeds}); nothing learnt so far is lost"
+          f"the run cannot go on: config.{key} does not suffice (seeds {seeds}); nothing learnt so far is lost"
         )
 
   def evaluate(self, unit: Unit, carry: Carry) -> None:

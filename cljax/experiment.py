@@ -25,8 +25,8 @@ from cljax.config import (
   sweep_values,
   with_values,
 )
-from cljax.data import bank
-from cljax.data.streams import STREAMS, stack
+from cljax.data import STREAMS, bank, join
+from cljax.data.streams import stack
 from cljax.mesh import EXECUTORS, choose_executor, make_mesh, put
 from cljax.methods import METHODS
 from cljax.nets import NETS
@@ -68,9 +68,10 @@ def build_stream(config: ConfigDict, seeds: tuple[int, ...], data_dir: str | Non
   builder, fields = section(config, "stream", STREAMS)
   source_name = fields.pop("source", "digits")
   keywords("stream", fields, builder, ("source", "key"))
-  if config.debug:
-    fields["tasks"] = min(fields.get("tasks", 2), 2)
-  source = bank.load(source_name, data_dir)
+  if config.debug and "tasks" in fields:
+    fields["tasks"] = min(fields["tasks"] or 2, 2)
+  shape = {key: fields[key] for key in ("size", "channels", "fit") if key in fields}
+  source = join.load(source_name, data_dir, **shape) if shape else bank.load(source_name, data_dir)
   keys = {seed: jax.random.fold_in(jax.random.key(seed), STREAM) for seed in seeds}
   built = {seed: builder(source, key, **fields) for seed, key in keys.items()}
   return built[seeds[0]][0], *stack([built[seed][1] for seed in seeds]), source.hash
@@ -137,6 +138,8 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
   hyper = {key: np.repeat(np.array([each[key] for each in own], np.float32), config.num_seeds) for key in own[0]}
   seeds = tuple(range(config.seed, config.seed + config.num_seeds)) * len(values)
   spec, stream, axes, data_hash = build_stream(config, seeds, data_dir)
+  if stream.tasks.classes.shape[-2] != spec.T:
+    raise ConfigError(f"the stream has {stream.tasks.classes.shape[-2]} tasks, but spec.T={spec.T} slots for them")
   method = build_method(config, spec)
   mesh = make_mesh(len(seeds), config.data_devices)
 

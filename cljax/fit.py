@@ -221,7 +221,7 @@ def evaluate(
     answer = jnp.where(mask, out.logits, -jnp.inf).argmax(axis=-1)
     unmap = stream.tasks.label_unmap[out.task if readout == "inferred" and not method.slots else task]
     label = unmap[answer] if unmap.ndim == 1 else jnp.take_along_axis(unmap, answer[:, None], axis=1)[:, 0]
-    right = live & (label == bank.y[batch.place.row])
+    right = live & (out.task >= 0) & (label == bank.y[batch.place.row])
     strict = right & (out.task == slot)
     used = jnp.where(live & (out.task >= 0), out.task, slots)  # no slot counts nowhere
     return {

@@ -14,7 +14,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from cljax import fit
+from cljax import fit, parts
 from cljax.checkpoint import Checkpoints
 from cljax.config import complete, sweep_values, with_values
 from cljax.data.sample import pool_of, view_at, warped_rows
@@ -25,7 +25,7 @@ from cljax.mesh import agree, gather, over_seeds, places, spread_rows
 from cljax.monitor import Monitor
 from cljax.report import plots, store
 from cljax.timeline import edges_of
-from cljax.types import Method, PyTree, State, View, nothing
+from cljax.types import Method, State, View, nothing
 from cljax.workdir import claim, environment, note_environment
 
 POOL_BYTES = 2**30  # of the pictures of one task, of all seeds together
@@ -203,15 +203,6 @@ def name_of(values: Mapping[str, float]) -> str:
   return ",".join(f"{key}={value:g}" for key, value in values.items())
 
 
-def write_parts(folder: epath.Path, parts: Mapping[str, PyTree]) -> None:
-  """One .npz for each part of a method that can be loaded alone; leaves [S, ...] under their paths."""
-  for name, tree in parts.items():
-    leaves, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(tree))
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{name}.npz").open("wb") as file:
-      np.savez(file, **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
-
-
 def finished(folder: epath.Path, values: Sequence[Mapping[str, float]]) -> Outcome | None:
   """What a finished run left, or None; a sweep is finished when its last value is."""
   folders = [folder / name_of(value) for value in values]  # of {} the folder itself
@@ -300,7 +291,9 @@ def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
   """Parts, report arrays and figures, and last the result file, which marks the run as finished."""
   folder.mkdir(parents=True, exist_ok=True)
   if method.parts is not nothing:
-    write_parts(folder / "parts", jax.vmap(method.parts)(outcome.state))
+    found = jax.vmap(method.parts)(outcome.state)
+    for s, seed in enumerate(outcome.result["seeds"]):
+      parts.write(parts.folder_of(folder, seed), jax.tree.map(lambda leaf, s=s: leaf[s], found))
   store.write_report_arrays(folder / "report.npz", outcome.arrays)
   plots.save(folder / "figures", plots.run_figures(outcome.result, outcome.arrays))
   store.write_json(folder / "result.json", outcome.result)

@@ -184,6 +184,19 @@ class Phase(NamedTuple):
   exit: EdgeFn = keep  # after the last step
 
 
+class Routes(NamedTuple):
+  slot: Array  # [B] int32, -1 where no gate knows the row
+  probabilities: Array  # [B, T]
+  errors: Array  # [B, T] what the gate went by, the least is chosen
+
+
+class Serve(NamedTuple):
+  """Prediction from `parts` alone: the gate first, then one expert (`cljax.predict`)."""
+
+  route: Callable[[PyTree, Array], Routes]  # (part "gate", x [B, ...])
+  answer: Callable[[PyTree, Array], Array]  # (part "expert_<slot>", x [B, ...]) -> logits [B, C]
+
+
 class Method(NamedTuple):
   """The protocol. A factory `(net, tx, spec, *, ...) -> Method` stands in `methods.METHODS`."""
 
@@ -195,4 +208,5 @@ class Method(NamedTuple):
   slots: int = 0  # 0: slots are tasks; else the method numbers its own and reports `slot` [], -1 for none
   parts: Callable[[State], dict[str, PyTree]] = nothing  # at the end: file name -> what can be loaded alone
   infers: bool = False  # apply(state, x, None) works; then x comes from one task
+  serve: Serve | None = None  # how `parts` answer; then parts has `gate` and `expert_<slot>`
   branches: bool = False  # a costly cond on state in a step: seeds run one after the other, never by vmap

@@ -321,7 +321,7 @@ class Filling:
 
 
 def filling(spec):
-  """Says that config.method.capacity is exceeded once it has taken more steps than a seed's own limit."""
+  """Says that config.method.capacity does not suffice once it has taken more steps than a seed's own limit."""
   method = toys.plain(spec)
 
   def step(key, state, batch, clock, view):
@@ -347,7 +347,7 @@ def test_a_fault_stops_the_run_and_names_the_key_and_the_seeds():
   limits = carry.state.limit.tolist()
   assert len({limit // 50 for limit in limits}) == 3
   first = 5 + int(np.argmin(limits))
-  with pytest.raises(ConfigError, match=rf"config\.method\.capacity is exceeded \(seeds \[{first}\]\)") as raised:
+  with pytest.raises(ConfigError, match=rf"config\.method\.capacity does not suffice \(seeds \[{first}\]\)") as raised:
     it.run(carry=carry)
   assert "replay" not in str(raised.value)
   assert carry.state.count.tolist() == [(min(limits) // 50 + 1) * 50] * 3

@@ -81,7 +81,9 @@ def test_a_method_imports_the_vocabulary_and_maths_only(path):
         assert [alias.name for alias in node.names] == ["mean_over"]
     for module in modules:
       if module.startswith("cljax"):
-        assert module.startswith(("cljax.types", "cljax.ops", "cljax.nets", "cljax.data.sample", "cljax.fit")), module
+        assert module.startswith(
+          ("cljax.types", "cljax.ops", "cljax.nets", "cljax.data.sample", "cljax.fit", "cljax.parts")
+        ), module
       else:
         assert module.split(".")[0] in libraries | set(sys.stdlib_module_names), module
 

@@ -27,18 +27,27 @@ from tests import toys
 GOLDEN = Path(__file__).parent / "golden"
 
 # How the toy of each method is built: net, and keywords that make it small.
+SMALL_GATE = {"batch_size": 10, "warmup_epochs": 2, "code": 4, "autoencoder_batch": 10, "autoencoder_epochs": 3}
 TOYS = {
+  "confident": (toys.mlp, {"batch_size": 10, "warmup_epochs": 2}),
+  "discriminative": (toys.mlp, {"batch_size": 10, "warmup_epochs": 2, "hidden": 6, "gate_batch": 10, "gate_epochs": 3}),
   "er": (toys.mlp, {"replay": 4, "capacity": 12}),
+  "expert_gate": (toys.mlp, SMALL_GATE),
   "finetune": (toys.mlp, {}),
   "joint": (toys.mlp, {}),
+  "lwf": (toys.mlp, {"batch_size": 10, "warmup_epochs": 2}),
   "routing": (lambda spec: toys.routed(spec, width=8), {"replay": 4, "capacity": 12, "k": 3, "noise": 0.1}),
   "single": (toys.mlp, {}),
 }
 # Keywords at which a method's own strength is zero, so that it must equal fine-tuning; None: it has no strength to set.
 AT_ZERO = {
+  "confident": None,
+  "discriminative": None,
   "er": {"capacity": 0},
+  "expert_gate": None,  # with weight 0 its LwF is its own fine-tuning: expert_gate_test
   "finetune": {},
   "joint": None,
+  "lwf": None,  # with weight 0 it is fine-tuning to rounding, step by step: lwf_test
   "routing": None,  # one expert and k = 1 is the shared bottom: routing_test
   "single": None,
 }
@@ -172,7 +181,7 @@ def test_it_cannot_peek(name):
 
 def test_at_strength_zero_it_is_fine_tuning(name):
   if AT_ZERO[name] is None:
-    assert name in ("joint", "routing", "single")
+    assert name in ("confident", "discriminative", "expert_gate", "joint", "lwf", "routing", "single")
     return
   state = Toy(name, **AT_ZERO[name]).run().state
   chex.assert_trees_all_equal(state.params, finished("finetune").state.params)

@@ -88,7 +88,7 @@ def experiment(
     mesh=mesh,
     timeline=build_timeline(full, spec, method, rows),
     seeds=tuple(seeds),
-    readouts=("task",) if spec.heads > 1 else ("domain",),
+    readouts=(("task",) if spec.heads > 1 else ("domain",)) + (("inferred",) if method.infers else ()),
     executor=executor,
     test_rows=np.broadcast_to(data.test.count, (len(seeds), spec.T)).astype(np.int64),
     data_hash="toy",

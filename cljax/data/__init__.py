@@ -1,0 +1,15 @@
+"""The table of streams: `config.stream.name` picks a builder here."""
+
+from collections.abc import Callable
+
+from cljax.data.mixed import copies, datasets
+from cljax.data.streams import permuted, rotated, split
+from cljax.types import Spec, Stream
+
+STREAMS: dict[str, Callable[..., tuple[Spec, Stream]]] = {
+  "copies": copies,
+  "datasets": datasets,
+  "permuted": permuted,
+  "rotated": rotated,
+  "split": split,
+}

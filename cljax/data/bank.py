@@ -38,6 +38,7 @@ class Source(NamedTuple):
   test: Bank
   classes: np.ndarray  # [C_all] int32, sorted distinct labels of both splits
   hash: str  # sha256 of the prepared files (of the arrays, where they are embedded)
+  groups: tuple[tuple[str, np.ndarray], ...] = ()  # name and labels of each data set, where several are joined
 
 
 def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -> Source:

@@ -1,6 +1,6 @@
 """Scenarios as index tables: a builder lays T tasks over one bank, and copies no picture.
 
-A builder is `(source, key, *, tasks, ...) -> (Spec, Stream)`; `STREAMS` is the table of them. All random choices
+A builder is `(source, key, *, tasks, ...) -> (Spec, Stream)`; `cljax.data.STREAMS` has them all. All random choices
 (permutations, drawn rows, task order) come from `key`, so a seed names its stream. Arrays are numpy: `stack` joins the
 streams of several seeds and keeps one copy of what they share.
 
@@ -8,7 +8,7 @@ Scenarios (van de Ven and Tolias 2019): `task` gives the task's identity and one
 over all classes; `domain` has one head whose classes mean the same in every task.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -73,6 +73,16 @@ def draw_rows(
   return train, valid
 
 
+def stratified(key: Key, rows: np.ndarray, labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+  """(train, valid): the share of each class of `rows` held out at random, rounded; at least one row, if any share."""
+  order = np.asarray(jax.random.permutation(key, len(rows)))
+  held = np.zeros(len(rows), bool)
+  for label in np.unique(labels):
+    own = order[labels[order] == label]
+    held[own[: max(round(share * len(own)), int(share > 0))]] = True
+  return rows[~held], rows[held]
+
+
 def pad(tables: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
   """Ragged tables as (idx [T, Nmax] int32, count [T] int32)."""
   count = np.array([len(table) for table in tables], np.int32)
@@ -83,7 +93,14 @@ def pad(tables: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def assemble(source: Source, key: Key, layout: Layout, scenario: str, take: int, held: int) -> tuple[Spec, Stream]:
-  """Index tables, label maps and heads of a decided plan."""
+  """Index tables, label maps and heads of a decided plan, with rows drawn by `draw_rows`."""
+  return lay(source, layout, scenario, *draw_rows(key, source.train.y, layout.classes, take, held))
+
+
+def lay(
+  source: Source, layout: Layout, scenario: str, train: list[np.ndarray], valid: list[np.ndarray]
+) -> tuple[Spec, Stream]:
+  """The same with the rows of each task given."""
   T = len(layout.classes)
   C = len(source.classes) if scenario == "class" else max(map(len, layout.classes))
   label_map = np.zeros((T, int(source.classes.max()) + 1), np.int32)
@@ -97,7 +114,6 @@ def assemble(source: Source, key: Key, layout: Layout, scenario: str, take: int,
   if scenario == "class":
     label_map[:, source.classes] = np.arange(C)
     label_unmap[:] = source.classes
-  train, valid = draw_rows(key, source.train.y, layout.classes, take, held)
   tests = [np.flatnonzero(np.isin(source.test.y, labels)).astype(np.int32) for labels in layout.classes]
   tasks = Task(Rows(*pad(train), layout.warp), Rows(*pad(valid), layout.warp), label_map, label_unmap, live)
   spec = Spec(source.train.x.shape[1:], T, C, T if scenario == "task" else 1)
@@ -198,9 +214,6 @@ def split(
   dealt = source.classes[order_of(key, C, shuffle_order)].reshape(tasks, -1)
   layout = Layout([np.sort(labels) for labels in dealt], None)
   return assemble(source, key, layout, scenario, examples_per_task, valid_per_task)
-
-
-STREAMS: dict[str, Callable[..., tuple[Spec, Stream]]] = {"permuted": permuted, "rotated": rotated, "split": split}
 
 
 def stack(streams: Sequence[Stream]) -> tuple[Stream, Any]:

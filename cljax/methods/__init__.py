@@ -2,17 +2,25 @@
 
 from collections.abc import Callable
 
+from cljax.methods.confident import confident
+from cljax.methods.discriminative import discriminative
 from cljax.methods.er import er
+from cljax.methods.expert_gate import expert_gate
 from cljax.methods.finetune import finetune
 from cljax.methods.joint import joint
+from cljax.methods.lwf import lwf
 from cljax.methods.routing import routing
 from cljax.methods.single import single
 from cljax.types import Method
 
 METHODS: dict[str, Callable[..., Method]] = {
+  "confident": confident,
+  "discriminative": discriminative,
   "er": er,
+  "expert_gate": expert_gate,
   "finetune": finetune,
   "joint": joint,
+  "lwf": lwf,
   "routing": routing,
   "single": single,
 }

@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from cljax.types import Array, choose
@@ -43,5 +44,13 @@ class Heads(nn.Module):
     if 4 * len(slot) < H:
       own = kernel.reshape(D, H, C)[:, head]  # [D, B, C]
       return (features.T[:, :, None] * own).sum(axis=0) + bias.reshape(H, C)[head]
-    logits = (features @ kernel + bias).reshape(-1, H, C)
-    return jnp.take_along_axis(logits, head[:, None, None], axis=1)[:, 0]
+
+    def alike(features):
+      own = jax.lax.dynamic_slice_in_dim(kernel, head[0] * C, C, axis=1)
+      return features @ own + jax.lax.dynamic_slice_in_dim(bias, head[0] * C, C)
+
+    def mixed(features):
+      logits = (features @ kernel + bias).reshape(-1, H, C)
+      return jnp.take_along_axis(logits, head[:, None, None], axis=1)[:, 0]
+
+    return jax.lax.cond((head == head[0]).all(), alike, mixed, features)

@@ -26,3 +26,24 @@ def accuracy(logits: Array, batch: Batch) -> Array:
 def rows(batch: Batch, start: int, stop: int | None = None) -> Batch:
   """The columns start..stop of a batch, e.g. its current or its replayed rows."""
   return jax.tree.map(lambda leaf: leaf[start:stop], batch)
+
+
+def distillation(logits: Array, teacher: Array, classes: Array, temperature: Array | float) -> Array:
+  """[...] cross-entropy between two softened softmaxes, -sum_c y'_c log p'_c with y' = softmax(teacher / T) and
+  p' = softmax(logits / T) (Hinton et al. 2015; LwF, Li and Hoiem 2016); 0 where no class is live.
+
+  Args:
+    logits, teacher: [..., C]; gradients flow into the first only.
+    classes: [..., C] bool, the logits that compete.
+  """
+  live = classes.any(axis=-1, keepdims=True)
+  where = classes | ~live
+  teacher = jax.nn.softmax(jax.lax.stop_gradient(teacher) / temperature, axis=-1, where=where)
+  each = jax.nn.log_softmax(logits / temperature, axis=-1, where=where)
+  return jnp.where(live[..., 0], -jnp.where(where, teacher * jnp.where(where, each, 0), 0).sum(axis=-1), 0)
+
+
+def probabilities(logits: Array, classes: Array) -> Array:
+  """softmax over the live classes [..., C]; all zero where none is live."""
+  live = classes.any(axis=-1, keepdims=True)
+  return jnp.where(live, jax.nn.softmax(logits, axis=-1, where=classes | ~live), 0)

@@ -1,0 +1,89 @@
+"""Several data sets as one: pictures brought to one shape, labels side by side.
+
+A name such as `mnist+usps+kmnist?` joins them in that order; one with a question mark is left out, and named, where it
+is not prepared.
+"""
+
+import hashlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from cljax.data import bank
+from cljax.data.bank import Source
+from cljax.types import Bank, ConfigError, choose
+
+GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
+GROUP = 2000  # pictures at once
+WAYS = ("resize", "pad")
+
+
+def load(name: str, data_dir: str | None, size: int, channels: int, fit: str) -> Source:
+  """The data sets of a joined name as one source, whose labels count on from data set to data set.
+
+  Args:
+    size: height and width of all pictures.
+    channels: 1 (grey) or 3.
+    fit: `resize`, bilinear with antialiasing; or `pad`, smaller ones into a black frame: a control, since the frame
+      tells the data set.
+
+  Raises:
+    ConfigError: unknown, missing or unsuitable data, or no data set at all.
+  """
+  choose("config.stream.fit", fit, WAYS)
+  if channels not in (1, 3):
+    raise ConfigError(f"config.stream.channels={channels}: pictures have 1 channel (grey) or 3")
+  found, missing = {}, []
+  for one in name.split("+"):
+    try:
+      found[one.rstrip("?")] = bank.load(one.rstrip("?"), data_dir)
+    except ConfigError:
+      if not one.endswith("?"):
+        raise
+      missing.append(one.rstrip("?"))
+  if missing:
+    logging.warning("not prepared and left out: %s", ", ".join(missing))
+  if not found:
+    raise ConfigError(f"none of config.stream.source={name!r} is prepared; join at least one that is")
+  return joined(found, size, channels, fit)
+
+
+def joined(sources: dict[str, Source], size: int, channels: int, fit: str) -> Source:
+  """One source of several; the c-th class of the k-th counts on from those before."""
+  trains, tests, groups, first = [], [], [], 0
+  for name, source in sources.items():
+    for split, into in ((source.train, trains), (source.test, tests)):
+      y = first + np.searchsorted(source.classes, split.y).astype(np.int32)
+      into.append(Bank(shaped(split.x, size, channels, fit), y))
+    groups.append((name, np.arange(first, first + len(source.classes), dtype=np.int32)))
+    first += len(source.classes)
+  digest = hashlib.sha256(
+    "".join(source.hash for source in sources.values()).encode() + f"{size} {channels} {fit}".encode()
+  )
+  train, test = (Bank(*map(np.concatenate, zip(*banks, strict=True))) for banks in (trains, tests))
+  return Source(train, test, np.arange(first, dtype=np.int32), digest.hexdigest(), tuple(groups))
+
+
+def shaped(x: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:
+  """Pictures [N, h, w, c] as [N, size, size, channels] uint8."""
+  if x.dtype != np.uint8:
+    raise ConfigError(f"pictures of type {x.dtype} cannot be joined with others; uint8 is needed")
+  if x.shape[1:] == (size, size, channels):
+    return x
+  return np.concatenate([shape_group(x[i : i + GROUP], size, channels, fit) for i in range(0, len(x), GROUP)])
+
+
+def shape_group(x: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:
+  pixels = x.astype(np.float32)
+  if channels == 1 and pixels.shape[-1] == 3:
+    pixels = pixels @ np.array(GREY, np.float32)[:, None]
+  pixels = np.broadcast_to(pixels, (*pixels.shape[:3], channels))
+  height, width = pixels.shape[1:3]
+  if fit == "pad" and max(height, width) <= size:
+    top, left = (size - height) // 2, (size - width) // 2
+    around = ((0, 0), (top, size - height - top), (left, size - width - left), (0, 0))
+    return np.pad(pixels, around).round().astype(np.uint8)
+  resized = jax.image.resize(jnp.asarray(pixels), (len(x), size, size, channels), "bilinear")
+  return np.asarray(resized).round().clip(0, 255).astype(np.uint8)

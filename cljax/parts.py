@@ -1,0 +1,61 @@
+"""Parts of a finished run that can be loaded alone: one .npz each, whose entries are the paths of a tree's leaves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from cljax.types import ConfigError, PyTree
+
+
+def folder_of(workdir: epath.Path | str, seed: int) -> epath.Path:
+  """Where the parts of one seed lie."""
+  return epath.Path(workdir) / "parts" / f"seed_{seed}"
+
+
+def write(folder: epath.Path, parts: Mapping[str, PyTree]) -> None:
+  """One file for each part."""
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, tree in parts.items():
+    leaves, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(tree))
+    with (folder / f"{name}.npz").open("wb") as file:
+      np.savez(file, **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+
+
+def read(path: epath.Path | str) -> dict[str, np.ndarray]:
+  """The leaves of one part by their paths.
+
+  Raises:
+    ConfigError: no such file, or a damaged one.
+  """
+  path = epath.Path(path)
+  try:
+    with path.open("rb") as file, np.load(file) as found:
+      return {name: found[name] for name in found.files}
+  except FileNotFoundError as error:
+    there = sorted(each.name for each in path.parent.glob("*.npz")) if path.parent.is_dir() else []
+    raise ConfigError(
+      f"{path} does not exist; {path.parent} holds {', '.join(there) or 'no part of a finished run'}"
+    ) from error
+  except Exception as error:  # a damaged zip fails in many ways
+    raise ConfigError(f"{path} is damaged ({error})") from error
+
+
+def fill(template: PyTree, leaves: Mapping[str, np.ndarray], source: Any) -> PyTree:
+  """The tree of `template`'s structure and shapes with the leaves of a file; leaves that it lacks are not asked for.
+
+  Raises:
+    ConfigError: a leaf is missing or has another shape; both shapes are named.
+  """
+
+  def take(path, leaf):
+    name = jax.tree_util.keystr(path)
+    if name not in leaves:
+      raise ConfigError(f"{source} has no {name}; it holds {', '.join(sorted(leaves))}")
+    if leaves[name].shape != leaf.shape:
+      raise ConfigError(f"{source}: {name} has the shape {leaves[name].shape}, but {leaf.shape} is needed here")
+    return leaves[name]
+
+  return jax.tree_util.tree_map_with_path(take, template)
