@@ -7,7 +7,7 @@ Values are shares of 1, so BWT and FWT lie in [-1, 1]. In the formulas tasks cou
 `ends` (diagonal and last row) ACC, BWT and learning accuracy are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,13 +71,14 @@ def summarize(matrices: np.ndarray) -> dict[str, dict[str, Any]]:
 
   With one seed std is None; where one seed's value is undefined, so are mean and std of all.
   """
-  found: dict[str, dict[str, Any]] = {}
-  for name, metric in METRICS.items():
-    values = [metric.compute(np.asarray(R, float)) for R in matrices]
-    whole = not np.isnan(values).any()
-    found[name] = {
-      "mean": float(np.mean(values)) if whole else None,
-      "std": float(np.std(values, ddof=1)) if whole and len(values) > 1 else None,
-      "values": [None if np.isnan(value) else value for value in values],
-    }
-  return found
+  return {name: spread([metric.compute(np.asarray(R, float)) for R in matrices]) for name, metric in METRICS.items()}
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+  """{mean, std (ddof 1), values} of one number a seed, as in `summarize`."""
+  whole = not np.isnan(values).any()
+  return {
+    "mean": float(np.mean(values)) if whole else None,
+    "std": float(np.std(values, ddof=1)) if whole and len(values) > 1 else None,
+    "values": [None if np.isnan(value) else float(value) for value in values],
+  }

@@ -171,8 +171,8 @@ def broken(change):
     ("cut off", "damaged"),
     ("empty", "damaged"),
     ("no text", "damaged"),
-    ("no object", "schema 1"),
-    ("another schema", "schema 1"),
+    ("no object", "schema 2"),
+    ("another schema", "schema 2"),
     ("a field less", "data_hash"),
   ],
 )

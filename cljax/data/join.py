@@ -52,7 +52,9 @@ def load(name: str, data_dir: str | None, size: int, channels: int, fit: str) ->
 
 def joined(sources: dict[str, Source], size: int, channels: int, fit: str) -> Source:
   """One source of several; the c-th class of the k-th counts on from those before."""
-  trains, tests, groups, first = [], [], [], 0
+  trains: list[Bank] = []
+  tests: list[Bank] = []
+  groups, first = [], 0
   for name, source in sources.items():
     for split, into in ((source.train, trains), (source.test, tests)):
       y = first + np.searchsorted(source.classes, split.y).astype(np.int32)

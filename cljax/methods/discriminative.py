@@ -91,7 +91,7 @@ def discriminative(
     return state, *grown.chain(parent == "previous", -1, always, view.t)
 
   def scores(params: Any, state: State, x: Array) -> Array:
-    logits = machine.apply({"params": params}, gate.target_of(features, state.standard, x))
+    logits: Any = machine.apply({"params": params}, gate.target_of(features, state.standard, x))
     return jnp.where(state.live, logits, -jnp.inf)
 
   def enter(key: Key, state: State, view: View, clock: Clock) -> State:

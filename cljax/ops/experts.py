@@ -73,7 +73,8 @@ def growing(
   net, head, T, C = net.clone(heads=1, parent=None), Heads(1, spec.C, parent=None), spec.T, spec.C
 
   def run(params: Any, x: Array) -> Outputs:
-    return net.apply({"params": params}, x, jnp.zeros(len(x), jnp.int32))
+    out: Any = net.apply({"params": params}, x, jnp.zeros(len(x), jnp.int32))
+    return out
 
   def fresh(key: Key) -> Any:
     return net.init(key, jnp.zeros((1, *spec.x_shape)), jnp.zeros(1, jnp.int32))["params"]
@@ -152,7 +153,7 @@ def growing(
 
   def apply(experts: Experts, x: Array, slot: Array) -> Outputs:
     own = jax.tree.map(lambda leaf: leaf[:T], experts.store)
-    return apply_by_slot(lambda params, x, slot: run(params, x)._replace(task=slot), own, x, slot)
+    return apply_by_slot(lambda params, x, slot: run(params, x), own, x, slot)._replace(task=slot)
 
   def apply_all(experts: Experts, x: Array) -> Array:
     return jax.vmap(lambda params: run(params, x).logits)(jax.tree.map(lambda leaf: leaf[:T], experts.store))

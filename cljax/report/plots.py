@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cljax.report.gates import gate_figures
 from cljax.report.store import write_atomically
 
 # Okabe and Ito's palette, told apart by colour-blind readers too; more than seven lines differ by their dashes.
@@ -176,7 +177,12 @@ def routing_figures(result: Result, arrays: Mapping[str, np.ndarray], name: str)
 def run_figures(result: Result, arrays: Mapping[str, np.ndarray]) -> dict[str, Figure]:
   """The figures of one run by file name, the routing ones where its report has them; arrays [S, T, ...]."""
   found = {"accuracy_matrix": accuracy_matrix(result), "task_curves": task_curves([result]), "drops": drops([result])}
-  return found | routing_figures(result, arrays, result["cell"])
+  return found | own_figures(result, arrays, result["cell"])
+
+
+def own_figures(result: Result, arrays: Mapping[str, np.ndarray], name: str) -> dict[str, Figure]:
+  """The figures that only some methods have, by what their reports hold."""
+  return routing_figures(result, arrays, name) | gate_figures(result, arrays, canvas, name)
 
 
 def table_figures(
@@ -195,7 +201,7 @@ def table_figures(
     ours, called = [results[i] for i in group], [names[i] for i in group]
     found |= {f"{stream}_task_curves": task_curves(ours, called), f"{stream}_drops": drops(ours, called)}
     for i in group:
-      own = routing_figures(results[i], arrays[i], f"{stream}, {names[i]}")
+      own = own_figures(results[i], arrays[i], f"{stream}, {names[i]}")
       found |= {f"{stream}_{file_name(names[i])}_{kind}": figure for kind, figure in own.items()}
   return found
 

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from cljax.metrics import summarize
+from cljax.metrics import spread, summarize
 from cljax.types import ConfigError
 
-SCHEMA = 1
+SCHEMA = 2
+LONGEST = 1000  # numbers a seed of a report array that stands in the result file
 FIELDS = {
   "schema": "version of this list",
   "paper": "folder of configs/papers whose published numbers belong beside it, or ''",
@@ -30,8 +31,10 @@ FIELDS = {
   "readout": "what `accuracy` is: task, class, domain or inferred",
   "accuracy": "[S][T+1][T] share of test rows right; row 0 before training, row i after task i; null: not evaluated",
   "metrics": "{ACC, BWT, FWT, forgetting, learning_accuracy: {mean, std over seeds (ddof 1), values [S]}}",
-  "readouts": "{name: {accuracy, metrics}} of the other readouts",
+  "readouts": "{name: {accuracy, metrics}} of the other readouts; `inferred` also has task_recognition, the share of "
+  "each task's test rows that went to its own slot: {by_task [S][T], and of its mean over tasks mean, std, values [S]}",
   "task_confusion": "[S][T][slots] test rows of each task by the slot inferred, after the last task; or null",
+  "report": "{name: [S]...} what the method told after the last task, short arrays only (all: report.npz)",
   "parameters": "numbers that the method learns",
   "memory_bytes": "bytes of stored examples: pixels, label and task of each row",
   "timing": "{compile_seconds, train_seconds, eval_seconds, steps (of one seed), steps_per_second (of all seeds)}",
@@ -48,8 +51,23 @@ def shares(right: np.ndarray, rows: np.ndarray) -> np.ndarray:
   return np.where(right < 0, np.nan, right / rows[..., None, :])
 
 
+def recognition(confusion: np.ndarray, slot_of: np.ndarray) -> dict[str, Any]:
+  """How often a task's rows [S, T, slots] went to its own slot [S, T]: the share by task, and the mean over tasks."""
+  own = np.take_along_axis(confusion, np.maximum(slot_of, 0)[..., None], axis=2)[..., 0]
+  rows = confusion.sum(axis=2)
+  by_task = np.where(slot_of >= 0, own / np.maximum(rows, 1), 0.0)
+  return {"by_task": by_task, **spread(list(by_task.mean(axis=1)))}
+
+
 def make_result(
-  *, right: Mapping[str, np.ndarray], rows: np.ndarray, readout: str, task_confusion: np.ndarray | None, **fields: Any
+  *,
+  right: Mapping[str, np.ndarray],
+  rows: np.ndarray,
+  readout: str,
+  task_confusion: np.ndarray | None,
+  slot_of: np.ndarray | None = None,
+  report: Mapping[str, np.ndarray] | None = None,
+  **fields: Any,
 ) -> dict[str, Any]:
   """A result from counts.
 
@@ -58,6 +76,8 @@ def make_result(
     rows: [S, T] test rows, or [T] where they are the same for all seeds.
     readout: the main one.
     task_confusion: [S, T, slots] counts, or None.
+    slot_of: [S, T] the slot of each task; None: the task itself.
+    report: [S, T, ...] what the method told after each task.
     fields: all others of FIELDS but schema, accuracy, metrics and readouts.
 
   Raises:
@@ -68,6 +88,13 @@ def make_result(
   result |= {"accuracy": matrices[readout], "metrics": summarize(matrices[readout])}
   others = {name: matrix for name, matrix in matrices.items() if name != readout}
   result["readouts"] = {name: {"accuracy": m, "metrics": summarize(m)} for name, m in others.items()}
+  if task_confusion is not None and "inferred" in others:
+    slots = (
+      np.broadcast_to(np.arange(task_confusion.shape[1]), task_confusion.shape[:2]) if slot_of is None else slot_of
+    )
+    result["readouts"]["inferred"]["task_recognition"] = recognition(task_confusion, slots)
+  last = {name: np.asarray(value)[:, -1] for name, value in (report or {}).items()}
+  result["report"] = {name: value for name, value in last.items() if value[0].size <= LONGEST}
   if set(result) != set(FIELDS):
     raise ValueError(f"fields differ from the schema: {sorted(set(result) ^ set(FIELDS))}")
   return plain({name: result[name] for name in FIELDS})
@@ -134,6 +161,8 @@ def read_result(path: epath.Path | str) -> dict[str, Any]:
     result = json.loads(path.read_text())
   except ValueError as error:
     raise ConfigError(f"{path} is damaged ({error}); delete it, and the same command computes it again") from error
+  if isinstance(result, dict) and result.get("schema") == 1:  # which had no report
+    result |= {"schema": SCHEMA, "report": {}}
   if not isinstance(result, dict) or result.get("schema") != SCHEMA or set(result) != set(FIELDS):
     wrong = sorted(set(result) ^ set(FIELDS)) if isinstance(result, dict) else []
     hint = f" (fields missing or unknown: {', '.join(wrong)})" if wrong else ""

@@ -106,6 +106,8 @@ def rows(
   headings = [*(["preset"] if several else []), "stream", "method", "seeds"]
   for metric in SHOWN:
     headings += [HEADINGS[metric], *(["published", "verdict"] if metric in compared else [])]
+  infers = any("inferred" in result["readouts"] for result in results)
+  headings += ["ACC, task inferred", "task recognition"] if infers else []
   table = []
   for i in order(results, published):
     result = results[i]
@@ -122,8 +124,17 @@ def rows(
           line.append("-")
         else:
           line.append(verdict(metric, summary["mean"], summary["std"], value))
-    table.append(line)
+    table.append(line + (inferred_texts(result) if infers else []))
   return headings, table
+
+
+def inferred_texts(result: Result) -> list[str]:
+  """Accuracy where the method finds the task by itself, and how often it finds the right one; or dashes."""
+  found = result["readouts"].get("inferred")
+  if found is None:
+    return ["-", "-"]
+  known = found.get("task_recognition")
+  return [cell_text(found["metrics"]["ACC"]), cell_text(known) if known else "-"]
 
 
 def markdown(headings: Sequence[str], table: Sequence[Sequence[str]]) -> str:

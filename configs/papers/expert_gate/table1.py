@@ -11,14 +11,16 @@ digits; `copies`, seven relabelled and turned copies of MNIST, then Fashion-MNIS
 the embedded digits, to see that everything works. README.md beside this file has the numbers.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from cljax.config import complete, default, variant
 
 STREAMS = ("datasets", "split_mnist", "copies")
 PRESETS = ("paper", "smoke")
-EXPERTS = ("expert_gate", "experts_finetune", "experts_lwf", "confident", "discriminative")
 TABLE = ("joint", "experts_finetune", "experts_lwf", "finetune", "lwf", "confident", "discriminative", "expert_gate")
+COPIES = ("expert_gate", "experts_finetune", "experts_lwf")  # whose parents and modes are looked at
 METHODS = (*TABLE, "expert_gate_paper")
 
 
@@ -32,8 +34,7 @@ def sweep(arg: str = "") -> list[dict[str, str]]:
   streams = [pinned["stream"]] if "stream" in pinned else list(STREAMS)
   cells = []
   for stream in streams:
-    methods = ("expert_gate", "experts_finetune", "experts_lwf") if stream == "copies" else TABLE
-    methods = [pinned["method"]] if "method" in pinned else methods
+    methods = [pinned["method"]] if "method" in pinned else list(COPIES if stream == "copies" else TABLE)
     cells += [{"preset": pinned["preset"], "stream": stream, "method": method} for method in methods]
   return cells
 
@@ -46,14 +47,15 @@ def get_config(arg: str = "") -> ConfigDict:
   config.paper, config.preset, config.cell = "expert_gate", preset, f"{stream}/{method}"
   config.num_seeds = 5
   config.evaluate = "ends"
-  config.stream = {
+  streams: dict[str, dict[str, Any]] = {
     "datasets": {"name": "datasets", "source": "mnist+fashion_mnist+usps+cifar10"},
     "split_mnist": {"name": "split", "source": "mnist", "tasks": 5, "valid_per_task": 1000},
     "copies": {"name": "copies", "source": "mnist+fashion_mnist"},
-  }[stream]
+  }
+  config.stream = streams[stream]
   config.optimizer = {"name": "adam", "lr": 1e-3}
   config.net = {"name": "mlp", "hidden": (256, 256)}
-  own = {
+  methods: dict[str, dict[str, Any]] = {
     "joint": {"name": "joint"},
     "finetune": {"name": "finetune"},
     "lwf": {"name": "lwf"},
@@ -70,8 +72,8 @@ def get_config(arg: str = "") -> ConfigDict:
       "autoencoder_lr": 1e-2,
       "autoencoder_decay": 5e-4,
     },
-  }[method]
-  config.method = {"batch_size": 64, "epochs": 5, **own}
+  }
+  config.method = {"batch_size": 64, "epochs": 5, **methods[method]}
   if preset == "smoke":
     config.num_seeds = 2
     config.method.epochs = 2
