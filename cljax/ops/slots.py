@@ -27,6 +27,7 @@ def put(stacked: Any, slot: Array, tree: Any) -> Any:
 
 def apply_by_slot(apply: Callable[[Any, Array, Array], Outputs], stacked: Any, x: Array, slot: Array) -> Outputs:
   """Each row of x [B, ...] through the network of its own slot [B]; networks that no row asks for are not run."""
+  stacked = jax.tree.map(jnp.asarray, stacked)  # a finished run's are numpy's
   shapes = jax.eval_shape(apply, take(stacked, jnp.int32(0)), x, slot)
   out = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 

@@ -1,0 +1,98 @@
+"""Prediction from a finished run with one expert in memory at a time: the gate first, then the experts it names.
+
+predictor = Predictor("runs/gate", seed=0)
+answers = predictor(x)          # x [B, height, width, channels], uint8 or in [0, 1]
+answers.label, answers.slot, predictor.loaded
+"""
+
+import json
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from cljax import parts
+from cljax.data.sample import decode
+from cljax.experiment import build_method
+from cljax.types import Array, ConfigError, Spec
+
+
+class Answers(NamedTuple):
+  label: np.ndarray  # [B] int32 global label, -1 where no gate knows the row
+  slot: np.ndarray  # [B] int32 the expert that answered, -1 none
+  probabilities: np.ndarray  # [B, T] of the gate
+  errors: np.ndarray  # [B, T] what the gate went by
+
+
+def spec_of(config: ConfigDict, x_shape: tuple[int, ...], classes: np.ndarray) -> dict[str, Any]:
+  """What `Predictor` must know of the stream, as JSON."""
+  T, C = classes.shape[-2:]
+  return {"x_shape": list(x_shape), "T": int(T), "C": int(C), "heads": 1, "config": config.to_dict()}
+
+
+class Predictor:
+  """The gate of one seed of a finished run, and whichever expert was asked for last.
+
+  Attributes:
+    loaded: {part: bytes read from disk}, in the order of loading.
+  """
+
+  def __init__(self, workdir: epath.Path | str, seed: int = 0):
+    """
+    Raises:
+      ConfigError: no finished run, another method without parts, an unknown seed or a damaged file.
+    """
+    self.folder = parts.folder_of(workdir, seed)
+    path = self.folder.parent / "spec.json"
+    if not path.exists():
+      raise ConfigError(
+        f"{workdir} holds no parts to load: it is no finished run, or its method has none (expert_gate has)"
+      )
+    told = json.loads(path.read_text())
+    if not self.folder.is_dir():
+      seeds = sorted(each.name.removeprefix("seed_") for each in self.folder.parent.glob("seed_*"))
+      raise ConfigError(f"{workdir} has no parts of seed {seed}; it has those of the seeds {', '.join(seeds)}")
+    self.spec = Spec(tuple(told["x_shape"]), told["T"], told["C"], told["heads"])
+    config = ConfigDict(told["config"])
+    if "root" in config.method:
+      config.method.root = ""  # a finished run's gate has no need of the root's file
+    method = build_method(config, self.spec)
+    self.serve: Any = method.serve
+    self.shapes = jax.eval_shape(lambda: method.parts(method.init(jax.random.key(0))))
+    self.loaded: dict[str, int] = {}
+    self.gate = self.load("gate")
+    self.expert: tuple[int, Any] = (-1, None)
+
+  def load(self, name: str) -> Any:
+    """One part from disk, its bytes noted."""
+    path = self.folder / f"{name}.npz"
+    tree = parts.fill(self.shapes[name], parts.read(path), path)
+    self.loaded[name] = path.stat().length
+    return tree
+
+  def route(self, x: Array) -> Any:
+    """The gate's `Routes` of pictures [B, ...].
+
+    Raises:
+      ConfigError: pictures of another shape.
+    """
+    if np.shape(x)[1:] != self.spec.x_shape:
+      raise ConfigError(f"pictures have the shape {np.shape(x)[1:]}, but the run was trained on {self.spec.x_shape}")
+    return self.serve.route(self.gate, decode(jnp.asarray(x)))
+
+  def __call__(self, x: Array) -> Answers:
+    """Routes the rows, groups them by expert, and loads one expert after the other; the order is kept."""
+    routes = self.route(x)
+    slot, labels = np.asarray(routes.slot), np.full(len(x), -1, np.int32)
+    for k in sorted({int(k) for k in slot if k >= 0}, key=lambda k: (k != self.expert[0], k)):
+      if k != self.expert[0]:
+        self.expert = (-1, None)  # the one before goes first
+        self.expert = (k, self.load(f"expert_{k}"))
+      part, mine = self.expert[1], np.flatnonzero(slot == k)
+      logits = self.serve.answer(part, decode(jnp.asarray(np.asarray(x)[mine])))
+      answer = np.where(part["classes"], np.asarray(logits), -np.inf).argmax(axis=-1)
+      labels[mine] = np.asarray(part["labels"])[answer]
+    return Answers(labels, slot, np.asarray(routes.probabilities), np.asarray(routes.errors))

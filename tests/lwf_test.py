@@ -1,0 +1,82 @@
+"""LwF through all tasks against a plain implementation, and what its weight does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cljax.data.sample import fetch
+from cljax.methods import METHODS
+from cljax.types import Clock, Place, View
+from tests import toys
+
+
+def one_step(weight, t=1, heads=None, seed=0):
+  """(state before, state after, batch) of one step in task `t` from a state whose earlier heads are old."""
+  spec, data = toys.stream(heads=heads)
+  method = METHODS["lwf"](toys.mlp(spec), optax.sgd(0.5), spec, warmup_epochs=0, batch_size=6, distill_weight=weight)
+  view = View(jax.tree.map(jnp.asarray, data.bank), jax.tree.map(jnp.asarray, data.tasks), jnp.int32(t))
+  clock = Clock(*(jnp.int32(n) for n in (0, 0, 3, 0)))
+  state = method.init(jax.random.key(seed))
+  for k in range(t):
+    state = method.phases[-1].exit(jax.random.key(0), state, view._replace(t=jnp.int32(k)), clock)
+  state = method.phases[0].enter(jax.random.key(0), state, view, clock)
+  rows = jnp.asarray(data.tasks.train.idx[t, :6])
+  batch = fetch(view, Place(jnp.full(6, t, jnp.int32), rows))
+  moved = state.replace(params=jax.tree.map(lambda leaf: leaf + 0.05, state.params))  # away from the teacher
+  after, _ = method.phases[-1].step(jax.random.key(1), moved, batch, clock, view)
+  return moved, after, batch, spec
+
+
+def plain_loss(params, teacher, x, y, t, weight, T=3, C=4):
+  def forward(params):
+    h = jax.nn.relu(x.reshape(6, -1) @ params["first"]["kernel"] + params["first"]["bias"])
+    h = jax.nn.relu(h @ params["hidden_1"]["kernel"] + params["hidden_1"]["bias"])
+    return (h @ params["head"]["kernel"] + params["head"]["bias"]).reshape(6, T, C)
+
+  new, old = forward(params), forward(teacher)
+  value = -jax.nn.log_softmax(new[:, t])[jnp.arange(6), y].mean()
+  for k in range(t):
+    value += weight * -(jax.nn.softmax(old[:, k] / 2) * jax.nn.log_softmax(new[:, k] / 2)).sum(axis=1).mean()
+  return value
+
+
+def test_a_step_is_that_of_a_plain_implementation():
+  for t in (0, 2):
+    before, after, batch, _ = one_step(0.7, t)
+    slope = jax.grad(plain_loss)(before.params, before.teacher, batch.x, batch.y, t, 0.7)
+    expected = jax.tree.map(lambda leaf, slope: leaf - 0.5 * slope, before.params, slope)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6), after.params, expected)
+
+
+def test_weight_zero_leaves_old_heads_alone_and_more_holds_them():
+  before, after, _, spec = one_step(0.0)
+  kernel = [np.asarray(state.params["head"]["kernel"]).reshape(8, spec.heads, 4) for state in (before, after)]
+  np.testing.assert_array_equal(kernel[0][:, 0], kernel[1][:, 0])
+  before, after, _, _ = one_step(1.0)
+  kernel = [np.asarray(state.params["head"]["kernel"]).reshape(8, spec.heads, 4) for state in (before, after)]
+  assert np.abs(kernel[0][:, 0] - kernel[1][:, 0]).max() > 1e-4
+  np.testing.assert_array_equal(kernel[0][:, 2], kernel[1][:, 2])  # a later head
+
+
+def test_one_head_is_held_to_the_classes_seen_before():
+  before, after, _, spec = one_step(1.0, heads=1)
+  assert before.old.shape == (1, 4) and before.old.all()
+  assert spec.heads == 1
+
+
+def test_it_forgets_less_than_fine_tuning_on_related_tasks():
+  """Split digits, three seeds: BWT nearer zero at the same learning rate."""
+  from cljax.config import complete, default
+  from cljax.run import train
+
+  found = {}
+  for name, keywords in (("finetune", {}), ("lwf", {"warmup_epochs": 1})):
+    config = default()
+    config.num_seeds, config.evaluate = 3, "ends"
+    config.stream = {"name": "split", "source": "digits", "tasks": 5}
+    config.optimizer = {"name": "adam", "lr": 0.003}
+    config.net = {"name": "mlp", "hidden": (32, 32)}
+    config.method = {"name": name, "batch_size": 10, "epochs": 5, **keywords}
+    found[name] = train(complete(config), quiet=True).result["metrics"]["BWT"]["mean"]
+  assert found["lwf"] > found["finetune"] + 0.01, found
