@@ -59,7 +59,7 @@ ROWS = (
   Row("plain", f"{COTRAIN}, default path against the plain path", "cljax.cotrain", "cljax.cotrain_plain", 1.5, True),
   Row("seeds", "15 seeds against one, a step of one seed", "cljax.seeds", "cljax.cotrain", None, False, "none"),
 )
-APART = ("start", "devices")  # measured in processes of their own, see `apart.py`
+APART = ("start", "devices", "gating")  # measured by `apart.py` and `gating.py`
 NAMES = (*(row.name for row in ROWS), *APART)
 
 
