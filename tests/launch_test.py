@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,6 +79,33 @@ def test_reproduce_runs_and_reports_a_cell_of_the_smoke_table(tmp_path):
   assert result["oracle"] is True and result["metrics"]["BWT"]["mean"] is None
   assert result["accuracy"][0][1] == [None, None, None]
   assert "joint" in done.stdout and (tmp_path / "report.md").exists()
+
+
+@pytest.mark.slow
+def test_the_whole_smoke_table_of_expert_gate(tmp_path):
+  done = shell("launch.reproduce", "--paper=expert_gate", "--preset=smoke", f"--workdir={tmp_path}")
+  assert done.returncode == 0, done.stderr
+  assert len(list(tmp_path.glob("*/*/result.json"))) == 19
+  assert "task recognition" in done.stdout
+
+
+def test_predict_answers_with_a_finished_run(tmp_path):
+  """Its own test rows, then pictures from a file; what was read is told."""
+  table = "--config=configs/papers/expert_gate/table1.py:preset=smoke,stream=split_mnist,method=expert_gate"
+  done = shell("launch.train", table, f"--workdir={tmp_path}/run", "--config.num_seeds=1", "--config.method.epochs=1")
+  assert done.returncode == 0, done.stderr
+  assert "ACC, task inferred" in done.stdout and "task recognition" in done.stdout
+  assert {"gate_confusion.png", "relatedness.png"} <= {each.name for each in (tmp_path / "run" / "figures").iterdir()}
+  done = shell("launch.predict", f"--workdir={tmp_path}/run", "--count=4")
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.count("truly task") == 20 and "right expert" in done.stdout and "gate " in done.stdout
+  np.save(tmp_path / "x.npy", np.zeros((3, 8, 8, 1), np.uint8))
+  done = shell("launch.predict", f"--workdir={tmp_path}/run", f"--pictures={tmp_path}/x.npy")
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.count("picture ") == 3 and done.stdout.count("expert_") == 1  # one alike picture, one expert
+  for words in (["--pictures=/nowhere.npy"], ["--seed=5"]):
+    done = shell("launch.predict", f"--workdir={tmp_path}/run", *words)
+    assert done.returncode == 2 and "error:" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

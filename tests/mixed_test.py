@@ -143,3 +143,19 @@ def test_copies_share_labels_but_neither_rows_nor_logits():
 def test_a_source_that_was_not_joined_is_one_task():
   spec, stream = datasets(bank.load("digits"), KEY)
   assert spec.T == 1 and stream.tasks.valid.count[0] > 100
+
+
+def test_more_tasks_than_slots_are_refused_before_anything_is_built(monkeypatch):
+  from cljax import data
+  from cljax.config import complete, default
+  from cljax.experiment import build
+
+  def too_many(source, key, *, tasks: int = 2):
+    spec, stream = datasets(two(), key)
+    return spec._replace(T=1, heads=1), stream
+
+  monkeypatch.setitem(data.STREAMS, "datasets", too_many)
+  config = default()
+  config.stream = {"name": "datasets", "source": "digits"}
+  with pytest.raises(ConfigError, match=r"the stream has 2 tasks, but spec\.T=1"):
+    build(complete(config))

@@ -8,7 +8,7 @@ import pytest
 import scipy.ndimage
 
 from cljax.data.bank import Source
-from cljax.data.streams import STREAMS, permuted, rotated, split, stack
+from cljax.data.streams import permuted, rotated, split, stack
 from cljax.data.warp import Permutation, Rotation
 from cljax.types import Bank, ConfigError, Spec
 
@@ -25,6 +25,7 @@ def source(sizes=(20,) * 6, tests=5) -> Source:
   return Source(*banks, LABELS[: len(sizes)], "toy")
 
 
+STREAMS = {"permuted": permuted, "rotated": rotated, "split": split}  # of one data set; the others: mixed_test
 SOURCE = source()
 KEY, OTHER = jax.random.key(0), jax.random.key(1)
 
