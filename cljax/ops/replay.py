@@ -38,12 +38,15 @@ def draw(key: Key, memory: Memory, replay: int) -> tuple[Place, Array, Array]:
   Returns:
     place [replay], slot [replay] int32 (NONE where not live), live [replay] bool.
   """
-  capacity = memory.place.row.shape[0]
-  filled = jnp.minimum(memory.seen, capacity)
-  i = jnp.arange(replay)
-  slot = shuffle(key, i, filled)
-  live = i < filled
+  slot, live = drawn_slots(key, memory.seen, replay, len(memory.place.row))
   return jax.tree.map(lambda leaf: leaf[slot], memory.place), jnp.where(live, slot, NONE), live
+
+
+def drawn_slots(key: Key, seen: Array, replay: int, capacity: int) -> tuple[Array, Array]:
+  """(slot [replay], live [replay]) of `draw`: which slots depends on how many rows were seen, not on which."""
+  filled = jnp.minimum(seen, capacity)
+  i = jnp.arange(replay)
+  return shuffle(key, i, filled), i < filled
 
 
 def insert(key: Key, memory: Memory, place: Place, live: Array) -> tuple[Memory, Array]:
@@ -58,15 +61,19 @@ def insert(key: Key, memory: Memory, place: Place, live: Array) -> tuple[Memory,
   Returns:
     the memory, and slot [B] int32: where each row was written, NONE if nowhere or overwritten within this batch.
   """
-  capacity = memory.place.row.shape[0]
-  before = memory.seen + jnp.cumsum(live) - live
+  slot = written_slots(key, memory.seen, live, len(memory.place.row))
+  stored = jax.tree.map(lambda all, new: all.at[slot].set(new, mode="drop"), memory.place, place)
+  return Memory(stored, memory.seen + live.sum(dtype=jnp.int32)), slot
+
+
+def written_slots(key: Key, seen: Array, live: Array, capacity: int) -> Array:
+  """The slots [B] of `insert`, after `seen` examples; like those of `draw` they depend on no row."""
+  before = seen + jnp.cumsum(live) - live
   chosen = jax.random.randint(key, live.shape, 0, before + 1)
   slot = jnp.where(before < capacity, before, chosen)
   slot = jnp.where(live & (slot < capacity), slot, NONE).astype(jnp.int32)
   again = (slot[:, None] == slot[None, :]) & (jnp.arange(len(slot))[:, None] < jnp.arange(len(slot))[None, :])
-  slot = jnp.where(again.any(axis=1), NONE, slot)  # scatter order is undefined: only the last write of a slot stays
-  stored = jax.tree.map(lambda all, new: all.at[slot].set(new, mode="drop"), memory.place, place)
-  return Memory(stored, memory.seen + live.sum(dtype=jnp.int32)), slot
+  return jnp.where(again.any(axis=1), NONE, slot)  # scatter order is undefined: only the last write of a slot stays
 
 
 def reservoir(replay: int = 10, capacity: int = 1000) -> PlanFn:
@@ -90,16 +97,27 @@ def reservoir(replay: int = 10, capacity: int = 1000) -> PlanFn:
     return as_it_is
 
   def plan_replay(keys: Key, state: State, view: View, plan: Plan) -> tuple[State, Plan]:
-    def one(memory, step):
-      key, place, live = step
-      drawn, from_slot, drawn_live = draw(jax.random.fold_in(key, 0), memory, replay)
-      memory, to_slot = insert(jax.random.fold_in(key, 1), memory, place, live)
-      drawn_live &= live.any()  # a dead step replays nothing
-      return memory, (drawn, from_slot, drawn_live, to_slot)
+    offered = plan.live.sum(axis=1, dtype=jnp.int32)
+    seen = state.memory.seen + jnp.cumsum(offered) - offered  # before each step
 
-    memory, (drawn, from_slot, drawn_live, to_slot) = jax.lax.scan(one, state.memory, (keys, plan.place, plan.live))
-    columns = Plan(drawn, from_slot, drawn_live), plan._replace(slot=to_slot)
+    def slots(key, seen, live):  # all random numbers at once: in the loop they would cost more than the steps' rows
+      return (
+        *drawn_slots(jax.random.fold_in(key, 0), seen, replay, capacity),
+        written_slots(jax.random.fold_in(key, 1), seen, live, capacity),
+      )
+
+    from_slot, drawn_live, to_slot = jax.vmap(slots)(keys, seen, plan.live)
+
+    def one(stored, step):
+      place, read, write = step
+      drawn = jax.tree.map(lambda leaf: leaf[read], stored)
+      return jax.tree.map(lambda all, new: all.at[write].set(new, mode="drop"), stored, place), drawn
+
+    stored, drawn = jax.lax.scan(one, state.memory.place, (plan.place, from_slot, to_slot))
+    live = drawn_live & (offered > 0)[:, None]  # a dead step replays nothing
+    columns = Plan(drawn, jnp.where(drawn_live, from_slot, NONE), live), plan._replace(slot=to_slot)
     joined = jax.tree.map(lambda new, now: jnp.concatenate([now, new], axis=1), *columns)
+    memory = Memory(stored, state.memory.seen + offered.sum(dtype=jnp.int32))
     return state.replace(memory=memory), joined._replace(held=state.memory.place)
 
   return plan_replay
