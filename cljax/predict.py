@@ -27,10 +27,9 @@ class Answers(NamedTuple):
   errors: np.ndarray  # [B, T] what the gate went by
 
 
-def spec_of(config: ConfigDict, x_shape: tuple[int, ...], classes: np.ndarray) -> dict[str, Any]:
-  """What `Predictor` must know of the stream, as JSON."""
-  T, C = classes.shape[-2:]
-  return {"x_shape": list(x_shape), "T": int(T), "C": int(C), "heads": 1, "config": config.to_dict()}
+def told_of(config: ConfigDict, spec: Spec) -> dict[str, Any]:
+  """What `Predictor` must know of a run, as JSON."""
+  return {"x_shape": list(spec.x_shape), "T": spec.T, "C": spec.C, "heads": spec.heads, "config": config.to_dict()}
 
 
 class Predictor:

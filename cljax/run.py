@@ -23,7 +23,7 @@ from cljax.drive import Carry, Driver, drive, resume, start, steps_done
 from cljax.experiment import Experiment, build
 from cljax.mesh import agree, gather, over_seeds, places, spread_rows
 from cljax.monitor import Monitor
-from cljax.predict import spec_of
+from cljax.predict import told_of
 from cljax.report import plots, store
 from cljax.timeline import edges_of
 from cljax.types import Method, State, View, nothing
@@ -297,11 +297,8 @@ def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
     found = jax.vmap(method.parts)(outcome.state)
     for s, seed in enumerate(outcome.result["seeds"]):
       parts.write(parts.folder_of(folder, seed), jax.tree.map(lambda leaf, s=s: leaf[s], found))
-    experiment = outcome.experiment
-    if experiment is not None:
-      classes = np.asarray(experiment.stream.tasks.classes)
-      told = spec_of(experiment.config, experiment.spec.x_shape, classes)
-      store.write_json(folder / "parts" / "spec.json", told)
+    if outcome.experiment is not None:
+      store.write_json(folder / "parts" / "spec.json", told_of(outcome.experiment.config, outcome.experiment.spec))
   store.write_report_arrays(folder / "report.npz", outcome.arrays)
   plots.save(folder / "figures", plots.run_figures(outcome.result, outcome.arrays))
   store.write_json(folder / "result.json", outcome.result)

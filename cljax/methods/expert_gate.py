@@ -209,7 +209,7 @@ def expert_gate(
   def faults(state: State) -> dict[str, Array]:
     best = state.gates.best
     return {
-      "stream.valid_per_task": state.gates.blind,
+      "stream.valid_per_task (or valid_share)": state.gates.blind,
       "method.autoencoder_lr": (best.waited > 0) & ~jnp.isfinite(best.loss),
     }
 
