@@ -1,0 +1,77 @@
+"""Masks over weights: choosing them, packing them to bits, comparing them, and holding weights still.
+
+A mask is a bool array of its weights' shape. Trees of masks have the structure of the weights that they are about.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cljax.types import Array
+
+EPSILON = 1e-12
+
+
+def pack(mask: Array) -> Array:
+  """[ceil(n / 8)] uint8: eight entries of a mask of n entries in each byte."""
+  return jnp.packbits(mask.reshape(-1))
+
+
+def unpack(bits: Array, shape: tuple[int, ...]) -> Array:
+  """The mask of that shape again."""
+  count = 1
+  for size in shape:
+    count *= size
+  return jnp.unpackbits(bits, count=count).reshape(shape).astype(bool)
+
+
+def normalised(score: Array) -> Array:
+  """z = score / mean(score) of one layer: free of scale, its mean is 1; all zero where the score is."""
+  return score / jnp.maximum(score.mean(), EPSILON)
+
+
+def top_mask(score: Array, k: int) -> Array:
+  """The k largest entries of a layer; of equal ones those with the lower flat index."""
+  flat = score.reshape(-1)
+  _, index = jax.lax.top_k(flat, k)
+  return jnp.zeros(flat.shape, bool).at[index].set(True).reshape(score.shape)
+
+
+def ranked(score: Array) -> Array:
+  """[...] int32 place of each entry, 0 for the largest: `ranked(s) < k` is `top_mask(s, k)` for every k at once."""
+  flat = score.reshape(-1)
+  _, index = jax.lax.top_k(flat, flat.shape[0])
+  places = jnp.arange(flat.shape[0], dtype=jnp.int32)
+  return jnp.zeros_like(places).at[index].set(places).reshape(score.shape)
+
+
+def keep_only(weights: Any, masks: Any) -> Any:
+  """A copy of the weights with zeros outside the masks; None leaves weights as they are."""
+  return jax.tree.map(
+    lambda mask, leaf: leaf if mask is None else jnp.where(mask, leaf, 0), masks, weights, is_leaf=lambda x: x is None
+  )
+
+
+def step_free(weights: Any, updates: Any, frozen: Any) -> Any:
+  """weights + updates, but frozen entries keep their bits.
+
+  It is the update that is held back and not the gradient: an optimizer with momentum moves a weight whose gradient is
+  zero. Adding a zero would turn -0 into 0, so entries are chosen.
+  """
+  return jax.tree.map(lambda leaf, step, held: jnp.where(held, leaf, leaf + step), weights, updates, frozen)
+
+
+def hamming(one: Array, other: Array) -> Array:
+  """[] entries in which two masks differ; 2 k (1 - overlap) for two masks of k entries."""
+  return (one != other).sum()
+
+
+def overlap(one: Array, other: Array) -> Array:
+  """[] share of the first mask's entries that the other has too; 0 for an empty one."""
+  return (one & other).sum() / jnp.maximum(one.sum(), 1)
+
+
+def deviation(new: Array, old: Array, both: Array) -> Array:
+  """[] sum |new - old| / sum old over the entries of `both`: how differently two tasks score what they share."""
+  return jnp.where(both, jnp.abs(new - old), 0).sum() / jnp.maximum(jnp.where(both, old, 0).sum(), EPSILON)
