@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
@@ -197,7 +198,7 @@ def outcome_of(experiment: Experiment, carry: Carry, v: int = 0) -> Outcome:
   """What a run leaves in memory, or that of one value of its sweep."""
   own = rows_of(experiment, v)
   reports = {name: value[own] for name, value in carry.reports.items()}
-  state = jax.tree.map(lambda leaf: leaf[own], gather(carry.state, len(experiment.seeds)))
+  state = jax.tree.map(lambda leaf: jnp.asarray(leaf[own]), gather(carry.state, len(experiment.seeds)))
   return Outcome(result_of(experiment, carry, v), reports, state, experiment)
 
 

@@ -38,7 +38,12 @@ TOYS = {
   "lwf": (toys.mlp, {"batch_size": 10, "warmup_epochs": 2}),
   "routing": (lambda spec: toys.routed(spec, width=8), {"replay": 4, "capacity": 12, "k": 3, "noise": 0.1}),
   "single": (toys.mlp, {}),
+  "subnetwork": (
+    toys.wide_mlp,
+    {"batch_size": 10, "retrain": 60, "experts": 3, "fractions": (0.2, 0.2, 0.3), "capacity_hidden": 0.7},
+  ),
 }
+STREAMS = {"subnetwork": {"heads": 1}}  # other than the default toy
 # Keywords at which a method's own strength is zero, so that it must equal fine-tuning; None: it has no strength to set.
 AT_ZERO = {
   "confident": None,
@@ -50,6 +55,7 @@ AT_ZERO = {
   "lwf": None,  # with weight 0 it is fine-tuning to rounding, step by step: lwf_test
   "routing": None,  # one expert and k = 1 is the shared bottom: routing_test
   "single": None,
+  "subnetwork": None,
 }
 EPOCHS, CHUNK = 30, 24
 
@@ -64,7 +70,7 @@ class Toy:
   """One compiled experiment, run as often as wanted."""
 
   def __init__(self, name, chunk=CHUNK, **changes):
-    self.spec, self.data = toys.stream()
+    self.spec, self.data = toys.stream(**STREAMS.get(name, {}))
     self.method = build(name, self.spec, **changes)
     self.experiment = toys.experiment(self.method, self.spec, self.data, chunk=chunk, every_task=True)
     self.compiled = compile_events(self.experiment)
@@ -181,7 +187,7 @@ def test_it_cannot_peek(name):
 
 def test_at_strength_zero_it_is_fine_tuning(name):
   if AT_ZERO[name] is None:
-    assert name in ("confident", "discriminative", "expert_gate", "joint", "lwf", "routing", "single")
+    assert name in ("confident", "discriminative", "expert_gate", "joint", "lwf", "routing", "single", "subnetwork")
     return
   state = Toy(name, **AT_ZERO[name]).run().state
   chex.assert_trees_all_equal(state.params, finished("finetune").state.params)

@@ -63,6 +63,10 @@ def mlp(spec: Spec) -> MLP:
   return MLP(heads=spec.heads, classes=spec.C, hidden=(8, 8))
 
 
+def wide_mlp(spec: Spec) -> MLP:
+  return MLP(heads=spec.heads, classes=spec.C, hidden=(24, 24))
+
+
 def routed(spec: Spec, experts: int = 6, width: int = 3) -> RoutedMLP:
   return RoutedMLP(heads=spec.heads, classes=spec.C, widths=(width, width), experts=experts)
 
@@ -88,7 +92,7 @@ def experiment(
     mesh=mesh,
     timeline=build_timeline(full, spec, method, rows),
     seeds=tuple(seeds),
-    readouts=(("task",) if spec.heads > 1 else ("domain",)) + (("inferred",) if method.infers else ()),
+    readouts=(("task",) if spec.heads > 1 or method.slots else ("domain",)) + (("inferred",) if method.infers else ()),
     executor=executor,
     test_rows=np.broadcast_to(data.test.count, (len(seeds), spec.T)).astype(np.int64),
     data_hash="toy",

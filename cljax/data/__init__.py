@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from cljax.data.mixed import copies, datasets
-from cljax.data.streams import permuted, rotated, split
+from cljax.data.streams import permuted, rotated, split, subsets
 from cljax.types import Spec, Stream
 
 STREAMS: dict[str, Callable[..., tuple[Spec, Stream]]] = {
@@ -12,4 +12,5 @@ STREAMS: dict[str, Callable[..., tuple[Spec, Stream]]] = {
   "permuted": permuted,
   "rotated": rotated,
   "split": split,
+  "subsets": subsets,
 }

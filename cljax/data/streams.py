@@ -216,6 +216,30 @@ def split(
   return assemble(source, key, layout, scenario, examples_per_task, valid_per_task)
 
 
+def subsets(
+  source: Source,
+  key: Key,
+  *,
+  classes: Sequence[Sequence[int]] = ((1, 5), (2, 6), (3, 7), (4, 8), (5, 9), (0, 2)),
+  examples_per_task: int = 0,
+  valid_per_task: int = 0,
+) -> tuple[Spec, Stream]:
+  """Tasks of given classes, which may share some, under one head over all classes of the data: every answer competes
+  with all others, and the task's identity is no part of the answer.
+
+  Args:
+    classes: labels of each task.
+    examples_per_task, valid_per_task: as in `permuted`.
+  """
+  check(len(classes), "class", examples_per_task, valid_per_task)
+  for labels in classes:
+    unknown = sorted(set(labels) - set(source.classes.tolist()))
+    require(bool(labels) and not unknown, f"config.stream.classes={classes}: the data has no labels {unknown}")
+  layout = Layout([np.array(sorted(labels), np.int32) for labels in classes], None)
+  spec, stream = assemble(source, key, layout, "class", examples_per_task, valid_per_task)
+  return spec, stream._replace(tasks=stream.tasks._replace(classes=np.ones_like(stream.tasks.classes)))
+
+
 def stack(streams: Sequence[Stream]) -> tuple[Stream, Any]:
   """Joins the streams of several seeds: (stream, axes).
 

@@ -11,6 +11,7 @@ from cljax.methods.joint import joint
 from cljax.methods.lwf import lwf
 from cljax.methods.routing import routing
 from cljax.methods.single import single
+from cljax.methods.subnetwork import subnetwork
 from cljax.types import Method
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -23,4 +24,5 @@ METHODS: dict[str, Callable[..., Method]] = {
   "lwf": lwf,
   "routing": routing,
   "single": single,
+  "subnetwork": subnetwork,
 }

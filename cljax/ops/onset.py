@@ -1,7 +1,7 @@
 """Noticing that a new task has begun: a score that stays far above what it was.
 
-A batch fires when its score exceeds `factor` times a quantile of the recent scores; `needed` firing batches in a row
-are an onset. Scores of firing batches, and of the latest `needed` ones, stay out of the history: a batch that is half new
+A batch fires when its score exceeds `factor` times a quantile of recent scores; `needed` firing batches in a row are an
+onset. Scores of firing batches, and of the latest `needed` ones, stay out of the history: a batch that is half new
 would raise the bar and hide the onset that it belongs to.
 """
 

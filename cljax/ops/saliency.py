@@ -1,7 +1,7 @@
 """How much each weight matters to a batch: per-example gradients of dense layers, without making one of them.
 
-The gradient of an example in a dense layer is the outer product of its input x and of the loss's derivative d by
-what the layer gives. So the mean over examples of |x_i d_j| is the matrix product |X|^T |D| / B, of g^2 it is (X^2)^T D^2 / B.
+The gradient of an example in a dense layer is the outer product of its input x and of the loss's derivative d by what
+the layer gives. So the mean over examples of |x_i d_j| is the product |X|^T |D| / B, of g^2 it is (X^2)^T D^2 / B.
 """
 
 from collections.abc import Callable

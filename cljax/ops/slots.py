@@ -27,16 +27,33 @@ def put(stacked: Any, slot: Array, tree: Any) -> Any:
 
 def apply_by_slot(apply: Callable[[Any, Array, Array], Outputs], stacked: Any, x: Array, slot: Array) -> Outputs:
   """Each row of x [B, ...] through the network of its own slot [B]; networks that no row asks for are not run."""
-  stacked = jax.tree.map(jnp.asarray, stacked)  # a finished run's are numpy's
-  shapes = jax.eval_shape(apply, take(stacked, jnp.int32(0)), x, slot)
-  out = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+  return by_slot(lambda s: apply(take(stacked, s), x, slot), jax.tree.leaves(stacked)[0].shape[0], slot)
 
-  def run(t, out):
-    new = apply(take(stacked, t), x, slot)
-    mine = slot == t
-    return jax.tree.map(lambda old, new: jnp.where(mine.reshape((-1,) + (1,) * (new.ndim - 1)), new, old), out, new)
 
-  def one(t, out):
-    return jax.lax.cond((slot == t).any(), run, lambda t, out: out, t, out)
+def by_slot(run: Callable[[Array], Any], slots: int, slot: Array) -> Any:
+  """Each row from `run(s)`, a tree of [B, ...], of its own slot s = slot[b]; zeros where there is no such slot."""
+  out = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run, jnp.int32(0)))
 
-  return jax.lax.fori_loop(0, jax.tree.leaves(stacked)[0].shape[0], one, out)
+  def take_rows(s, out):
+    mine = slot == s
+
+    def mix(old, new):
+      return jnp.where(mine.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(mix, out, run(s))
+
+  def one(s, out):
+    return jax.lax.cond((slot == s).any(), take_rows, lambda s, out: out, s, out)
+
+  return jax.lax.fori_loop(0, slots, one, out)
+
+
+def over_live(run: Callable[[Array], Any], live: Array) -> Any:
+  """[S, ...] what `run(s)` gives for each live slot [S]; zeros for the others, which are not run."""
+  shapes = jax.eval_shape(run, jnp.int32(0))
+  out = jax.tree.map(lambda leaf: jnp.zeros((len(live), *leaf.shape), leaf.dtype), shapes)
+
+  def one(s, out):
+    return jax.lax.cond(live[s], lambda out: put(out, s, run(s)), lambda out: out, out)
+
+  return jax.lax.fori_loop(0, len(live), one, out)

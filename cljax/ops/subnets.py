@@ -1,0 +1,150 @@
+"""Subnetworks of several experts: who owns which weight, packed to bits, and what a subnetwork computes.
+
+A slot is a task that the method has numbered by itself. Its function is its own mask together with all that its expert
+had frozen before it, so that later tasks never change it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from cljax.ops import masks
+from cljax.ops.saliency import kernels
+from cljax.ops.slots import over_live, put, take
+from cljax.types import Array, Key
+
+Layers = dict[str, Array]  # by the dense layer's path
+
+
+@flax.struct.dataclass
+class Subnets:
+  store: Any  # [E, ...] the experts
+  bits: Layers  # [S, bytes] uint8, the packed mask of each slot
+  scores: Layers  # [S, most] float16, normalised scores of a mask's entries in flat order
+  expert_of: Array  # [S] int32, -1 for a free slot
+  done: Array  # [S] bool, frozen for ever
+
+
+class Book(NamedTuple):
+  """The functions of a book of subnetworks."""
+
+  order: tuple[str, ...]  # the dense layers from first to last
+  sizes: Mapping[str, int]  # weights of each
+  init: Callable[[Key], Subnets]
+  of_expert: Callable[[Subnets, Array], Array]  # expert -> [S] bool, its finished slots
+  joined: Callable[[Subnets, Array], Layers]  # slots [S] bool -> the weights that belong to any of them
+  net_of: Callable[[Subnets, Array], Any]  # slot -> its expert's weights with zeros outside its function
+  write: Callable[[Subnets, Array, Layers, Layers], Subnets]  # (slot, mask, normalised scores)
+  freeze: Callable[[Subnets, Array, Any], Subnets]  # (slot, the expert's params): finished
+  compare: Callable[[Subnets, Callable[[Any], Layers], Callable[[Layers], Layers]], tuple[Array, Array, Array]]
+
+
+def by_layer(kernel: Callable, other: Callable, params: Any, layers: Layers) -> Any:
+  """`kernel(leaf, layers[path])` of each dense kernel and `other(leaf)` of the other leaves."""
+
+  def one(path, leaf):
+    name = "/".join(str(key.key) for key in path)
+    layer = name.removesuffix("/kernel")
+    return kernel(leaf, layers[layer]) if name.endswith("/kernel") and layer in layers else other(leaf)
+
+  return jax.tree_util.tree_map_with_path(one, params)
+
+
+def masked(params: Any, layers: Layers) -> Any:
+  """A copy with zeros outside the layers' masks; biases stay."""
+  return by_layer(lambda leaf, mask: jnp.where(mask, leaf, 0), lambda leaf: leaf, params, layers)
+
+
+def layer_order(shapes: Mapping[str, Any]) -> tuple[str, ...]:
+  """`first`, the hidden layers by number, `head`: the names that nets give them."""
+  return tuple(sorted(shapes, key=lambda name: (name == "head", name != "first", len(name), name)))
+
+
+def book(fresh: Callable[[Key], Any], experts: int, slots: int, most: Callable[[str, int, int], int]) -> Book:
+  """A book of `slots` subnetworks in `experts` experts.
+
+  Args:
+    fresh: key -> the params of a new expert.
+    most: (layer, its number, its weights) -> the most weights of a mask there.
+  """
+  E, S = experts, slots
+  shapes = {name: leaf.shape for name, leaf in kernels(jax.eval_shape(fresh, jax.random.key(0))).items()}
+  order = layer_order(shapes)
+  sizes = {name: shapes[name][0] * shapes[name][1] for name in order}
+  room = {name: most(name, l, sizes[name]) for l, name in enumerate(order)}
+  hidden = order[:-1]
+
+  def init(key: Key) -> Subnets:
+    return Subnets(
+      jax.vmap(lambda e: fresh(jax.random.fold_in(key, e)))(jnp.arange(E)),
+      {name: jnp.zeros((S, -(-sizes[name] // 8)), jnp.uint8) for name in order},
+      {name: jnp.zeros((S, room[name]), jnp.float16) for name in order},
+      jnp.full(S, -1, jnp.int32),
+      jnp.zeros(S, bool),
+    )
+
+  def joined(subnets: Subnets, chosen: Array) -> Layers:
+    packed = {name: jnp.where(chosen[:, None], bits, 0) for name, bits in subnets.bits.items()}
+    return {name: masks.unpack(jnp.bitwise_or.reduce(packed[name], axis=0), shapes[name]) for name in order}
+
+  def of_expert(subnets: Subnets, expert: Array) -> Array:
+    return subnets.done & (subnets.expert_of == expert)
+
+  def net_of(subnets: Subnets, s: Array) -> Any:
+    expert = subnets.expert_of[s]
+    before = of_expert(subnets, expert) & (jnp.arange(S) <= s)
+    return masked(take(subnets.store, jnp.maximum(expert, 0)), joined(subnets, before))
+
+  def write(subnets: Subnets, s: Array, mask: Layers, z: Layers) -> Subnets:
+    def kept(name):
+      at = jnp.flatnonzero(mask[name], size=room[name], fill_value=sizes[name])
+      return z[name].reshape(-1).at[at].get(mode="fill", fill_value=0).astype(jnp.float16)
+
+    return subnets.replace(
+      bits={name: subnets.bits[name].at[s].set(masks.pack(mask[name])) for name in order},
+      scores={name: subnets.scores[name].at[s].set(kept(name)) for name in order},
+    )
+
+  def freeze(subnets: Subnets, s: Array, params: Any) -> Subnets:
+    store = put(subnets.store, subnets.expert_of[s], params)
+    return subnets.replace(store=store, done=subnets.done.at[s].set(True))
+
+  def scores_of(subnets: Subnets, name: str, s: Array) -> tuple[Array, Array]:
+    """(mask, normalised scores with zeros outside) of a slot in one layer."""
+    mask = masks.unpack(subnets.bits[name][s], shapes[name])
+    at = jnp.flatnonzero(mask, size=room[name], fill_value=sizes[name])
+    values = jnp.zeros(sizes[name]).at[at].set(subnets.scores[name][s].astype(jnp.float32), mode="drop")
+    return mask, values.reshape(shapes[name])
+
+  def compare(subnets: Subnets, score: Callable[[Any], Layers], choose: Callable[[Layers], Layers]) -> Any:
+    """(overlap [S], deviation [S], share [E, layers]) of a new task with the finished slots, each on its own expert.
+
+    Args:
+      score: an expert's params -> the new task's normalised scores there.
+      choose: these -> the mask that they would give.
+
+    Returns:
+      means over the hidden layers of `masks.overlap` and `masks.deviation`, and what would be frozen of each layer.
+    """
+    z = over_live(lambda e: score(take(subnets.store, e)), jnp.arange(E) <= subnets.expert_of.max())
+    new = jax.vmap(choose)(z)
+
+    def with_slot(s):
+      e, found = subnets.expert_of[s], []
+      for name in hidden:
+        old, values = scores_of(subnets, name, s)
+        mine = new[name][e]
+        found.append((masks.overlap(mine, old), masks.deviation(z[name][e], values, mine & old)))
+      return jnp.array(found).mean(axis=0)
+
+    def share_after(e):
+      held = joined(subnets, of_expert(subnets, e))
+      return jnp.array([(held[name] | new[name][e]).mean() for name in order])
+
+    shared = over_live(with_slot, subnets.done)
+    return shared[:, 0], shared[:, 1], jax.vmap(share_after)(jnp.arange(E))
+
+  return Book(order, sizes, init, of_expert, joined, net_of, write, freeze, compare)

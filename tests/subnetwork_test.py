@@ -1,0 +1,234 @@
+"""Subnetworks: what stays frozen, whose expert a task gets, what is chosen, and who answers without a label."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cljax.config import complete, default
+from cljax.drive import Driver, drive, start
+from cljax.methods import METHODS
+from cljax.methods.subnetwork import mean_entropy
+from cljax.monitor import Monitor
+from cljax.ops import masks
+from cljax.run import compile_events, train
+from cljax.types import ConfigError
+from tests import toys
+
+SMALL = {"batch_size": 10, "epochs": 20, "retrain": 60, "experts": 3, "fractions": (0.2, 0.2, 0.3)}
+OPEN = {"overlap_from": 0.0, "deviation_up_to": 1e9, "capacity_hidden": 1.0, "capacity_output": 1.0}  # always shares
+
+
+class Run:
+  def __init__(self, counts=(30, 23, 40), same=(), **keywords):
+    self.spec, self.data = toys.stream(counts, heads=1)
+    for t, of in same:  # task t is task `of` again
+      self.data = self.data._replace(
+        tasks=jax.tree.map(lambda leaf, t=t, of=of: replaced(leaf, t, of), self.data.tasks),
+        test=jax.tree.map(lambda leaf, t=t, of=of: replaced(leaf, t, of), self.data.test),
+      )
+    self.method = METHODS["subnetwork"](toys.wide_mlp(self.spec), optax.adam(0.01), self.spec, **{**SMALL, **keywords})
+    self.experiment = toys.experiment(self.method, self.spec, self.data, seeds=(0,))
+    compiled = compile_events(self.experiment)
+    self.carry = start(self.experiment, compiled)
+    self.kept = []
+    driver = Driver(self.experiment, compiled, Monitor(None, 1, 0, 0, "toy", True), None, lambda: False)
+    for unit in self.experiment.timeline.units(None, 0):
+      drive([unit], self.carry, driver)
+      if unit.kind == "evaluate" and unit.row:
+        self.kept.append(jax.tree.map(jnp.array, self.state))
+
+  @property
+  def state(self):
+    return jax.tree.map(lambda leaf: leaf[0], self.carry.state)
+
+  def report(self, name):
+    return self.carry.reports[name][0, -1]
+
+
+def replaced(leaf, t, of):
+  leaf = np.array(leaf)
+  leaf[t] = leaf[of]
+  return leaf
+
+
+@functools.cache
+def shared() -> Run:
+  return Run(**OPEN)
+
+
+@functools.cache
+def apart() -> Run:
+  return Run(overlap_from=1.1)
+
+
+def test_frozen_weights_keep_their_bits_and_answers_stay_the_same():
+  run = shared()
+  x = jnp.asarray(run.data.test_bank.x / np.float32(255))
+  np.testing.assert_array_equal(run.report("expert"), [0, 0, 0])
+  for t, then in enumerate(run.kept):
+    now = run.kept[-1]
+    for slot in range(t + 1):
+      answers = [np.asarray(run.method.apply(s, x, jnp.full(60, slot)).logits) for s in (then, now)]
+      np.testing.assert_array_equal(*answers)
+    for name, bits in then.subnets.bits.items():
+      shape = then.params[name]["kernel"].shape
+      held = np.asarray(masks.unpack(jnp.bitwise_or.reduce(bits[: t + 1], axis=0), shape))
+      weights = [state.subnets.store[name]["kernel"][0][held] for state in (then, now)]
+      assert weights[0].tobytes() == weights[1].tobytes() and held.any()
+  first, last = run.kept[0], run.kept[-1]
+  assert not np.array_equal(first.subnets.store["first"]["kernel"][0], last.subnets.store["first"]["kernel"][0])
+  np.testing.assert_array_equal(first.subnets.store["first"]["bias"][0], last.subnets.store["first"]["bias"][0])
+
+
+def test_a_mask_has_k_weights_and_the_frozen_share_only_grows():
+  run = shared()
+  for name, share in zip(("first", "hidden_1", "head"), SMALL["fractions"], strict=True):
+    size = run.state.params[name]["kernel"].size
+    for slot in range(3):
+      assert int(jnp.unpackbits(run.state.subnets.bits[name][slot]).sum()) == round(share * size)
+  frozen = run.carry.reports["frozen_share"][0, :, 0]  # [T, layers] of expert 0
+  assert (np.diff(frozen, axis=0) >= 0).all() and (np.diff(frozen, axis=0) > 0).any()
+  np.testing.assert_allclose(frozen[0], SMALL["fractions"], atol=0.02)
+
+
+def test_it_learns_and_forgets_nothing():
+  R = shared().carry.right["task"][0]
+  for task in range(3):
+    assert R[task + 1, task] == R[-1, task]
+  accuracy = R[-1] / shared().experiment.test_rows[0]
+  assert accuracy.mean() > 0.8, accuracy
+
+
+def test_without_overlap_each_task_opens_an_expert():
+  run = apart()
+  np.testing.assert_array_equal(run.report("expert"), [0, 1, 2])
+  assert (run.report("frozen_share") > 0).all()
+  assert np.isnan(run.report("overlap")[0]).all() and np.isfinite(run.report("overlap")[2, :2]).all()
+
+
+def test_a_full_expert_is_not_shared():
+  run = Run(**{**OPEN, "capacity_hidden": 0.21})
+  np.testing.assert_array_equal(run.report("expert"), [0, 1, 2])
+
+
+def test_running_out_of_experts_names_the_key_and_touches_nothing():
+  with pytest.raises(ConfigError, match=r"config\.method\.experts does not suffice"):
+    Run(overlap_from=1.1, experts=2)
+
+
+def test_a_task_that_comes_again_is_recognised():
+  run = Run((30, 23, 30), same=[(2, 0)], **OPEN)
+  np.testing.assert_array_equal(run.carry.slot_of[0], [0, 1, 0])
+  assert bool(run.report("reused")) and run.report("expert")[2] == -1
+  before, after = run.kept[1], run.kept[2]
+  chex.assert_trees_all_equal(before.subnets, after.subnets)
+  assert run.carry.right["task"][0, -1, 2] == run.carry.right["task"][0, -1, 0]
+
+
+def test_the_selector_takes_the_least_entropy_and_sees_no_label():
+  run = shared()
+  x = jnp.asarray(run.data.test_bank.x[:32] / np.float32(255))
+  each = [float(mean_entropy(run.method.apply(run.state, x, jnp.full(32, k)).logits)) for k in range(3)]
+  out = run.method.apply(run.state, x, None)
+  np.testing.assert_array_equal(out.task, np.full(32, np.argmin(each)))
+  order = np.random.default_rng(0).permutation(32)
+  np.testing.assert_array_equal(run.method.apply(run.state, x[order], None).task, out.task)
+  first = run.kept[0]  # one slot: it answers whatever comes
+  np.testing.assert_array_equal(run.method.apply(first, 1 - x, None).task, np.zeros(32))
+  empty = run.method.init(jax.random.key(0))
+  np.testing.assert_array_equal(run.method.apply(empty, x, None).task, np.full(32, -1))
+
+
+def test_entropy():
+  assert float(mean_entropy(jnp.zeros((3, 2)))) == pytest.approx(0.693147, abs=1e-6)
+  assert float(mean_entropy(jnp.array([[1000.0, 0.0]]))) == 0
+
+
+def test_labels_of_the_test_rows_change_no_route():
+  run = shared()
+  test_bank = run.data.test_bank._replace(y=(run.data.test_bank.y + 1) % 4)
+  stream = run.experiment.on_devices(run.data._replace(test_bank=test_bank), run.experiment.axes)
+  compiled = compile_events(run.experiment)
+  at = run.experiment.numbers(1, 2)
+  slot = run.experiment.on_devices(np.array([1], np.int32), 0)
+  counts = compiled["evaluate.inferred"]({}, run.carry.state, stream, *at, slot, None)
+  np.testing.assert_array_equal(counts["confusion"][0], run.carry.confusion["inferred"][0, 1])
+
+
+@pytest.mark.parametrize(
+  "keywords",
+  [
+    {"retrain": 0},
+    {"score": "taylor"},
+    {"score": "fisher"},
+    {"select": "threshold", "above": 1.0},
+    {"select": "accuracy"},
+    {"centred": False},
+  ],
+  ids=str,
+)
+def test_variants_train_and_keep_what_they_froze(keywords):
+  run = Run((30, 23), **{**OPEN, **keywords})
+  R = run.carry.right["task"][0]
+  assert R[1, 0] == R[-1, 0]
+  assert (np.asarray(run.report("frozen_share"))[0] > 0).all()
+
+
+def test_accuracy_selects_the_smallest_share_that_keeps_it():
+  """Nothing asked: the smallest share of the ladder; more than all asked: half of each layer."""
+  few = Run((30,), select="accuracy", keep_accuracy=0.0, retrain=0).report("frozen_share")[0]
+  many = Run((30,), select="accuracy", keep_accuracy=2.0, retrain=0).report("frozen_share")[0]
+  assert (few < 0.02).all() and (np.abs(many - 0.5) < 0.02).all()
+
+
+@pytest.mark.parametrize(
+  ("keywords", "words"),
+  [
+    ({"select": "best"}, "topk, threshold, accuracy"),
+    ({"score": "hessian"}, "grad, taylor, fisher"),
+    ({"fractions": (0.1, 0.1)}, "a share in"),
+    ({"fractions": (0.1, 0.1, 1.5)}, "a share in"),
+  ],
+)
+def test_refusals(keywords, words):
+  spec, _ = toys.stream(heads=1)
+  with pytest.raises(ConfigError, match=words):
+    METHODS["subnetwork"](toys.wide_mlp(spec), optax.adam(0.01), spec, **keywords)
+
+
+def test_a_stream_with_several_heads_is_refused():
+  spec, _ = toys.stream()
+  with pytest.raises(ConfigError, match=r"config\.stream\.name='subsets'"):
+    METHODS["subnetwork"](toys.wide_mlp(spec), optax.adam(0.01), spec)
+
+
+def test_six_pairs_of_digits_end_to_end():
+  """The paper's tasks on the embedded digits: every answer among ten classes, and the task found in batches of 32."""
+  config = default()
+  config.num_seeds, config.evaluate_group = 2, 32
+  config.stream = {"name": "subsets", "source": "digits"}
+  config.net = {"name": "mlp", "hidden": (64, 64)}
+  config.optimizer = {"name": "adam", "lr": 1e-3}
+  config.method = {"name": "subnetwork", "epochs": 15, "fractions": (0.1, 0.1, 0.1)}
+  result = train(complete(config), quiet=True).result
+  assert result["metrics"]["ACC"]["mean"] > 0.95
+  np.testing.assert_array_equal(result["metrics"]["forgetting"]["values"], 0)
+  assert result["readouts"]["inferred"]["task_recognition"]["mean"] > 0.7
+
+
+def test_subsets_share_classes_and_keep_all_logits_live():
+  from cljax.data import STREAMS, bank
+
+  source = bank.load("digits")
+  spec, stream = STREAMS["subsets"](source, jax.random.key(0), classes=((1, 5), (2, 5)))
+  assert (spec.T, spec.C, spec.heads) == (2, 10, 1) and stream.tasks.classes.all()
+  for t, labels in enumerate(({1, 5}, {2, 5})):
+    assert set(source.train.y[stream.tasks.train.idx[t, : stream.tasks.train.count[t]]]) == labels
+  np.testing.assert_array_equal(stream.tasks.label_map[1], np.arange(10))
+  with pytest.raises(ConfigError, match=r"no labels \[10\]"):
+    STREAMS["subsets"](source, jax.random.key(0), classes=((1, 10),))
