@@ -82,10 +82,11 @@ def test_reproduce_runs_and_reports_a_cell_of_the_smoke_table(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_whole_smoke_table_of_expert_gate(tmp_path):
-  done = shell("launch.reproduce", "--paper=expert_gate", "--preset=smoke", f"--workdir={tmp_path}")
+@pytest.mark.parametrize(("paper", "cells"), [("expert_gate", 19), ("subnetwork", 3)])
+def test_the_whole_smoke_table_of_papers_that_infer_the_task(tmp_path, paper, cells):
+  done = shell("launch.reproduce", f"--paper={paper}", "--preset=smoke", f"--workdir={tmp_path}")
   assert done.returncode == 0, done.stderr
-  assert len(list(tmp_path.glob("*/*/result.json"))) == 19
+  assert len(list(tmp_path.glob("*/*/result.json"))) == cells
   assert "task recognition" in done.stdout
 
 
