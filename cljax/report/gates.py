@@ -1,6 +1,6 @@
 """Figures of methods that infer the task: who is taken for whom, and which task a new one grows from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,56 @@ def relatedness_figure(arrays: Mapping[str, np.ndarray], canvas: Any, title: str
   return figure
 
 
+def turned_figure(result: Result, arrays: Mapping[str, np.ndarray], canvas: Any, title: str) -> Figure:
+  """Relatedness of each turned copy to the first task against its angle; one line a seed."""
+  angles = result["config"]["stream"]["angles"]
+  figure, axes = canvas(5.5, 4)
+  axis = axes[0, 0]
+  for related in arrays["relatedness"][:, -1]:
+    axis.plot(angles[1:], related[1 : len(angles), 0], marker="o", markersize=3, color="#0072B2", alpha=0.6)
+  axis.axhline(result["config"]["method"]["threshold"], color="black", linewidth=0.6, linestyle="--")
+  axis.set(xlabel="degrees", ylabel="relatedness to task 1 (dashed: the threshold)")
+  axis.set_title(title, fontsize=10)
+  axis.grid(alpha=0.3)
+  return figure
+
+
+def parent_relatedness(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+  """[S, T] of each task to the parent that it chose; NaN without one."""
+  related, parent = arrays["relatedness"][:, -1], arrays["parent"][:, -1]
+  found = np.take_along_axis(related, np.maximum(parent, 0)[..., None], axis=2)[..., 0]
+  return np.where(parent >= 0, found, np.nan)
+
+
+def transfer_figure(
+  results: Sequence[Result], arrays: Sequence[Mapping[str, np.ndarray]], canvas: Any
+) -> dict[str, Figure]:
+  """What LwF gave over fine-tuning, task by task, against the relatedness to the parent; {} unless both are there.
+
+  The two are told by the modes of their own reports, and must have taken the same parents.
+  """
+  modes = {}
+  for i, own in enumerate(arrays):
+    if {"mode", "parent", "relatedness"} <= set(own):
+      kinds = set(own["mode"][:, -1].ravel().tolist()) - {0}
+      if len(kinds) == 1:
+        modes[kinds.pop()] = i
+  if not {1, 2} <= set(modes):
+    return {}
+  tuned, held = (modes[kind] for kind in (1, 2))
+  if not np.array_equal(arrays[tuned]["parent"], arrays[held]["parent"]):
+    return {}
+  last = [np.array(results[i]["accuracy"], float)[:, -1] for i in (tuned, held)]
+  figure, axes = canvas(5.5, 4)
+  axes[0, 0].scatter(parent_relatedness(arrays[held]), 100 * (last[1] - last[0]), s=14, color="#D55E00")
+  axes[0, 0].axhline(0, color="black", linewidth=0.6)
+  axes[0, 0].axvline(0.85, color="black", linewidth=0.6, linestyle="--")
+  axes[0, 0].set(xlabel="relatedness to the parent (dashed: .85)", ylabel="LwF minus fine-tuning, points of accuracy")
+  axes[0, 0].set_title(f"{results[held]['stream']}: every task of every seed", fontsize=10)
+  axes[0, 0].grid(alpha=0.3)
+  return {"transfer": figure}
+
+
 def gate_figures(result: Result, arrays: Mapping[str, np.ndarray], canvas: Any, name: str) -> dict[str, Figure]:
   """Those that the result and its report arrays have; `canvas` is that of `report.plots`."""
   found = {}
@@ -64,4 +114,6 @@ def gate_figures(result: Result, arrays: Mapping[str, np.ndarray], canvas: Any, 
     found["gate_confusion"] = confusion_figure(result, canvas, name)
   if {"relatedness", "parent", "mode"} <= set(arrays):
     found["relatedness"] = relatedness_figure(arrays, canvas, f"{name}, seed {result['seeds'][0]}")
+    if "angles" in result["config"]["stream"]:
+      found["turned"] = turned_figure(result, arrays, canvas, name)
   return found

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cljax.report.gates import gate_figures
+from cljax.report.gates import gate_figures, transfer_figure
 from cljax.report.store import write_atomically
 
 # Okabe and Ito's palette, told apart by colour-blind readers too; more than seven lines differ by their dashes.
@@ -200,6 +200,8 @@ def table_figures(
     group = [i for i, result in enumerate(results) if result["stream"] == stream]
     ours, called = [results[i] for i in group], [names[i] for i in group]
     found |= {f"{stream}_task_curves": task_curves(ours, called), f"{stream}_drops": drops(ours, called)}
+    own = transfer_figure(ours, [arrays[i] for i in group], canvas)
+    found |= {f"{stream}_{kind}": figure for kind, figure in own.items()}
     for i in group:
       own = own_figures(results[i], arrays[i], f"{stream}, {names[i]}")
       found |= {f"{stream}_{file_name(names[i])}_{kind}": figure for kind, figure in own.items()}
