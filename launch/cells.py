@@ -52,18 +52,22 @@ def run_cells(
 
 
 def write_readme(workdir: str, name: str) -> None:
-  """Writes the table of a work dir into README.md, between the markers `<!-- results:NAME -->`.
+  """Writes the table of a work dir into README.md and into that of its paper's folder, wherever the markers
+  `<!-- results:NAME -->` stand.
 
   Raises:
-    ConfigError: README.md has no such markers.
+    ConfigError: neither has such markers.
   """
   results = [result for _, result, _ in find_results(workdir)]
-  path = ROOT / "README.md"
-  try:
-    text = splice(path.read_text(), name, readme_table(results, read_published(results[0]["paper"], ROOT / "configs")))
-  except ValueError as error:
-    raise ConfigError(f"--readme={name}: {error}") from error
-  path.write_text(text)
+  paper = results[0]["paper"]
+  table = readme_table(results, read_published(paper, ROOT / "configs"))
+  written = 0
+  for path in (ROOT / "README.md", ROOT / "configs" / "papers" / paper / "README.md"):
+    if path.exists() and f"<!-- results:{name} -->" in path.read_text():
+      path.write_text(splice(path.read_text(), name, table))
+      written += 1
+  if not written:
+    raise ConfigError(f"--readme={name}: no README has a part <!-- results:{name} --> ... <!-- /results:{name} -->")
 
 
 def finish(workdir: str) -> None:
