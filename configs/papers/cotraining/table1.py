@@ -4,10 +4,13 @@ COMMAND, one cell:
   python -m launch.train --workdir=W \
     --config=configs/papers/cotraining/table1.py:stream=mnist_perm,method=routing_cotrain
 COMMAND, the table (resumable, finished cells are skipped):
-  python -m launch.reproduce --paper=cotraining --preset=gem1000 --workdir=W
+  python -m launch.reproduce --paper=cotraining --preset=paper --workdir=W
 
 Presets: `paper`, all 60,000 examples of each task in one pass; `gem1000`, 1,000 of them; `smoke`, three short tasks of
 the embedded digits in place of MNIST, to see that everything works. README.md beside this file has the numbers.
+
+HOURS, on two free CPU cores with 15 seeds: `paper` 1.25 (nine minutes a cell with replay), `gem1000` .3, `smoke` .02.
+EXPECT, ACC at `paper`: er .915 (MNIST-Perm) and .914 (MNIST-Rot), routing .925 and .899, routing_cotrain .924 and .916.
 
 Beside the four rows of the table: `joint` (the oracle), `single` (a network for each task) and `routing_frozen`
 (co-training with the router left at its random start).
