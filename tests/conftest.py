@@ -1,8 +1,11 @@
 """One compilation cache for the session, and a compiler that is quick rather than good: no test times anything."""
 
+import gc
 import os
 import shutil
 import tempfile
+
+import pytest
 
 OWN = None  # the folder that this process made; workers inherit it by the environment
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -14,3 +17,13 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 def pytest_unconfigure(config):
   if OWN:
     shutil.rmtree(OWN, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+  """Every compiled program takes memory maps, of which a process may have 65,530: each file gives its own back."""
+  yield
+  import jax
+
+  jax.clear_caches()
+  gc.collect()
