@@ -114,6 +114,11 @@ def build_timeline(config: ConfigDict, spec: Spec, method: Method, rows: np.ndar
     raise ConfigError(
       "where boundaries are hidden a method has one phase without a tick: there are no epochs of a task"
     )
+  if not spec.boundaries and method.phases[0].epochs != 1:
+    raise ConfigError(
+      f"config.method.epochs={method.phases[0].epochs}: where boundaries are hidden the stream is seen once; set "
+      "config.method.epochs=1 and repeat the rows of each task by config.stream.passes"
+    )
   oracle = all(phase.joint for phase in method.phases)
   tasks = tuple(range(spec.T)) if config.every_task or not oracle else (spec.T - 1,)
   timeline = Timeline(method.phases, spec, rows, tasks, 1, config.checkpoint_every_chunks)

@@ -12,7 +12,7 @@ import pytest
 from cljax.config import complete, default
 from cljax.drive import Driver, drive, start
 from cljax.methods import METHODS
-from cljax.methods.subnetwork import mean_entropy
+from cljax.ops.infer import mean_entropy
 from cljax.monitor import Monitor
 from cljax.ops import masks
 from cljax.run import compile_events, train

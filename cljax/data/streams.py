@@ -21,7 +21,7 @@ from cljax.data.warp import Permutation, Rotation
 from cljax.types import ConfigError, Key, Rows, Spec, Stream, Task, choose
 
 SCENARIOS = ("task", "class", "domain")
-PERMUTE, ROWS, ORDER = range(3)  # purposes of a stream's key
+PERMUTE, ROWS, ORDER, PASS = range(4)  # purposes of a stream's key
 
 
 class Layout(NamedTuple):
@@ -221,6 +221,9 @@ def subsets(
   key: Key,
   *,
   classes: Sequence[Sequence[int]] = ((1, 5), (2, 6), (3, 7), (4, 8), (5, 9), (0, 2)),
+  permuted_rounds: int = 0,
+  boundaries: bool = True,
+  passes: int = 1,
   examples_per_task: int = 0,
   valid_per_task: int = 0,
 ) -> tuple[Spec, Stream]:
@@ -229,15 +232,43 @@ def subsets(
 
   Args:
     classes: labels of each task.
+    permuted_rounds: all of them again so many times, each time through a permutation of the pixels of its own.
+    boundaries: False hides them: the rows of a task come `passes` times, each time in another order, then the next
+      task's, and nothing tells where it begins.
+    passes: see `boundaries`; where these are given it is 1, and a method's epochs repeat the rows.
     examples_per_task, valid_per_task: as in `permuted`.
   """
   check(len(classes), "class", examples_per_task, valid_per_task)
+  require(permuted_rounds >= 0, f"config.stream.permuted_rounds={permuted_rounds}: a number of rounds is 0 or more")
+  require(
+    passes == 1 if boundaries else passes >= 1,
+    f"config.stream.passes={passes}: at least 1 where boundaries are hidden, else 1 (use config.method.epochs)",
+  )
   for labels in classes:
     unknown = sorted(set(labels) - set(source.classes.tolist()))
     require(bool(labels) and not unknown, f"config.stream.classes={classes}: the data has no labels {unknown}")
-  layout = Layout([np.array(sorted(labels), np.int32) for labels in classes], None)
-  spec, stream = assemble(source, key, layout, "class", examples_per_task, valid_per_task)
-  return spec, stream._replace(tasks=stream.tasks._replace(classes=np.ones_like(stream.tasks.classes)))
+  warp, rounds = None, permuted_rounds + 1
+  if permuted_rounds:
+    pixels = source.train.x.shape[1] * source.train.x.shape[2]
+    keys = [jax.random.fold_in(jax.random.fold_in(key, PERMUTE), r) for r in range(1, rounds)]
+    index = [np.arange(pixels), *(np.asarray(jax.random.permutation(key, pixels)) for key in keys)]
+    warp = Permutation(np.repeat(np.array(index, np.int32), len(classes), axis=0))
+  layout = Layout([np.array(sorted(labels), np.int32) for labels in classes] * rounds, warp)
+  train, valid = draw_rows(key, source.train.y, layout.classes, examples_per_task, valid_per_task)
+  if not boundaries:
+    train = [
+      repeated(jax.random.fold_in(jax.random.fold_in(key, PASS), t), rows, passes) for t, rows in enumerate(train)
+    ]
+  spec, stream = lay(source, layout, "class", train, valid)
+  live = np.ones_like(stream.tasks.classes)
+  return spec._replace(boundaries=boundaries), stream._replace(tasks=stream.tasks._replace(classes=live))
+
+
+def repeated(key: Key, rows: np.ndarray, passes: int) -> np.ndarray:
+  """The rows `passes` times, each time in another keyed order."""
+  place = jnp.arange(len(rows))
+  orders = [np.asarray(shuffle(jax.random.fold_in(key, p), place, len(rows))) for p in range(passes)]
+  return np.concatenate([rows[order] for order in orders])
 
 
 def stack(streams: Sequence[Stream]) -> tuple[Stream, Any]:

@@ -1,49 +1,45 @@
-"""A mixture of experts by subnetwork selection and masking (Kulkarni), with the boundaries of tasks given.
+"""A mixture of experts by subnetwork selection and masking (Kulkarni), with the boundaries of tasks given or detected.
 
 For each task: a known one is recognised by the loss of its own subnetwork and reused (3.3); else the gradient scores
 of its first rows on each expert are compared with those of its tasks, and an expert with a constructive overlap and
 room is shared, or a new one opened (3.4). The expert trains while the subnetworks of its earlier tasks stay frozen.
 Then the scores of the weights choose the task's own subnetwork (3.2), which is trained again by itself and frozen. At
-test time the subnetwork whose answers have the least entropy over a batch is taken (3.5): no label is needed.
+test time the subnetwork that fits the batch best is taken (3.5): no label is needed.
+
+Where the stream does not tell its boundaries, one loop does the same: batches whose score is far above the recent ones
+are held back, and a few of them in a row are the onset of a task (3.1). The one before is then consolidated from a
+window of recent rows, and the rows held back decide where the new one goes.
 
 The paper leaves much open, and its code more. Here the update is held back and not the gradient (Adam's momentum would
 move the weights); a task's function is its own mask together with all that was frozen before it, so that it stays the
-same for ever; and the paper's least loss at test time, which needs labels, is the least entropy.
+same for ever; and the paper's least loss at test time, which needs labels, is the least entropy by default.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import flax.struct
-import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
 from cljax.data.sample import fetch
-from cljax.ops import masks
-from cljax.ops.early import choose as either
-from cljax.ops.losses import mean_live
-from cljax.ops.saliency import KINDS, dense_scores
-from cljax.ops.slots import by_slot, over_live, parameters, take
-from cljax.ops.subnets import Layers, Subnets, book, by_layer, masked
-from cljax.types import Array, Batch, Clock, ConfigError, Info, Key, Method, Outputs, Phase, Place, Spec, View, choose
-
-LADDER = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5)  # shares of a layer that `accuracy` tries
-
-
-@flax.struct.dataclass
-class State:
-  params: Any  # of the expert in training, whole
-  opt_state: Any
-  subnets: Subnets
-  frozen: Layers  # bool, weights of the expert in training that belong to a finished slot
-  own: Layers  # bool, the mask of the slot in training
-  slot: Array  # [] int32, in training
-  reused: Array  # [] bool, the task was known: nothing is trained
-  full: Array  # [] bool, a new expert was needed and there was none
-  overlap: Array  # [T, S] of each task's first rows with each slot, NaN where it was not asked
-  deviation: Array  # [T, S]
+from cljax.ops.mixture import Mixture, Rules, mixture
+from cljax.ops.watching import WATCHED, State, Watch, detected, nothing_seen, told
+from cljax.types import (
+  Array,
+  Batch,
+  Clock,
+  ConfigError,
+  Info,
+  Key,
+  Method,
+  Outputs,
+  Phase,
+  Place,
+  Spec,
+  StepFn,
+  View,
+  choose,
+)
 
 
 def subnetwork(
@@ -54,6 +50,7 @@ def subnetwork(
   batch_size: int = 32,
   epochs: int = 5,
   experts: int = 4,
+  slots: int = 0,
   centred: bool = True,
   score: str = "grad",
   score_rows: int = 512,
@@ -67,212 +64,146 @@ def subnetwork(
   deviation_up_to: float = 2.0,
   capacity_hidden: float = 0.6,
   capacity_output: float = 0.9,
+  infer: str = "entropy",
+  watch: str = "scores",
+  pseudo_labels: bool = False,
+  onset_factor: float = 3.0,
+  onset_quantile: float = 0.99,
+  onset_history: int = 50,
+  onset_batches: int = 2,
+  warmup: int = 100,
+  decide_after: int = 2,
+  window: int = 4096,
 ) -> Method:
   """Experts that share their weights among tasks by frozen subnetworks.
 
   Args:
     net: dense layers under one head over all classes.
-    batch_size, epochs: of training the whole expert on a task.
+    batch_size, epochs: of training the whole expert on a task. Where boundaries are hidden epochs is 1.
     experts: room for so many; needing more stops the run.
+    slots: room for so many tasks, likewise; 0 is T, or 2 T where boundaries are hidden (an onset may be a false one).
     centred: the net sees (x - .5) / .5, else x.
     score: of a weight, the mean over rows of `grad` |dL/dw|, `taylor` |w dL/dw|, `fisher` (dL/dw)^2.
-    score_rows: the first rows of a task that are scored, and that decide which expert takes it.
+    score_rows: rows that are scored: the first of a task, or the latest of the window.
     select: a layer's weights for a task: `topk`, the largest share `fractions` (a number a layer); `threshold`, scores
-      over `above` times the layer's mean, at most half of it; `accuracy`, the smallest share of `LADDER` that keeps
-      `keep_accuracy` of the whole net's accuracy on the task's rows.
+      over `above` times the layer's mean, at most half of it; `accuracy`, the smallest share of a ladder that keeps
+      `keep_accuracy` of the whole net's accuracy on every tenth row (`row % 10 == 0`).
     retrain: steps that train the chosen weights alone; 0 takes them as they are.
     recurring_below: nats; a task whose first rows have at most this loss through a known subnetwork is that task again.
     overlap_from, deviation_up_to: of the scores with some task of an expert, over its hidden layers, to share it.
     capacity_hidden, capacity_output: the most that may be frozen of a hidden and of the last layer to share it.
+    infer: how the task is found from a batch, a rule of `ops.infer.RULES`; `oracle`: it has to be given.
+    watch: what an onset raises: `scores`, the mean of |dL/dw| over all hidden weights; `last`, over the mask of the
+      task before; `loss`. With `pseudo_labels` the net's own answers stand for the labels.
+    onset_factor, onset_quantile, onset_history, warmup: as in `ops.onset.watch`.
+    onset_batches: so many firing batches in a row are an onset.
+    decide_after: batches, at least `onset_batches`, that decide what the new task is; none of them is learnt before.
+    window: recent rows of which a task is consolidated; every tenth (`row % 10 == 0`) is kept from its retraining.
 
   Raises:
-    ConfigError: an unknown choice, shares that do not fit the net, or a stream with several heads.
+    ConfigError: an unknown choice, shares that do not fit the net, a stream with several heads, or several epochs of a
+      stream that hides its boundaries.
   """
-  choose("config.method.select", select, ("topk", "threshold", "accuracy"))
-  choose("config.method.score", score, KINDS)
+  choose("config.method.watch", watch, WATCHED)
   if spec.heads != 1 or not hasattr(net, "heads"):
     raise ConfigError(
       "config.method.name='subnetwork' needs dense layers under one head over all classes: set "
       "config.stream.name='subsets' and config.net.name='mlp'"
     )
-  net, S, T, E = net.clone(parent=None), spec.T, spec.T, experts
-
-  def seen(x: Array) -> Array:
-    return (x - 0.5) / 0.5 if centred else x
-
-  def run(params: Any, x: Array) -> Any:
-    return net.apply({"params": params}, seen(x), jnp.zeros(len(x), jnp.int32))
-
-  def fresh(key: Key) -> Any:
-    return net.init(key, jnp.zeros((1, *spec.x_shape)), jnp.zeros(1, jnp.int32))["params"]
-
-  def most(name: str, l: int, size: int) -> int:
-    if select != "topk":
-      return -(-size // 2)
-    if l >= len(fractions) or not 0 < fractions[l] <= 1:
-      raise ConfigError(f"config.method.fractions={tuple(fractions)}: a share in (0, 1] for each dense layer is needed")
-    return max(1, round(fractions[l] * size))
-
-  pages = book(fresh, E, S, most)
-  order, sizes = pages.order, pages.sizes
-  counts = {name: most(name, l, sizes[name]) for l, name in enumerate(order)}
-
-  def each_loss(logits: Array, batch: Batch) -> Array:
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
-
-  def judge(params: Any, batch: Batch) -> tuple[Array, Array]:
-    """(loss, accuracy) over the live rows, all classes competing."""
-    logits = run(params, batch.x).logits
-    return mean_live(each_loss(logits, batch), batch.live), mean_live(logits.argmax(axis=-1) == batch.y, batch.live)
-
-  def scores_of(params: Any, batch: Batch) -> Layers:
-    """Normalised scores of all weights on some rows."""
-
-    def losses(out):
-      return jnp.where(batch.live, each_loss(out.logits, batch), 0)
-
-    found = dense_scores(net, params, seen(batch.x), jnp.zeros(len(batch.x), jnp.int32), losses, score)
-    return {name: masks.normalised(found[name]) for name in order}
-
-  def first_rows(view: View) -> Batch:
-    place = jnp.arange(min(score_rows, view.tasks.train.idx.shape[-1]))
-    batch = fetch(view, Place(jnp.full_like(place, view.t), view.tasks.train.idx[view.t, place]))
-    return batch._replace(live=place < view.tasks.train.count[view.t])
-
-  def largest(z: Layers) -> Layers:
-    return {name: masks.top_mask(z[name], counts[name]) for name in order}
-
-  def chosen(params: Any, z: Layers, frozen: Layers, batch: Batch) -> Layers:
-    """The task's own subnetwork (3.2)."""
-    if select == "topk":
-      return largest(z)
-    rank = {name: masks.ranked(z[name]) for name in order}
-    if select == "threshold":
-      return {name: (z[name] > above) & (rank[name] < counts[name]) for name in order}
-    needed = keep_accuracy * judge(params, batch)[1]
-    best = largest(z)
-    for share in LADDER[::-1]:
-      mask = {name: rank[name] < max(1, round(share * sizes[name])) for name in order}
-      right = judge(masked(params, {name: mask[name] | frozen[name] for name in order}), batch)[1]
-      best = either(right >= needed, mask, best)
-    return best
+  if decide_after < onset_batches:
+    raise ConfigError(
+      f"config.method.decide_after={decide_after}: at least config.method.onset_batches={onset_batches}"
+    )
+  S = slots or (spec.T if spec.boundaries else 2 * spec.T)
+  rules = Rules(
+    experts=experts,
+    slots=S,
+    decisions=spec.T if spec.boundaries else 2 * S,
+    centred=centred,
+    score=score,
+    select=select,
+    fractions=fractions,
+    above=above,
+    keep_accuracy=keep_accuracy,
+    recurring_below=recurring_below,
+    overlap_from=overlap_from,
+    deviation_up_to=deviation_up_to,
+    capacity_hidden=capacity_hidden,
+    capacity_output=capacity_output,
+    infer=infer,
+  )
+  mix = mixture(net, tx, spec, rules)
+  if spec.boundaries:
+    phases = given(mix, batch_size, epochs, score_rows, retrain)
+    start = None
+  else:
+    watched = Watch(
+      kind=watch,
+      pseudo_labels=pseudo_labels,
+      factor=onset_factor,
+      quantile=onset_quantile,
+      history=onset_history,
+      batches=onset_batches,
+      warmup=warmup,
+      decide_after=decide_after,
+      window=window,
+      recurring_below=recurring_below,
+    )
+    start = nothing_seen(watched, S, batch_size)
+    phases = detected(mix, net, watched, batch_size, score_rows, retrain)
 
   def init(key: Key) -> State:
-    subnets = pages.init(key)
-    params, off = take(subnets.store, jnp.int32(0)), jnp.array(False)
-    none = pages.joined(subnets, subnets.done)
-    unasked = jnp.full((T, S), jnp.nan, jnp.float32)
-    return State(params, tx.init(params), subnets, none, none, jnp.int32(-1), off, off, unasked, unasked)
+    return State(mix.init(key), start)
+
+  def apply(state: State, x: Array, slot: Array | None) -> Outputs:
+    return mix.answer(state.learner, x, slot)
+
+  def report(state: State) -> dict[str, Array]:
+    return mix.report(state.learner) | (told(state.watching, spec) if state.watching is not None else {})
+
+  def faults(state: State) -> dict[str, Array]:
+    crowded = (state.learner.subnets.expert_of >= 0).all()
+    return {"method.experts": state.learner.full & ~crowded, "method.slots": state.learner.full & crowded}
+
+  return Method(init, phases, apply, report, faults, slots=S, infers=infer != "oracle", branches=True)
+
+
+def given(mix: Mixture, batch_size: int, epochs: int, score_rows: int, retrain: int) -> tuple[Phase, ...]:
+  """Decide (3.3, 3.4), train, choose the subnetwork (3.2), train it alone, freeze it."""
+
+  def rows_of(view: View, wanted: Array) -> Batch:
+    """The first `score_rows` rows of the task that are wanted [Nmax]."""
+    idx, size = view.tasks.train.idx[view.t], view.tasks.train.idx.shape[-1]
+    live = wanted & (jnp.arange(size) < view.tasks.train.count[view.t])
+    at = jnp.flatnonzero(live, size=min(score_rows, size), fill_value=size)
+    batch = fetch(view, Place(jnp.full_like(at, view.t), idx[jnp.minimum(at, size - 1)]))
+    return batch._replace(live=at < size)
+
+  def first_rows(view: View) -> Batch:
+    return rows_of(view, jnp.ones(view.tasks.train.idx.shape[-1], bool))
 
   def decide(key: Key, state: State, view: View, clock: Clock) -> State:
-    """A known task, a shared expert or a new one (3.3, 3.4)."""
-    batch, subnets = first_rows(view), state.subnets
-    done, expert_of = subnets.done, subnets.expert_of
-    losses = over_live(lambda s: judge(pages.net_of(subnets, s), batch)[0], done)
-    losses = jnp.where(done, losses, jnp.inf)
-    known = losses.min() <= recurring_below
-    overlap, deviation, share = pages.compare(subnets, lambda params: scores_of(params, batch), largest)
-    limits = jnp.array([capacity_hidden] * (len(order) - 1) + [capacity_output])
-    room = (share <= limits).all(axis=1)
-    good = done & (overlap >= overlap_from) & (deviation <= deviation_up_to) & room[expert_of]
-    new = expert_of.max() + 1
-    expert = jnp.where(good.any(), expert_of[jnp.where(good, overlap, -1).argmax()], new)
-    full = ~known & (expert >= E)
-    slot = jnp.where(known, losses.argmin(), (expert_of >= 0).sum()).astype(jnp.int32)
-    expert = jnp.where(known, expert_of[slot], jnp.minimum(expert, E - 1)).astype(jnp.int32)
-    params = either(known | good.any(), take(subnets.store, expert), fresh(key))
-    opened = jnp.where(known | full, expert_of, expert_of.at[slot].set(expert))
-    return state.replace(
-      params=params,
-      opt_state=tx.init(params),
-      subnets=subnets.replace(expert_of=opened),
-      frozen=pages.joined(subnets, pages.of_expert(subnets, expert)),
-      slot=jnp.where(full, -1, slot).astype(jnp.int32),
-      reused=known,
-      full=full,
-      overlap=state.overlap.at[view.t].set(jnp.where(done, overlap, jnp.nan)),
-      deviation=state.deviation.at[view.t].set(jnp.where(done, deviation, jnp.nan)),
-    )
+    none = jnp.zeros_like(state.learner.subnets.done)
+    return state.replace(learner=mix.decide(key, state.learner, first_rows(view), view.t, none))
 
-  def stepping(alone: bool) -> Callable[..., tuple[State, Info]]:
-    """A step on the whole net, or on the task's subnetwork `alone`. Frozen weights keep their bits; so do the biases of
-    an expert that has finished a task."""
-
+  def stepping(alone: bool) -> StepFn:
     def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
-      inside = {name: state.own[name] | state.frozen[name] for name in order}
-
-      def loss(params):
-        value, right = judge(masked(params, inside) if alone else params, batch)
-        return value, {"loss": value, "accuracy": right}
-
-      grads, info = jax.grad(loss, has_aux=True)(state.params)
-      updates, opt_state = tx.update(grads, state.opt_state, state.params)
-      later = pages.of_expert(state.subnets, state.subnets.expert_of[state.slot]).any()
-      held = {name: state.frozen[name] | ~state.own[name] if alone else state.frozen[name] for name in order}
-      held = by_layer(lambda leaf, mask: mask, lambda leaf: jnp.broadcast_to(later, leaf.shape), state.params, held)
-      params = masks.step_free(state.params, updates, held)
-      rests = state.reused | state.full | ~batch.live.any()
-      params = either(rests, state.params, params)
-      return state.replace(params=params, opt_state=either(rests, state.opt_state, opt_state)), info
+      learner, info = mix.learn(state.learner, batch, alone)
+      return state.replace(learner=learner), info
 
     return step
 
   def choose_own(key: Key, state: State, view: View, clock: Clock) -> State:
-    batch = first_rows(view)
-    z = scores_of(state.params, batch)
-    own = chosen(state.params, z, state.frozen, batch)
-    subnets = pages.write(state.subnets, state.slot, own, z)
-    new = state.replace(subnets=subnets, own=own, opt_state=tx.init(state.params))
-    return either(state.reused | state.full, state, new)
+    kept = rows_of(view, view.tasks.train.idx[view.t] % 10 == 0)
+    return state.replace(learner=mix.choose_own(state.learner, first_rows(view), kept))
 
   def finish(key: Key, state: State, view: View, clock: Clock) -> State:
-    new = state.replace(subnets=pages.freeze(state.subnets, state.slot, state.params))
-    return either(state.reused | state.full, state, new)
+    return state.replace(learner=mix.finish(state.learner))
 
   def choose_and_finish(key: Key, state: State, view: View, clock: Clock) -> State:
     return finish(key, choose_own(key, state, view, clock), view, clock)
 
-  def apply(state: State, x: Array, slot: Array | None) -> Outputs:
-    subnets, done = state.subnets, state.subnets.done
-    if slot is None:
-      entropy = over_live(lambda s: mean_entropy(run(pages.net_of(subnets, s), x).logits), done)
-      best = jnp.where(done, entropy, jnp.inf).argmin()
-      slot = jnp.full(len(x), jnp.where(done.any(), best, -1), jnp.int32)
-    return by_slot(lambda s: run(pages.net_of(subnets, s), x), S, slot)._replace(task=slot)
-
-  def report(state: State) -> dict[str, Array]:
-    def share(e):
-      held = pages.joined(state.subnets, pages.of_expert(state.subnets, e))
-      return jnp.array([held[name].mean() for name in order])
-
-    return {
-      "parameters": parameters(state.subnets.store),
-      "memory_bytes": jnp.int32(0),
-      "mask_bytes": jnp.int32(sum(bits.nbytes for bits in state.subnets.bits.values())),
-      "slot": state.slot,
-      "expert": state.subnets.expert_of,
-      "reused": state.reused,
-      "frozen_share": jax.vmap(share)(jnp.arange(E)),  # [E, layers]
-      "overlap": state.overlap,
-      "deviation": state.deviation,
-    }
-
-  def faults(state: State) -> dict[str, Array]:
-    return {"method.experts": state.full}
-
-  fit = Phase(
-    "fit",
-    batch_size,
-    stepping(False),
-    epochs=epochs,
-    enter=decide,
-    exit=choose_own if retrain else choose_and_finish,
-  )
+  leave = choose_own if retrain else choose_and_finish
+  fit = Phase("fit", batch_size, stepping(False), epochs=epochs, enter=decide, exit=leave)
   alone = Phase("retrain", batch_size, stepping(True), steps=retrain, exit=finish)
-  return Method(init, (fit, alone) if retrain else (fit,), apply, report, faults, slots=S, infers=True, branches=True)
-
-
-def mean_entropy(logits: Array) -> Array:
-  """[] mean over rows of the entropy of softmax(logits), nats."""
-  log = jax.nn.log_softmax(logits, axis=-1)
-  return -(jnp.exp(log) * log).sum(axis=-1).mean()
+  return (fit, alone) if retrain else (fit,)

@@ -53,3 +53,10 @@ def watch(
   count = detector.count + enters
   new = Detector(history, waiting, count.astype(jnp.int32), detector.age + 1, row)
   return new, fires, row >= needed
+
+
+def watch_level(detector: Detector, score: Array, limit: Array | float) -> tuple[Detector, Array, Array]:
+  """The same for a score with a known bar, without history or warm-up: a batch fires above `limit`."""
+  fires = ~(score <= limit)
+  row = jnp.where(fires, detector.row + 1, 0).astype(jnp.int32)
+  return detector.replace(row=row), fires, row >= detector.waiting.shape[0]

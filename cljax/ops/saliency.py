@@ -4,7 +4,7 @@ The gradient of an example in a dense layer is the outer product of its input x 
 the layer gives. So the mean over examples of |x_i d_j| is the product |X|^T |D| / B, of g^2 it is (X^2)^T D^2 / B.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -45,6 +45,24 @@ def shifted(
   return out, inputs
 
 
+def slopes(
+  net: nn.Module, params: Any, x: Array, slot: Array, losses: Callable[[Any], Array]
+) -> tuple[Any, dict[str, Array], dict[str, Array]]:
+  """(what the net answers, inputs [B, in], derivatives [B, out] of each example's loss by what its layers give).
+
+  Args:
+    losses: what the net answers -> [B], the loss of each example.
+  """
+  shifts = {name: jnp.zeros((len(x), kernel.shape[1])) for name, kernel in kernels(params).items()}
+
+  def total(shifts):
+    out, inputs = shifted(net, params, x, slot, shifts)
+    return losses(out).sum(), (out, inputs)
+
+  found, (out, inputs) = jax.grad(total, has_aux=True)(shifts)
+  return out, inputs, found
+
+
 def dense_scores(
   net: nn.Module, params: Any, x: Array, slot: Array, losses: Callable[[Any], Array], kind: str = "grad"
 ) -> dict[str, Array]:
@@ -60,13 +78,30 @@ def dense_scores(
   """
   choose("config.method.score", kind, KINDS)
   weights = kernels(params)
-  shifts = {name: jnp.zeros((len(x), kernel.shape[1])) for name, kernel in weights.items()}
-
-  def total(shifts):
-    out, inputs = shifted(net, params, x, slot, shifts)
-    return losses(out).sum(), inputs
-
-  slopes, inputs = jax.grad(total, has_aux=True)(shifts)
+  _, inputs, found = slopes(net, params, x, slot, losses)
   power = (lambda leaf: leaf**2) if kind == "fisher" else jnp.abs
-  scores = {name: power(inputs[name]).T @ power(slopes[name]) / len(x) for name in weights}
+  scores = {name: power(inputs[name]).T @ power(found[name]) / len(x) for name in weights}
   return {name: jnp.abs(weights[name]) * score for name, score in scores.items()} if kind == "taylor" else scores
+
+
+def mean_score(
+  inputs: dict[str, Array],
+  found: dict[str, Array],
+  layers: Sequence[str],
+  live: Array,
+  masks: dict[str, Array] | None = None,
+) -> Array:
+  """[] the mean of |dL/dw| over live examples and over all weights of some layers, or of their masks, out of `slopes`.
+
+  Without masks no array of the weights' shape is made: the sum of an outer product is the product of the sums.
+  """
+  total, weights = jnp.float32(0), jnp.float32(0)
+  for name in layers:
+    x, d = jnp.abs(inputs[name]), jnp.abs(found[name]) * live[:, None]
+    if masks is None:
+      total += (x.sum(axis=1) * d.sum(axis=1)).sum()
+      weights += x.shape[1] * d.shape[1]
+    else:
+      total += jnp.where(masks[name], x.T @ d, 0).sum()
+      weights += masks[name].sum()
+  return total / jnp.maximum(weights * live.sum(), 1)

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 
 from cljax.ops import masks
 from cljax.ops.saliency import kernels
+from cljax.ops.selecting import Layers
 from cljax.ops.slots import over_live, put, take
 from cljax.types import Array, Key
-
-Layers = dict[str, Array]  # by the dense layer's path
 
 
 @flax.struct.dataclass
@@ -24,6 +23,7 @@ class Subnets:
   store: Any  # [E, ...] the experts
   bits: Layers  # [S, bytes] uint8, the packed mask of each slot
   scores: Layers  # [S, most] float16, normalised scores of a mask's entries in flat order
+  means: Array  # [S, layers] what the scores were divided by
   expert_of: Array  # [S] int32, -1 for a free slot
   done: Array  # [S] bool, frozen for ever
 
@@ -32,14 +32,17 @@ class Book(NamedTuple):
   """The functions of a book of subnetworks."""
 
   order: tuple[str, ...]  # the dense layers from first to last
-  sizes: Mapping[str, int]  # weights of each
+  room: Mapping[str, int]  # the most weights of a mask in each
   init: Callable[[Key], Subnets]
   of_expert: Callable[[Subnets, Array], Array]  # expert -> [S] bool, its finished slots
   joined: Callable[[Subnets, Array], Layers]  # slots [S] bool -> the weights that belong to any of them
   net_of: Callable[[Subnets, Array], Any]  # slot -> its expert's weights with zeros outside its function
-  write: Callable[[Subnets, Array, Layers, Layers], Subnets]  # (slot, mask, normalised scores)
+  write: Callable[[Subnets, Array, Layers, Layers, Array], Subnets]  # (slot, mask, normalised scores, their means)
+  mask_of: Callable[[Subnets, Array], Layers]  # slot -> its own mask
+  stored: Callable[[Subnets, Array], Layers]  # slot -> the scores on its mask when it was chosen, zeros elsewhere
   freeze: Callable[[Subnets, Array, Any], Subnets]  # (slot, the expert's params): finished
   compare: Callable[[Subnets, Callable[[Any], Layers], Callable[[Layers], Layers]], tuple[Array, Array, Array]]
+  frozen_share: Callable[[Subnets], Array]  # [E, layers]
 
 
 def by_layer(kernel: Callable, other: Callable, params: Any, layers: Layers) -> Any:
@@ -82,6 +85,7 @@ def book(fresh: Callable[[Key], Any], experts: int, slots: int, most: Callable[[
       jax.vmap(lambda e: fresh(jax.random.fold_in(key, e)))(jnp.arange(E)),
       {name: jnp.zeros((S, -(-sizes[name] // 8)), jnp.uint8) for name in order},
       {name: jnp.zeros((S, room[name]), jnp.float16) for name in order},
+      jnp.zeros((S, len(order))),
       jnp.full(S, -1, jnp.int32),
       jnp.zeros(S, bool),
     )
@@ -98,26 +102,34 @@ def book(fresh: Callable[[Key], Any], experts: int, slots: int, most: Callable[[
     before = of_expert(subnets, expert) & (jnp.arange(S) <= s)
     return masked(take(subnets.store, jnp.maximum(expert, 0)), joined(subnets, before))
 
-  def write(subnets: Subnets, s: Array, mask: Layers, z: Layers) -> Subnets:
+  def mask_of(subnets: Subnets, s: Array) -> Layers:
+    return {name: masks.unpack(subnets.bits[name][s], shapes[name]) for name in order}
+
+  def write(subnets: Subnets, s: Array, mask: Layers, z: Layers, means: Array) -> Subnets:
     def kept(name):
       at = jnp.flatnonzero(mask[name], size=room[name], fill_value=sizes[name])
-      return z[name].reshape(-1).at[at].get(mode="fill", fill_value=0).astype(jnp.float16)
+      values = z[name].reshape(-1).at[at].get(mode="fill", fill_value=0)
+      return jnp.minimum(values, jnp.finfo(jnp.float16).max).astype(jnp.float16)
 
     return subnets.replace(
       bits={name: subnets.bits[name].at[s].set(masks.pack(mask[name])) for name in order},
       scores={name: subnets.scores[name].at[s].set(kept(name)) for name in order},
+      means=subnets.means.at[s].set(means),
     )
 
   def freeze(subnets: Subnets, s: Array, params: Any) -> Subnets:
     store = put(subnets.store, subnets.expert_of[s], params)
     return subnets.replace(store=store, done=subnets.done.at[s].set(True))
 
-  def scores_of(subnets: Subnets, name: str, s: Array) -> tuple[Array, Array]:
+  def stored_z(subnets: Subnets, name: str, s: Array) -> tuple[Array, Array]:
     """(mask, normalised scores with zeros outside) of a slot in one layer."""
     mask = masks.unpack(subnets.bits[name][s], shapes[name])
     at = jnp.flatnonzero(mask, size=room[name], fill_value=sizes[name])
     values = jnp.zeros(sizes[name]).at[at].set(subnets.scores[name][s].astype(jnp.float32), mode="drop")
     return mask, values.reshape(shapes[name])
+
+  def stored(subnets: Subnets, s: Array) -> Layers:
+    return {name: subnets.means[s, l] * stored_z(subnets, name, s)[1] for l, name in enumerate(order)}
 
   def compare(subnets: Subnets, score: Callable[[Any], Layers], choose: Callable[[Layers], Layers]) -> Any:
     """(overlap [S], deviation [S], share [E, layers]) of a new task with the finished slots, each on its own expert.
@@ -135,7 +147,7 @@ def book(fresh: Callable[[Key], Any], experts: int, slots: int, most: Callable[[
     def with_slot(s):
       e, found = subnets.expert_of[s], []
       for name in hidden:
-        old, values = scores_of(subnets, name, s)
+        old, values = stored_z(subnets, name, s)
         mine = new[name][e]
         found.append((masks.overlap(mine, old), masks.deviation(z[name][e], values, mine & old)))
       return jnp.array(found).mean(axis=0)
@@ -147,4 +159,11 @@ def book(fresh: Callable[[Key], Any], experts: int, slots: int, most: Callable[[
     shared = over_live(with_slot, subnets.done)
     return shared[:, 0], shared[:, 1], jax.vmap(share_after)(jnp.arange(E))
 
-  return Book(order, sizes, init, of_expert, joined, net_of, write, freeze, compare)
+  def frozen_share(subnets: Subnets) -> Array:
+    def share(e):
+      held = joined(subnets, of_expert(subnets, e))
+      return jnp.array([held[name].mean() for name in order])
+
+    return jax.vmap(share)(jnp.arange(E))
+
+  return Book(order, room, init, of_expert, joined, net_of, write, mask_of, stored, freeze, compare, frozen_share)

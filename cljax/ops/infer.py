@@ -1,0 +1,96 @@
+"""Finding the subnetwork that a batch belongs to, from its pictures alone: each rule gives a number a slot, the least
+is taken. A batch comes from one task; where a rule needs labels it takes the net's own answers.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax.ops import masks
+from cljax.ops.selecting import Layers
+from cljax.ops.slots import over_live
+from cljax.types import Array, choose
+
+
+class Known(NamedTuple):
+  """What the rules may ask about the slots, and about the rows of one batch."""
+
+  live: Array  # [S] bool, slots that can answer
+  done: Array  # [S] bool, slots with a mask
+  net_of: Callable[[Array], Any]  # slot -> the weights of its function
+  whole: Callable[[Array], Any]  # slot -> the weights of its expert
+  logits: Callable[[Any], Array]  # weights -> [B, C]
+  scores: Callable[[Any], Layers]  # weights -> mean |dL/dw| with the weights' own answers as labels
+  mask: Callable[[Array], Layers]  # slot -> its own mask
+  stored: Callable[[Array], Array]  # slot -> [] sum of the scores on its mask when it was chosen
+  largest: Callable[[Layers], Layers]  # scores -> the mask of the largest
+
+
+def mean_entropy(logits: Array) -> Array:
+  """[] mean over rows of the entropy of softmax(logits), nats."""
+  log = jax.nn.log_softmax(logits, axis=-1)
+  return -(jnp.exp(log) * log).sum(axis=-1).mean()
+
+
+def entropy(known: Known) -> Array:
+  """[S] how undecided each subnetwork answers."""
+  return over_live(lambda s: mean_entropy(known.logits(known.net_of(s))), known.live)
+
+
+def pseudo_grad(known: Known) -> Array:
+  """[S] the gradients on each slot's mask, through its subnetwork, as a share of those stored."""
+
+  def one(s):
+    found, mask = known.scores(known.net_of(s)), known.mask(s)
+    inside = sum(jnp.where(mask[name], found[name], 0).sum() for name in mask)
+    return inside / jnp.maximum(known.stored(s), masks.EPSILON)
+
+  return jnp.where(known.done, over_live(one, known.done), jnp.inf)
+
+
+def supsup_oneshot(known: Known) -> Array:
+  """[S] dH/dalpha of the superposition of all subnetworks, each with weight alpha = 1/k (SupSup, Wortsman et al. 2020):
+  the slot whose weight would lower the entropy H fastest."""
+  share = known.live / jnp.maximum(known.live.sum(), 1)
+  nets = jax.eval_shape(known.net_of, jnp.int32(0))
+  nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nets)
+
+  def add(s, mix):
+    def with_s(mix):
+      return jax.tree.map(lambda total, leaf: total + share[s] * leaf, mix, known.net_of(s))
+
+    return jax.lax.cond(known.live[s], with_s, lambda mix: mix, mix)
+
+  mix = jax.lax.fori_loop(0, len(share), add, nothing)
+  slope = jax.grad(lambda weights: mean_entropy(known.logits(weights)))(mix)
+
+  def along(s):
+    return sum(jax.tree.leaves(jax.tree.map(lambda g, leaf: (g * leaf).sum(), slope, known.net_of(s))))
+
+  return over_live(along, known.live)
+
+
+def hamming(known: Known) -> Array:
+  """[S] the paper's words: the distance of the batch's own map, on the whole expert, from each stored map."""
+
+  def one(s):
+    new, old = known.largest(known.scores(known.whole(s))), known.mask(s)
+    return sum(masks.hamming(new[name], old[name]) for name in old).astype(jnp.float32)
+
+  return jnp.where(known.done, over_live(one, known.done), jnp.inf)
+
+
+RULES = {"entropy": entropy, "pseudo_grad": pseudo_grad, "supsup_oneshot": supsup_oneshot, "hamming": hamming}
+
+
+def infer(kind: str, known: Known) -> Array:
+  """[] int32 the slot that a rule of `RULES` takes, -1 while there is none.
+
+  Raises:
+    ConfigError: an unknown rule.
+  """
+  value = RULES[choose("config.method.infer", kind, RULES)](known)
+  best = jnp.where(known.live, value, jnp.inf).argmin()
+  return jnp.where(known.live.any(), best, -1).astype(jnp.int32)

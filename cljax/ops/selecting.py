@@ -1,0 +1,59 @@
+"""Which weights of each layer belong to a task: a rule that turns scores into masks."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from cljax.ops import masks
+from cljax.ops.early import choose as either
+from cljax.types import Array, ConfigError, choose
+
+Layers = dict[str, Array]  # by the layer's path
+
+LADDER = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5)  # shares of a layer that `accuracy` tries
+KINDS = ("topk", "threshold", "accuracy")
+
+
+def most(kind: str, fractions: Sequence[float], layer: int, size: int) -> int:
+  """The most weights that a mask can have in a layer of `size` weights.
+
+  Raises:
+    ConfigError: an unknown rule, or `topk` without a share in (0, 1] for that layer.
+  """
+  choose("config.method.select", kind, KINDS)
+  if kind != "topk":
+    return -(-size // 2)
+  if layer >= len(fractions) or not 0 < fractions[layer] <= 1:
+    raise ConfigError(f"config.method.fractions={tuple(fractions)}: a share in (0, 1] for each layer is needed")
+  return max(1, round(fractions[layer] * size))
+
+
+def largest(z: Layers, counts: Mapping[str, int]) -> Layers:
+  """The mask of the `counts` largest scores of each layer."""
+  return {name: masks.top_mask(z[name], counts[name]) for name in counts}
+
+
+def select(
+  kind: str,
+  z: Layers,
+  counts: Mapping[str, int],
+  *,
+  above: Array | float,
+  accuracy_of: Callable[[Layers], Array],
+  needed: Array | float,
+) -> Layers:
+  """A task's masks from its normalised scores z.
+
+  Args:
+    kind: `topk`, the `counts` largest; `threshold`, scores over `above`, at most `counts`; `accuracy`, the smallest
+      share of `LADDER`, the same in each layer, whose `accuracy_of` reaches `needed`, or else half of each layer.
+    accuracy_of: masks -> [] accuracy of the net inside them.
+  """
+  if kind == "topk":
+    return largest(z, counts)
+  rank = {name: masks.ranked(z[name]) for name in counts}
+  if kind == "threshold":
+    return {name: (z[name] > above) & (rank[name] < counts[name]) for name in counts}
+  best = largest(z, counts)
+  for share in LADDER[::-1]:
+    mask = {name: rank[name] < max(1, round(share * z[name].size)) for name in counts}
+    best = either(accuracy_of(mask) >= needed, mask, best)
+  return best
