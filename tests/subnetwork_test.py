@@ -12,9 +12,9 @@ import pytest
 from cljax.config import complete, default
 from cljax.drive import Driver, drive, start
 from cljax.methods import METHODS
-from cljax.ops.infer import mean_entropy
 from cljax.monitor import Monitor
 from cljax.ops import masks
+from cljax.ops.infer import mean_entropy
 from cljax.run import compile_events, train
 from cljax.types import ConfigError
 from tests import toys
