@@ -21,7 +21,9 @@ from launch import app
 OVER = flags.DEFINE_multi_string(
   "over", [], "KEY=V1,V2,...: a key of the config and the values to ask under; repeatable."
 )
-ROWS = flags.DEFINE_integer("rows", 0, "At most the first N test rows of each task; 0: all.", lower_bound=0)
+ROWS = flags.DEFINE_integer(  # launch.bench has a flag of this name: whoever imports both mains runs neither
+  "rows", 0, "At most the first N test rows of each task; 0: all.", lower_bound=0, allow_override=True
+)
 
 
 def over() -> dict[str, list[str]]:
