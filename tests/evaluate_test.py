@@ -11,6 +11,7 @@ from cljax.again import evaluate_again, evaluations, name_of, note
 from cljax.checkpoint import Checkpoints
 from cljax.config import complete, default, typed
 from cljax.drive import Stopped
+from cljax.report.tables import evaluation_table
 from cljax.run import train
 from cljax.types import ConfigError
 from tests.launch_test import shell
@@ -143,6 +144,26 @@ def test_an_unfinished_run_says_so(tmp_path):
   (entry,) = evaluate_again(tmp_path / "run", {})
   assert entry["after_tasks"] == 0 and 0 < entry["steps"] < 10
   assert np.isfinite(entry["readouts"]["task"]["ACC"]["mean"])
+
+
+def test_a_run_stopped_between_tasks_is_asked_about_the_classes_so_far(tmp_path):
+  """The readout `class` chooses among the classes of finished tasks, as the run's own row of the matrix did."""
+  asked = []
+
+  def stop():
+    asked.append(1)
+    return len(asked) == 2  # the first chance is at the end of the phase, the second after the evaluation
+
+  config = turned()
+  config.stream = {"name": "split", "source": "digits", "tasks": 5, "scenario": "class"}
+  with pytest.raises(Stopped):
+    train(complete(config), tmp_path / "run", quiet=True, stop_asked=stop)
+  (entry,) = evaluate_again(tmp_path / "run", {})
+  lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+  own = {line["readout"]: line["accuracy"] for line in lines if line["event"] == "evaluate" and line["row"] == 1}
+  assert entry["after_tasks"] == 1 and set(own) == {"class", "task"}
+  assert {name: found["accuracy"] for name, found in entry["readouts"].items()} == own
+  assert evaluation_table([entry]).endswith("its newest checkpoint has 1 of 5 tasks behind it.")
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_left_where_it_is(plain, tmp_path, caplog):
