@@ -147,8 +147,9 @@ def restore(folder: epath.Path, told: Mapping[str, Any], rows: int, data_dir: st
   """
   place = folder / "checkpoints"
   nothing = ConfigError(
-    f"{place} holds no whole checkpoint, and without the state nothing can be asked: a run in training has its first "
-    "after its first task, a copy of result files none; to train anew use launch.train with another --workdir"
+    f"{place} holds no checkpoint that can be read, and without the state nothing can be asked: a run in training has "
+    "its first after its first task, a copy of result files none, and one that is damaged or that another version of "
+    "the method wrote is of no use; to train anew use launch.train with another --workdir"
   )
   if not place.is_dir():
     raise nothing

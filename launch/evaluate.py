@@ -1,7 +1,7 @@
 """Asks a run again under other settings of its evaluation; nothing is trained.
 
   python -m launch.evaluate --workdir=runs/pairs --over=evaluate_group=1,8,32,128 --rows=1000
-  python -m launch.evaluate --workdir=runs/pairs --over=evaluate_group=1,32 --over=method.centred=true,false
+  python -m launch.evaluate --workdir=runs/pairs --over=evaluate_group=1,32 --over=method.infer=entropy,hamming
 
 The state is that of the newest checkpoint. Every readout is asked about all tasks under every combination of the
 values; a run with a sweep of its own gives a row for each of its values. Prints a table and keeps the rows in

@@ -88,6 +88,19 @@ def test_a_field_of_the_method_reaches_the_answers(run):
   assert own["readouts"]["task"] != other["readouts"]["task"]
 
 
+def test_rules_that_infer_the_task_are_compared(run):
+  """Another rule finds other tasks, with the same answers where the task is given; no rule, no such readout."""
+  folder, result = run
+  own, other, none = entries = evaluate_again(folder, {"method.infer": ["entropy", "hamming", "oracle"]})
+  assert own["readouts"]["task"] == other["readouts"]["task"] == none["readouts"]["task"]
+  assert own["readouts"]["inferred"]["ACC"] == result["readouts"]["inferred"]["metrics"]["ACC"]
+  assert own["readouts"]["inferred"]["task_confusion"] != other["readouts"]["inferred"]["task_confusion"]
+  assert set(none["readouts"]) == {"task"}
+  lines = evaluation_table(entries).splitlines()
+  assert [line.split()[0] for line in lines] == ["method.infer", "entropy", "hamming", "oracle"]
+  assert lines[3].split()[-3:] == ["-", "-", "-"]
+
+
 def test_rows_are_the_first_of_each_task(run):
   folder, result = run
   (few,), (all_of_them,) = evaluate_again(folder, {}, rows=40), evaluate_again(folder, {}, rows=10**6)
@@ -178,7 +191,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_left_where_it_is(plain, tmp_pat
   (entry,) = evaluate_again(folder, {})
   assert entry["after_tasks"] == 1 and files_of(folder) == before
   shutil.rmtree(folder / "checkpoints" / str(newest - 1))
-  with pytest.raises(ConfigError, match="holds no whole checkpoint"):
+  with pytest.raises(ConfigError, match="no checkpoint that can be read.*another version"):
     evaluate_again(folder, {})
 
 
@@ -215,8 +228,12 @@ def test_the_file_keeps_one_row_a_setting(tmp_path):
     ({"method.centred": ["yes"]}, "must be true or false"),
     ({"method.above": ["nan"]}, "config.method.above=nan is not a finite number"),
     ({"method.select": ["best"]}, "topk, threshold, accuracy"),
+    ({"method.infer": ["entropy", "entrpy"]}, "entrpy.*Did you mean entropy"),
     ({"net.hidden": ["16"]}, r"--over=net\.hidden holds .* only fields of one number"),
-    ({"method.experts": [4, 7]}, r"--over=method\.experts=7 asks for another state(.|\n)*state\.subnets\.store"),
+    (
+      {"method.experts": [4, 7]},
+      r"--over=method\.experts=7 asks for another state(.|\n)*subnets\.store.*stored, .*asked for",
+    ),
     ({"optimizer.name": ["sgd"], "evaluate_group": [32]}, r"--over=optimizer\.name=sgd asks(.|\n)*absent asked for"),
     *(
       ({key: ["1"]}, f"--over={key}: the run was trained on the data")
@@ -241,7 +258,7 @@ def test_refusals_of_a_work_dir(run, tmp_path):
   copy.mkdir()
   for name in ("config.json", "result.json"):
     shutil.copy(run[0] / name, copy / name)
-  with pytest.raises(ConfigError, match="holds no whole checkpoint.*a copy of result files none"):
+  with pytest.raises(ConfigError, match="holds no checkpoint that can be read.*a copy of result files none"):
     evaluate_again(copy, {})
   assert sorted(path.name for path in copy.iterdir()) == ["config.json", "result.json"]
   shutil.copytree(run[0] / "checkpoints", copy / "checkpoints")
@@ -273,14 +290,14 @@ def test_the_launcher(run, tmp_path):
   folder = tmp_path / "run"
   shutil.copytree(run[0], folder)
   words = ["launch.evaluate", f"--workdir={folder}", "--platform=cpu"]
-  done = shell(*words, "--over=evaluate_group=1,32", "--over=method.centred=true", "--rows=40")
+  done = shell(*words, "--over=evaluate_group=1,32", "--over=method.infer=entropy", "--rows=40")
   assert done.returncode == 0, done.stderr
   lines = done.stdout.splitlines()
-  assert lines[0].split()[:2] == ["evaluate_group", "method.centred"] and "task recognition" in lines[0]
+  assert lines[0].split()[:2] == ["evaluate_group", "method.infer"] and "task recognition" in lines[0]
   assert [line.split()[0] for line in lines[1:3]] == ["1", "32"] and all("first 40" in line for line in lines[1:3])
   assert lines[-1] == f"written: {folder}/evaluations.json"
   found = json.loads((folder / "evaluations.json").read_text())["evaluations"]
-  assert list(found) == [f"evaluate_group={group} method.centred=True rows=40" for group in (1, 32)]
+  assert list(found) == [f"evaluate_group={group} method.infer=entropy rows=40" for group in (1, 32)]
   assert "launch.evaluate" in next(iter(found.values()))["environment"]["command"]
   done = shell(*words, "--over=evaluate_group=1", "--over=evaluate_group=8")
   assert done.returncode == 2 and "Traceback" not in done.stderr
