@@ -51,7 +51,8 @@ def reserve(folder: epath.Path, size: int) -> None:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-  """orbax logs tracebacks of errors that it also raises; the raised one is told in our words."""
+  """orbax logs tracebacks of errors that it also raises; the raised one is told in our words. It also warns of
+  reading where nothing is written, which is what was asked for."""
   before = logging.get_verbosity()
   logging.set_verbosity(logging.FATAL)
   try:
@@ -75,22 +76,30 @@ def broadcast(found: tuple[Any, dict[str, Any]] | None, like: Any) -> tuple[Any,
 
 
 class Checkpoints:
-  """The checkpoints in one folder; the two newest are kept. Process 0 reads and writes them, all others are told."""
+  """The checkpoints in one folder; the two newest are kept. Process 0 reads and writes them, all others are told.
 
-  def __init__(self, folder: epath.Path):
-    self.folder = folder
+  With `writes` False nothing in the folder is changed: no damaged checkpoint is put aside, no run disturbed that is
+  still writing there.
+  """
+
+  def __init__(self, folder: epath.Path, writes: bool = True):
+    self.folder, self.writes = folder, writes
     self.manager: Any = None
     if jax.process_index() == 0:
       alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="cljax")
       options = ocp.CheckpointManagerOptions(
-        max_to_keep=2,
+        max_to_keep=2 if writes else None,
+        save_interval_steps=int(writes),
+        read_only=not writes,
         enable_async_checkpointing=False,
-        create=jax.process_count() == 1,
-        cleanup_tmp_directories=True,
+        create=writes and jax.process_count() == 1,
+        cleanup_tmp_directories=writes,
         multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
       )
-      folder.mkdir(parents=True, exist_ok=True)
-      self.manager = ocp.CheckpointManager(folder, options=options)
+      if writes:
+        folder.mkdir(parents=True, exist_ok=True)
+      with silence() if not writes else contextlib.nullcontext():
+        self.manager = ocp.CheckpointManager(folder, options=options)
 
   def save(self, tree: Any, cursor: Mapping[str, Any]) -> None:
     """Writes the next checkpoint, all or nothing.
@@ -137,26 +146,27 @@ class Checkpoints:
         if checksum(arrays) != cursor.pop("checksum"):
           raise ValueError("its checksum does not match its contents")
       except Exception as error:  # a damaged file fails in as many ways as there are formats inside
-        reason = " ".join(str(error).split())[:200]
-        aside = self.folder.parent / f"damaged_checkpoint_{step}"
-        logging.warning(
-          "checkpoint %s is damaged (%s): falling back to the one before; it now lies in %s",
-          self.folder / str(step),
-          reason,
-          aside,
-        )
-        if aside.exists():
-          aside.rmtree()
-        if "://" in os.fspath(self.folder):  # an object store cannot rename a folder
-          (self.folder / str(step)).rmtree()
-        else:
-          (self.folder / str(step)).rename(aside)
-        self.manager.reload()
+        self.put_aside(step, " ".join(str(error).split())[:200])
         continue
       leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
       restored = [arrays.get(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
       return jax.tree.unflatten(structure, restored), cursor
     return None
+
+  def put_aside(self, step: int, reason: str) -> None:
+    """Reports a damaged checkpoint, and moves it out of the way where the folder is written to."""
+    damaged, aside = self.folder / str(step), self.folder.parent / f"damaged_checkpoint_{step}"
+    moved = f"; it now lies in {aside}" if self.writes else ""
+    logging.warning("checkpoint %s is damaged (%s): falling back to the one before%s", damaged, reason, moved)
+    if not self.writes:
+      return
+    if aside.exists():
+      aside.rmtree()
+    if "://" in os.fspath(self.folder):  # an object store cannot rename a folder
+      damaged.rmtree()
+    else:
+      damaged.rename(aside)
+    self.manager.reload()
 
   def close(self) -> None:
     if self.manager is not None:

@@ -4,6 +4,7 @@
 of the builder that their `name` picks.
 """
 
+import contextlib
 import inspect
 import itertools
 import math
@@ -23,6 +24,7 @@ from cljax.types import ConfigError, choose
 OPTIMIZERS = {"sgd": sgd, "adam": optax.adam, "adagrad": optax.adagrad, "rmsprop": optax.rmsprop}
 PRECISIONS = ("highest", "high", "default")
 EVALUATE = ("all", "seen", "ends")
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 # The least value of every number that a config may hold, by the last part of its key.
 AT_LEAST = {
@@ -146,6 +148,50 @@ def complete(config: ConfigDict) -> ConfigDict:
   for key in config.sweep:
     choose("config.sweep field", key, ("lr", *numbers_of(config)))
   return config
+
+
+def with_fields(told: Mapping[str, Any], changes: Mapping[str, Any]) -> ConfigDict:
+  """The config that a config.json tells, with other values under dotted names, complete again.
+
+  Raises:
+    ConfigError: a value that goes with another choice.
+  """
+  config = complete(ConfigDict(dict(told)))
+  for key, value in changes.items():
+    *sections, field = key.split(".")
+    place = config
+    for name in sections:
+      place = place[name]
+    del place[field]  # a new type, such as a number in place of None, is no concern here
+    place[field] = value
+  return complete(config)
+
+
+def typed(name: str, value: Any, like: Any) -> Any:
+  """A value of the type of `like`, which a field holds now; words as they are typed are parsed.
+
+  Args:
+    name: of the field, for the message.
+    like: None stands for an optional number, whose words are a number or `none`.
+
+  Raises:
+    ConfigError: a value of another type, or a field that holds several values.
+  """
+  kind = float if like is None else type(like)
+  if kind not in WORDS:
+    raise ConfigError(f"{name} holds {like!r}: only fields of one number, word, true or false can be changed here")
+  if like is None and value in (None, "none"):
+    return None
+  if isinstance(value, str) and kind is bool:
+    value = {"true": True, "false": False}.get(value.lower(), value)
+  elif isinstance(value, str) and kind is not str:
+    with contextlib.suppress(ValueError):
+      value = kind(value)
+  if kind is float and type(value) is int:
+    value = float(value)
+  if type(value) is not kind:
+    raise ConfigError(f"{name}={value!r} must be {WORDS[kind]}, as {like!r} is, which the run has")
+  return value
 
 
 def relabel(config: ConfigDict, overrides: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The loop on the host: units of the timeline, performed one after the other on what the device and the host carry."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -63,6 +63,33 @@ def pairs(mode: str, row: int, T: int, trained: tuple[int, ...]) -> list[int]:
   if mode == "seen":
     return list(range(T)) if row == 0 else list(range(min(row + 1, T)))
   return [row - 1] if row else []
+
+
+def ask(
+  experiment: Experiment,
+  compiled: Mapping[str, Callable[..., Any]],
+  carry: Carry,
+  readout: str,
+  tasks: Iterable[int],
+  now: int,
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+  """Asks the state about the test rows of some tasks, one after the other.
+
+  Args:
+    now: the last task trained, -1 before training.
+
+  Yields:
+    the task, and the counts of `fit.evaluate` with a leading [S]; right answers are -1 where the task has no slot.
+  """
+  for task in tasks:
+    at = experiment.numbers(task, now)
+    slots = carry.slot_of[:, task].astype(np.int32)
+    slot = experiment.on_devices(slots, 0) if experiment.method.slots else experiment.on_devices(slots[0], None)
+    x = compiled["pictures"](experiment.stream, at[0]) if "pictures" in compiled else None
+    answers = compiled[f"evaluate.{readout}"]
+    counts = gather(answers(carry.hyper, carry.state, experiment.stream, *at, slot, x), len(experiment.seeds))
+    known = carry.slot_of[:, task] >= 0
+    yield task, {**counts, **{name: np.where(known, counts[name], -1) for name in ("right", "strict")}}
 
 
 class Driver(NamedTuple):
@@ -140,16 +167,10 @@ class Driver(NamedTuple):
         carry.reports[name][:, row - 1] = value
       if experiment.method.slots:
         carry.slot_of[:, row - 1] = report["slot"]
+    tasks = pairs(experiment.config.evaluate, row, T, experiment.timeline.tasks)
     for readout in experiment.readouts:
-      for task in pairs(experiment.config.evaluate, row, T, experiment.timeline.tasks):
-        at = experiment.numbers(task, row - 1)
-        slots = carry.slot_of[:, task].astype(np.int32)
-        slot = experiment.on_devices(slots, 0) if experiment.method.slots else experiment.on_devices(slots[0], None)
-        x = self.compiled["pictures"](experiment.stream, at[0]) if "pictures" in self.compiled else None
-        ask = self.compiled[f"evaluate.{readout}"]
-        counts = gather(ask(carry.hyper, carry.state, experiment.stream, *at, slot, x), len(experiment.seeds))
-        known = carry.slot_of[:, task] >= 0
-        carry.right[readout][:, row, task] = np.where(known, counts["right"], -1)
+      for task, counts in ask(experiment, self.compiled, carry, readout, tasks, row - 1):
+        carry.right[readout][:, row, task] = counts["right"]
         carry.confusion[readout][:, task] = counts["confusion"]
       self.note(readout, row, carry)
     carry.row = row + 1

@@ -36,6 +36,8 @@ from cljax.types import ConfigError, Method, Spec, Stream, choose
 INIT, STREAM, TRAIN = range(3)  # purposes of a seed's key
 LONGEST_CHUNK = 1000
 
+Laid = tuple[Spec, Stream, Any, str]  # what `build_stream` gives
+
 
 class Experiment(NamedTuple):
   config: ConfigDict
@@ -63,7 +65,7 @@ class Experiment(NamedTuple):
     return [put(np.asarray(number, np.int32), None, self.mesh) for number in numbers]
 
 
-def build_stream(config: ConfigDict, seeds: tuple[int, ...], data_dir: str | None) -> tuple[Spec, Stream, Any, str]:
+def build_stream(config: ConfigDict, seeds: tuple[int, ...], data_dir: str | None) -> Laid:
   """(spec, stream of numpy arrays with the seeds joined, its axes, the data's hash)."""
   builder, fields = section(config, "stream", STREAMS)
   source_name = fields.pop("source", "digits")
@@ -128,8 +130,16 @@ def build_timeline(config: ConfigDict, spec: Spec, method: Method, rows: np.ndar
   return timeline._replace(chunk=-(-wanted // block) * block)
 
 
-def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
+def seeds_of(config: ConfigDict) -> tuple[int, ...]:
+  """The seed of each row of the seed axis."""
+  return tuple(range(config.seed, config.seed + config.num_seeds)) * len(sweep_values(config))
+
+
+def build(config: ConfigDict, data_dir: str | None = None, data: Laid | None = None) -> Experiment:
   """Everything that a run needs, checked.
+
+  Args:
+    data: what `build_stream` gave for these seeds; None builds it.
 
   Raises:
     ConfigError: for every wrong value, before anything is trained.
@@ -141,8 +151,8 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
   values = sweep_values(config)
   own = [hyperparameters(with_values(config, value)) for value in values]
   hyper = {key: np.repeat(np.array([each[key] for each in own], np.float32), config.num_seeds) for key in own[0]}
-  seeds = tuple(range(config.seed, config.seed + config.num_seeds)) * len(values)
-  spec, stream, axes, data_hash = build_stream(config, seeds, data_dir)
+  seeds = seeds_of(config)
+  spec, stream, axes, data_hash = data or build_stream(config, seeds, data_dir)
   if stream.tasks.classes.shape[-2] != spec.T:
     raise ConfigError(f"the stream has {stream.tasks.classes.shape[-2]} tasks, but spec.T={spec.T} slots for them")
   method = build_method(config, spec)

@@ -165,6 +165,28 @@ def text_table(
   return aligned(*rows(results, published or {}, names)) + (f"\n{why}" if why else "")
 
 
+def evaluation_table(entries: Sequence[Mapping[str, Any]]) -> str:
+  """Entries of `cljax.again`, all of one run: a line each, the settings first; a state before the last task is told."""
+  keys = list(dict.fromkeys(key for entry in entries for key in (*entry["sweep"], *entry["setting"])))
+  readouts = list(dict.fromkeys(name for entry in entries for name in entry["readouts"]))
+  headings = [*keys, "test rows a task", "seeds", *(f"ACC, {name}" for name in readouts)]
+  headings += ["strict ACC, inferred", "task recognition"] if "inferred" in readouts else []
+  table = []
+  for entry in entries:
+    asked, found = {**entry["sweep"], **entry["setting"]}, entry["readouts"]
+    counts = sorted({count for seed in entry["test_rows"] for count in seed})
+    rows_text = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    line = [*(str(asked[key]) for key in keys), f"first {rows_text}" if entry["rows"] else f"all {rows_text}"]
+    line += [str(len(entry["seeds"])), *(cell_text(found[name]["ACC"]) if name in found else "-" for name in readouts)]
+    if "inferred" in readouts:
+      inferred = found.get("inferred", {})
+      line += [cell_text(inferred[name]) if inferred else "-" for name in ("strict_ACC", "task_recognition")]
+    table.append(line)
+  T, done = len(entries[0]["test_rows"][0]), entries[0]["after_tasks"]
+  early = f"\nThe run is not finished: its newest checkpoint has {done} of {T} tasks behind it." if done < T else ""
+  return aligned(headings, table) + early
+
+
 def provenance(results: Sequence[Result]) -> str:
   """What made the results: commits, devices, time in all."""
   commits = sorted({r["environment"]["git_commit"] or "unknown" for r in results})

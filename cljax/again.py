@@ -1,0 +1,287 @@
+"""A run asked again under other settings of its evaluation: the state of its newest checkpoint, and nothing is trained.
+
+entries = evaluate_again("runs/pairs", {"evaluate_group": [1, 8, 32, 128]}, rows=1000)
+entries[0]["readouts"]["inferred"]["task_recognition"]["mean"]
+
+An entry is a plain dict, see FIELDS. `note` keeps entries in the work dir's evaluations.json, one a setting.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from cljax.checkpoint import Checkpoints
+from cljax.config import typed, with_fields
+from cljax.drive import Carry, ask, resume, start, steps_done
+from cljax.experiment import Experiment, Laid, build, build_stream, seeds_of
+from cljax.mesh import gather
+from cljax.metrics import accuracy, spread
+from cljax.report import store
+from cljax.run import compile_events, rows_of
+from cljax.types import ConfigError, PyTree, choose
+from cljax.workdir import environment, flatten, read_json
+
+FILE = "evaluations.json"
+SCHEMA = 1
+FIELDS = {
+  "setting": "{config key: value} that was asked for; all other fields are the run's own",
+  "sweep": "{key: value} of the run's own sweep, {} without one",
+  "rows": "the most test rows of each task that were asked, the first ones; 0: all",
+  "test_rows": "[S][T] test rows that were asked",
+  "seeds": "[S] the seeds",
+  "after_tasks": "tasks that were finished when the state was saved; all of them for a finished run",
+  "steps": "steps of training before that, of the seed that takes most",
+  "readouts": "{name: {accuracy [S][T] (null: the task has no slot), ACC: {mean, std over seeds (ddof 1), values "
+  "[S]}}}; `inferred` also has strict_accuracy and strict_ACC, of right answers through the task's own slot, "
+  "task_recognition as in result.json, and task_confusion [S][T][slots]",
+  "data_hash": "sha256 of the data set",
+  "environment": "versions, devices, git commit and command of the process that asked",
+}
+OTHER_DATA = ("seed", "num_seeds", "sweep", "stream", "debug")  # fields and sections that decide what rows there are
+
+
+class Stored(NamedTuple):
+  """A run as its work dir has it."""
+
+  told: Mapping[str, Any]  # its config.json
+  data: Laid  # with the test rows that are asked
+  carry: Carry  # of its newest checkpoint; the state on the host, without copies that fill devices up
+  steps: int
+  rows: int
+
+
+def evaluate_again(
+  workdir: epath.Path | str, over: Mapping[str, Sequence[Any]], rows: int = 0, data_dir: str | None = None
+) -> list[dict[str, Any]]:
+  """The entries of all settings; see `evaluations`."""
+  return list(evaluations(workdir, over, rows, data_dir))
+
+
+def evaluations(
+  workdir: epath.Path | str, over: Mapping[str, Sequence[Any]], rows: int = 0, data_dir: str | None = None
+) -> Iterator[dict[str, Any]]:
+  """Asks every readout of a run about the test rows of all tasks, under every combination of some settings.
+
+  Nothing is written. All settings are checked before the first is asked.
+
+  Args:
+    over: config key -> the values to ask under; {} asks under the run's own.
+    rows: at most so many test rows of each task, the first ones; 0: all.
+    data_dir: of the prepared data sets, as for `train`.
+
+  Yields:
+    an entry for each setting, and for each value of the run's own sweep.
+
+  Raises:
+    ConfigError: no run with a whole checkpoint, other data, or a setting that the state does not fit.
+  """
+  folder = epath.Path(workdir)
+  told = told_by(folder)
+  settings = settings_of(told, over)
+  if rows < 0:
+    raise ConfigError(f"--rows={rows} is too small: 0 asks all test rows, N at most the first N of each task")
+  run = restore(folder, told, rows, data_dir)
+  for setting in settings:
+    prepare(run, setting)
+  for setting in settings:
+    experiment, carry, compiled = prepare(run, setting)
+    with jax.default_matmul_precision(experiment.config.matmul_precision):
+      found = {name: counts_of(experiment, compiled, carry, name) for name in experiment.readouts}
+    for v in range(len(experiment.values)):
+      yield entry_of(run, experiment, setting, found, v)
+
+
+def told_by(folder: epath.Path) -> Mapping[str, Any]:
+  """The config.json of a work dir.
+
+  Raises:
+    ConfigError: it has none; names the runs below or above it.
+  """
+  path = folder / "config.json"
+  if path.exists():
+    return read_json(path)
+  near = [folder.parent] if (folder.parent / "config.json").exists() else []
+  for pattern in ("*/config.json", "*/*/config.json") if folder.is_dir() else ():
+    near += sorted(each.parent for each in folder.glob(pattern))
+  hint = "python -m launch.train --config=... --workdir=... makes one"
+  if near:
+    hint = "give that of a run, for example " + ", ".join(f"--workdir={each}" for each in near[:5])
+  raise ConfigError(f"--workdir={folder} holds no config.json, so it is no run's work dir; {hint}")
+
+
+def settings_of(told: Mapping[str, Any], over: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+  """All combinations of the values, each of its field's type.
+
+  Raises:
+    ConfigError: an unknown key, one that asks other data, or a wrong value.
+  """
+  config = flatten(with_fields(told, {}).to_dict())
+  swept = {"optimizer.lr" if key == "lr" else f"method.{key}" for key, values in told["sweep"].items() if values}
+  chosen = {}
+  for key, values in over.items():
+    if key.split(".")[0] in OTHER_DATA:
+      raise ConfigError(
+        f"--over={key}: the run was trained on the data that its config.json tells, and other data is another run: "
+        "use launch.train with another --workdir. What can be changed is how it answers, for example evaluate_group"
+      )
+    choose("--over key", key, [name for name in config if name.split(".")[0] not in OTHER_DATA])
+    if key in swept:
+      raise ConfigError(f"--over={key}: the run's own sweep varies it, and each of its values is asked as it is")
+    if isinstance(values, str) or not values:
+      raise ConfigError(f"--over={key}={values!r} must be a list of values, for example --over=evaluate_group=1,8,32")
+    chosen[key] = [typed(f"--over={key}", value, config[key]) for value in values]
+    if len(set(chosen[key])) < len(values):
+      raise ConfigError(f"--over={key}={','.join(map(str, values))} names a value twice")
+  return [dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values())]
+
+
+def restore(folder: epath.Path, told: Mapping[str, Any], rows: int, data_dir: str | None) -> Stored:
+  """
+  Raises:
+    ConfigError: no checkpoint that is whole, or data that is not the run's.
+  """
+  place = folder / "checkpoints"
+  nothing = ConfigError(
+    f"{place} holds no checkpoint that can be read, and without the state nothing can be asked: a run in training has "
+    "its first after its first task, a copy of result files none, and one that is damaged or that another version of "
+    "the method wrote is of no use; to train anew use launch.train with another --workdir"
+  )
+  if not place.is_dir():
+    raise nothing
+  config = with_fields(told, {})
+  spec, stream, axes, data_hash = build_stream(config, seeds_of(config), data_dir)
+  for path in sorted(folder.glob("result.json")):
+    if store.read_result(path)["data_hash"] != data_hash:
+      raise ConfigError(f"the data is not what the run was trained on, as {path} tells; see --data_dir")
+  data = (spec, first_rows(stream, rows), axes, data_hash)
+  experiment = build(config, data=data)
+  checkpoints = Checkpoints(place, writes=False)
+  try:
+    carry, cursor, _ = resume(start(experiment, compile_events(experiment)), checkpoints, experiment)
+  finally:
+    checkpoints.close()
+  if cursor is None:
+    raise nothing
+  carry.state = gather(carry.state, len(experiment.seeds))
+  return Stored(told, data, carry, steps_done(experiment, cursor), rows)
+
+
+def first_rows(stream: Any, rows: int) -> Any:
+  """The stream with at most `rows` test rows of each task; 0: all."""
+  if not rows:
+    return stream
+  test = stream.test._replace(idx=stream.test.idx[..., :rows], count=np.minimum(stream.test.count, rows))
+  return stream._replace(test=test)
+
+
+def prepare(run: Stored, setting: Mapping[str, Any]) -> tuple[Experiment, Carry, Mapping[str, Callable[..., Any]]]:
+  """The run under a setting: (experiment, carry with the stored state, compiled functions).
+
+  Raises:
+    ConfigError: a wrong value, or a state of another shape than the stored one.
+  """
+  experiment = build(with_fields(run.told, setting), data=run.data)
+  compiled = compile_events(experiment)
+  hyper, seeds = experiment.on_devices((experiment.hyper, np.asarray(experiment.seeds, np.int32)), 0)
+  wanted = jax.eval_shape(compiled["init"], hyper, jax.eval_shape(compiled["keys"], seeds, *experiment.numbers((0,))))
+  found = unlike(run.carry.state, wanted)
+  if found:
+    own = flatten(run.told)
+    changed = [f"{key}={value}" for key, value in setting.items() if own.get(key) != value]
+    raise ConfigError(
+      f"--over={' --over='.join(changed)} asks for another state than the one that the run has trained:\n  "
+      + "\n  ".join(found[:10])
+      + (f"\n  and {len(found) - 10} more" if len(found) > 10 else "")
+      + "\nLeave it out, or train with it: launch.train with another --workdir."
+    )
+  state = jax.tree.unflatten(jax.tree.structure(wanted), jax.tree.leaves(run.carry.state))
+  return experiment, replace(run.carry, hyper=hyper, seeds=seeds, state=experiment.on_devices(state, 0)), compiled
+
+
+def unlike(stored: PyTree, wanted: PyTree) -> list[str]:
+  """A line for each leaf whose path, type or shape within a seed differs."""
+
+  def kinds(tree):
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {f"state{jax.tree_util.keystr(path)}": f"{leaf.dtype} {list(leaf.shape[1:])}" for path, leaf in leaves}
+
+  there, here, absent = kinds(stored), kinds(wanted), "absent"
+  names = list(dict.fromkeys([*there, *here]))
+  return [
+    f"{name}: {there.get(name, absent)} stored, {here.get(name, absent)} asked for"
+    for name in names
+    if there.get(name) != here.get(name)
+  ]
+
+
+def counts_of(
+  experiment: Experiment, compiled: Mapping[str, Callable[..., Any]], carry: Carry, readout: str
+) -> dict[str, np.ndarray]:
+  """`right`, `strict` [S, T] and `confusion` [S, T, slots] of one readout after the last task trained."""
+  found = [counts for _, counts in ask(experiment, compiled, carry, readout, range(experiment.spec.T), carry.row - 2)]
+  return {name: np.stack([counts[name] for counts in found], axis=1) for name in found[0]}
+
+
+def entry_of(
+  run: Stored,
+  experiment: Experiment,
+  setting: Mapping[str, Any],
+  found: Mapping[str, Mapping[str, np.ndarray]],
+  v: int,
+) -> dict[str, Any]:
+  """The entry of a setting, for the v-th value of the run's own sweep."""
+  own = rows_of(experiment, v)
+  test_rows = experiment.test_rows[own]
+  readouts = {}
+  for name, counts in found.items():
+    readouts[name] = scores(counts["right"][own], test_rows, "accuracy", "ACC")
+    if name == "inferred":
+      readouts[name] |= scores(counts["strict"][own], test_rows, "strict_accuracy", "strict_ACC")
+      readouts[name]["task_recognition"] = store.recognition(counts["confusion"][own], run.carry.slot_of[own])
+      readouts[name]["task_confusion"] = counts["confusion"][own]
+  entry = {
+    "setting": dict(setting),
+    "sweep": experiment.values[v],
+    "rows": run.rows,
+    "test_rows": test_rows,
+    "seeds": experiment.seeds[own],
+    "after_tasks": max(run.carry.row - 1, 0),
+    "steps": run.steps,
+    "readouts": readouts,
+    "data_hash": experiment.data_hash,
+    "environment": environment(),
+  }
+  return store.plain({name: entry[name] for name in FIELDS})
+
+
+def scores(right: np.ndarray, rows: np.ndarray, by_task: str, mean: str) -> dict[str, Any]:
+  """Counts [S, T] over test rows [S, T], as accuracies and as their mean over tasks, seed by seed."""
+  matrices = store.shares(right[:, None], rows)
+  return {by_task: matrices[:, 0], mean: spread([accuracy(R) for R in matrices])}
+
+
+def name_of(entry: Mapping[str, Any]) -> str:
+  """What tells an entry from others of the same run."""
+  parts = {**entry["sweep"], **entry["setting"]}
+  return " ".join([*(f"{key}={parts[key]}" for key in sorted(parts)), f"rows={entry['rows'] or 'all'}"])
+
+
+def note(workdir: epath.Path | str, entries: Sequence[Mapping[str, Any]]) -> epath.Path:
+  """Writes entries into evaluations.json beside those that stand there; one of the same name is replaced.
+
+  Raises:
+    ConfigError: the file is damaged or of another version.
+    OSError: it cannot be written; it stays as it was.
+  """
+  path = epath.Path(workdir) / FILE
+  before = read_json(path) if path.exists() else {"schema": SCHEMA, "evaluations": {}}
+  if not isinstance(before, dict) or before.get("schema") != SCHEMA:
+    raise ConfigError(f"{path} is no list of evaluations of schema {SCHEMA}; move it away, and it is written anew")
+  new = {name_of(entry): entry for entry in entries}
+  store.write_json(path, {"schema": SCHEMA, "evaluations": {**before["evaluations"], **new}})
+  return path
