@@ -75,22 +75,26 @@ def test_frozen_weights_keep_their_bits_and_answers_stay_the_same():
     for slot in range(t + 1):
       answers = [np.asarray(run.method.apply(s, x, jnp.full(60, slot)).logits) for s in (then, now)]
       np.testing.assert_array_equal(*answers)
-    for name, bits in then.subnets.bits.items():
-      shape = then.params[name]["kernel"].shape
+    for name, bits in then.learner.subnets.bits.items():
+      shape = then.learner.params[name]["kernel"].shape
       held = np.asarray(masks.unpack(jnp.bitwise_or.reduce(bits[: t + 1], axis=0), shape))
-      weights = [state.subnets.store[name]["kernel"][0][held] for state in (then, now)]
+      weights = [state.learner.subnets.store[name]["kernel"][0][held] for state in (then, now)]
       assert weights[0].tobytes() == weights[1].tobytes() and held.any()
   first, last = run.kept[0], run.kept[-1]
-  assert not np.array_equal(first.subnets.store["first"]["kernel"][0], last.subnets.store["first"]["kernel"][0])
-  np.testing.assert_array_equal(first.subnets.store["first"]["bias"][0], last.subnets.store["first"]["bias"][0])
+  assert not np.array_equal(
+    first.learner.subnets.store["first"]["kernel"][0], last.learner.subnets.store["first"]["kernel"][0]
+  )
+  np.testing.assert_array_equal(
+    first.learner.subnets.store["first"]["bias"][0], last.learner.subnets.store["first"]["bias"][0]
+  )
 
 
 def test_a_mask_has_k_weights_and_the_frozen_share_only_grows():
   run = shared()
   for name, share in zip(("first", "hidden_1", "head"), SMALL["fractions"], strict=True):
-    size = run.state.params[name]["kernel"].size
+    size = run.state.learner.params[name]["kernel"].size
     for slot in range(3):
-      assert int(jnp.unpackbits(run.state.subnets.bits[name][slot]).sum()) == round(share * size)
+      assert int(jnp.unpackbits(run.state.learner.subnets.bits[name][slot]).sum()) == round(share * size)
   frozen = run.carry.reports["frozen_share"][0, :, 0]  # [T, layers] of expert 0
   assert (np.diff(frozen, axis=0) >= 0).all() and (np.diff(frozen, axis=0) > 0).any()
   np.testing.assert_allclose(frozen[0], SMALL["fractions"], atol=0.02)
@@ -126,7 +130,7 @@ def test_a_task_that_comes_again_is_recognised():
   np.testing.assert_array_equal(run.carry.slot_of[0], [0, 1, 0])
   assert bool(run.report("reused")) and run.report("expert")[2] == -1
   before, after = run.kept[1], run.kept[2]
-  chex.assert_trees_all_equal(before.subnets, after.subnets)
+  chex.assert_trees_all_equal(before.learner.subnets, after.learner.subnets)
   assert run.carry.right["task"][0, -1, 2] == run.carry.right["task"][0, -1, 0]
 
 

@@ -110,6 +110,11 @@ def subnetwork(
       "config.method.name='subnetwork' needs dense layers under one head over all classes: set "
       "config.stream.name='subsets' and config.net.name='mlp'"
     )
+  if not spec.boundaries and epochs != 1:
+    raise ConfigError(
+      f"config.method.epochs={epochs}: where boundaries are hidden the stream is seen once; set config.method.epochs=1 "
+      "and repeat the rows of each task by config.stream.passes"
+    )
   if decide_after < onset_batches:
     raise ConfigError(
       f"config.method.decide_after={decide_after}: at least config.method.onset_batches={onset_batches}"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from cljax.ops import masks
 from cljax.ops.selecting import Layers
-from cljax.ops.slots import over_live
+from cljax.ops.slots import mean_of_live, over_live
 from cljax.types import Array, choose
 
 
@@ -53,18 +53,8 @@ def pseudo_grad(known: Known) -> Array:
 def supsup_oneshot(known: Known) -> Array:
   """[S] dH/dalpha of the superposition of all subnetworks, each with weight alpha = 1/k (SupSup, Wortsman et al. 2020):
   the slot whose weight would lower the entropy H fastest."""
-  share = known.live / jnp.maximum(known.live.sum(), 1)
-  nets = jax.eval_shape(known.net_of, jnp.int32(0))
-  nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nets)
-
-  def add(s, mix):
-    def with_s(mix):
-      return jax.tree.map(lambda total, leaf: total + share[s] * leaf, mix, known.net_of(s))
-
-    return jax.lax.cond(known.live[s], with_s, lambda mix: mix, mix)
-
-  mix = jax.lax.fori_loop(0, len(share), add, nothing)
-  slope = jax.grad(lambda weights: mean_entropy(known.logits(weights)))(mix)
+  nets = mean_of_live(known.net_of, known.live)
+  slope = jax.grad(lambda weights: mean_entropy(known.logits(weights)))(nets)
 
   def along(s):
     return sum(jax.tree.leaves(jax.tree.map(lambda g, leaf: (g * leaf).sum(), slope, known.net_of(s))))

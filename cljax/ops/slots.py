@@ -57,3 +57,18 @@ def over_live(run: Callable[[Array], Any], live: Array) -> Any:
     return jax.lax.cond(live[s], lambda out: put(out, s, run(s)), lambda out: out, out)
 
   return jax.lax.fori_loop(0, len(live), one, out)
+
+
+def mean_of_live(run: Callable[[Array], Any], live: Array) -> Any:
+  """The mean of the trees `run(s)` over the live slots [S], one at a time; zeros where none is live."""
+  shapes = jax.eval_shape(run, jnp.int32(0))
+  none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+  share = 1 / jnp.maximum(live.sum(), 1)
+
+  def add(s, total):
+    return jax.tree.map(lambda total, leaf: total + share * leaf, total, run(s))
+
+  def one(s, total):
+    return jax.lax.cond(live[s], lambda total: add(s, total), lambda total: total, total)
+
+  return jax.lax.fori_loop(0, len(live), one, none)

@@ -1,12 +1,20 @@
-r"""Mixture of experts by subnetwork selection and masking (Kulkarni): six pairs of MNIST digits under one head of ten.
+r"""Mixture of experts by subnetwork selection and masking (Kulkarni): tasks of two digits under one head of ten.
 
 COMMAND, one cell:
-  python -m launch.train --config=configs/papers/subnetwork/table1.py:preset=robust,method=subnetwork --workdir=W
-COMMAND, the table (resumable, finished cells are skipped):
+  python -m launch.train --workdir=W \
+    --config=configs/papers/subnetwork/table1.py:preset=robust,stream=pairs,method=subnetwork
+COMMAND, all cells of a preset (resumable, finished cells are skipped):
   python -m launch.reproduce --paper=subnetwork --preset=robust --workdir=W
 
-Presets: `paper`, scores from 32 rows and no retraining, as the released code has them; `robust`, from 512 rows and with
-retraining; `smoke`, the embedded digits in place of MNIST. README.md beside this file has the numbers.
+Streams: `pairs`, the paper's six tasks (1,5) (2,6) (3,7) (4,8) (5,9) (0,2) of MNIST; `long`, twenty tasks, five pairs of
+MNIST and five of Fashion-MNIST, then all ten through a permutation of the pixels, under one head of twenty.
+
+Methods: `subnetwork` is told where tasks begin; `subnetwork_detected` is not, nor are `detected_pseudo` (scores by the
+net's own answers), `detected_last` (the mask of the task before) and `detected_loss` (the loss is watched). `one_expert`
+puts all tasks into one expert, as PackNet does; `each_own` opens an expert for each task; finetune and er are one network.
+
+Presets: `robust`, scores from 512 rows, and retraining; `paper`, from 32 rows without retraining, ten epochs, as the
+released code has them; `smoke`, the embedded digits in place of MNIST. README.md beside this file has the numbers.
 """
 
 from typing import Any
@@ -15,47 +23,80 @@ from ml_collections import ConfigDict
 
 from cljax.config import complete, default, variant
 
-PRESETS = ("paper", "robust", "smoke")
-METHODS = ("subnetwork", "finetune", "er")
+PRESETS = ("robust", "paper", "smoke")
+STREAMS = ("pairs", "long")
+DETECTED: dict[str, dict[str, Any]] = {
+  "subnetwork_detected": {},
+  "detected_pseudo": {"pseudo_labels": True},
+  "detected_last": {"watch": "last"},
+  "detected_loss": {"watch": "loss"},
+}
+SHARED: dict[str, dict[str, Any]] = {
+  "one_expert": {
+    "experts": 1,
+    "overlap_from": 0.0,
+    "deviation_up_to": 1e9,
+    "capacity_hidden": 1.0,
+    "capacity_output": 1.0,
+    "recurring_below": 0.0,
+  },
+  "each_own": {"overlap_from": 1.1, "recurring_below": 0.0},
+}
+BASELINES: dict[str, dict[str, Any]] = {"finetune": {"name": "finetune"}, "er": {"name": "er", "replay": 32}}
+METHODS = ("subnetwork", *DETECTED, *SHARED, *BASELINES)
+ROWS = {"pairs": METHODS, "long": ("subnetwork", "subnetwork_detected", *SHARED, *BASELINES)}
+PAIRS = tuple((label, label + 1) for label in range(0, 20, 2))
 
 
 def pins(arg: str) -> dict[str, str]:
-  return variant(arg, preset=PRESETS, method=METHODS)
+  return variant(arg, preset=PRESETS, stream=STREAMS, method=METHODS)
 
 
 def sweep(arg: str = "") -> list[dict[str, str]]:
-  """The cells that `arg` leaves open: the method and two baselines."""
+  """The cells that `arg` leaves open."""
   pinned = {"preset": "robust"} | pins(arg)
-  methods = [pinned["method"]] if "method" in pinned else METHODS
-  return [{"preset": pinned["preset"], "method": method} for method in methods]
+  preset = pinned["preset"]
+  streams = [pinned["stream"]] if "stream" in pinned else STREAMS if preset == "robust" else ["pairs"]
+  cells = []
+  for stream in streams:
+    rows = ROWS[stream] if preset == "robust" else ("subnetwork", "subnetwork_detected")
+    methods = [pinned["method"]] if "method" in pinned else rows
+    cells += [{"preset": preset, "stream": stream, "method": method} for method in methods]
+  return cells
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """One cell; what `arg` leaves open is the method in the preset `robust`."""
-  pinned = {"preset": "robust", "method": "subnetwork"} | pins(arg)
-  preset, method = pinned["preset"], pinned["method"]
+  """One cell; what `arg` leaves open is the method with given boundaries on the paper's tasks, preset `robust`."""
+  pinned = {"preset": "robust", "stream": "pairs", "method": "subnetwork"} | pins(arg)
+  preset, stream, method = pinned["preset"], pinned["stream"], pinned["method"]
   config = default()
-  config.paper, config.preset, config.cell = "subnetwork", preset, f"pairs/{method}"
+  config.paper, config.preset, config.cell = "subnetwork", preset, f"{stream}/{method}"
   config.num_seeds = 3
   config.evaluate_group = 128  # the batch from which the task is inferred
-  config.stream = {"name": "subsets", "source": "mnist"}
   config.optimizer = {"name": "adam", "lr": 1e-3}
   config.net = {"name": "mlp", "hidden": (500, 500)}
-  methods: dict[str, dict[str, Any]] = {
-    "subnetwork": {"name": "subnetwork", "epochs": 5},
-    "finetune": {"name": "finetune", "epochs": 5},
-    "er": {"name": "er", "epochs": 5, "replay": 32},
-  }
-  config.method = {"batch_size": 32, **methods[method]}
+  config.stream = {"name": "subsets", "source": "mnist"}
+  own = {"name": "subnetwork", **DETECTED.get(method, {}), **SHARED.get(method, {})}
+  config.method = {"batch_size": 32, "epochs": 5, **(BASELINES.get(method) or own)}
+  if stream == "long":
+    config.stream.update({"source": "mnist+fashion_mnist", "classes": PAIRS, "permuted_rounds": 1})
+    config.method.epochs = 3
+    if method not in BASELINES:
+      config.method.experts = {"one_expert": 1, "each_own": 20}.get(method, 12)
+  if method == "each_own" and stream == "pairs":
+    config.method.experts = 6
   if preset == "paper":
     config.method.epochs = 10
-    if method == "subnetwork":
+    if method not in BASELINES:
       config.method.update({"score_rows": 32, "retrain": 0})
   if preset == "smoke":
     config.num_seeds = 2
-    config.stream.source = "digits"
+    config.stream.source = "digits" if stream == "pairs" else "digits+digits"
     config.net.hidden = (64, 64)
     config.method.epochs = 15
-    if method == "subnetwork":
-      config.method.fractions = (0.1, 0.1, 0.1)
+    if method not in BASELINES:
+      config.method.update({"fractions": (0.1, 0.1, 0.1), "warmup": 40})
+  if method in DETECTED:
+    config.stream.update({"boundaries": False, "passes": config.method.epochs})
+    config.method.epochs = 1
   return complete(config)
