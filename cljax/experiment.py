@@ -73,7 +73,8 @@ def build_stream(config: ConfigDict, seeds: tuple[int, ...], data_dir: str | Non
   if config.debug and "tasks" in fields:
     fields["tasks"] = min(fields["tasks"] or 2, 2)
   shape = {key: fields[key] for key in ("size", "channels", "fit") if key in fields}
-  source = join.load(source_name, data_dir, **shape) if shape else bank.load(source_name, data_dir)
+  together = bool(shape) or "+" in source_name
+  source = join.load(source_name, data_dir, **shape) if together else bank.load(source_name, data_dir)
   keys = {seed: jax.random.fold_in(jax.random.key(seed), STREAM) for seed in seeds}
   built = {seed: builder(source, key, **fields) for seed, key in keys.items()}
   return built[seeds[0]][0], *stack([built[seed][1] for seed in seeds]), source.hash

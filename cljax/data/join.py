@@ -20,12 +20,12 @@ GROUP = 2000  # pictures at once
 WAYS = ("resize", "pad")
 
 
-def load(name: str, data_dir: str | None, size: int, channels: int, fit: str) -> Source:
+def load(name: str, data_dir: str | None, size: int = 0, channels: int = 0, fit: str = "resize") -> Source:
   """The data sets of a joined name as one source, whose labels count on from data set to data set.
 
   Args:
-    size: height and width of all pictures.
-    channels: 1 (grey) or 3.
+    size: height and width of all pictures; 0: of the first data set's.
+    channels: 1 (grey) or 3; 0: those of the first data set.
     fit: `resize`, bilinear with antialiasing; or `pad`, smaller ones into a black frame: a control, since the frame
       tells the data set.
 
@@ -33,7 +33,7 @@ def load(name: str, data_dir: str | None, size: int, channels: int, fit: str) ->
     ConfigError: unknown, missing or unsuitable data, or no data set at all.
   """
   choose("config.stream.fit", fit, WAYS)
-  if channels not in (1, 3):
+  if channels not in (0, 1, 3):
     raise ConfigError(f"config.stream.channels={channels}: pictures have 1 channel (grey) or 3")
   found, missing = {}, []
   for one in name.split("+"):
@@ -47,7 +47,8 @@ def load(name: str, data_dir: str | None, size: int, channels: int, fit: str) ->
     logging.warning("not prepared and left out: %s", ", ".join(missing))
   if not found:
     raise ConfigError(f"none of config.stream.source={name!r} is prepared; join at least one that is")
-  return joined(found, size, channels, fit)
+  first = next(iter(found.values())).train.x.shape
+  return joined(found, size or first[1], channels or first[3], fit)
 
 
 def joined(sources: dict[str, Source], size: int, channels: int, fit: str) -> Source:

@@ -91,8 +91,10 @@ def get_config(arg: str = "") -> ConfigDict:
       config.method.update({"score_rows": 32, "retrain": 0})
   if preset == "smoke":
     config.num_seeds = 2
-    config.stream.source = "digits" if stream == "pairs" else "digits+digits"
+    config.stream.source = "digits"
     config.net.hidden = (64, 64)
+    if stream == "long":
+      config.stream.classes = PAIRS[:5]
     config.method.epochs = 15
     if method not in BASELINES:
       config.method.update({"fractions": (0.1, 0.1, 0.1), "warmup": 40})
