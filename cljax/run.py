@@ -165,6 +165,7 @@ def result_of(experiment: Experiment, carry: Carry, v: int = 0) -> dict[str, Any
     readout=main,
     right={name: counts[own] for name, counts in carry.right.items()},
     rows=experiment.test_rows[own],
+    train_rows=experiment.timeline.rows[own],
     task_confusion=None if confusion is None else confusion[own],
     slot_of=carry.slot_of[own],
     report={name: value[own] for name, value in carry.reports.items()},

@@ -171,8 +171,8 @@ def broken(change):
     ("cut off", "damaged"),
     ("empty", "damaged"),
     ("no text", "damaged"),
-    ("no object", "schema 2"),
-    ("another schema", "schema 2"),
+    ("no object", "schema 3"),
+    ("another schema", "schema 3"),
     ("a field less", "data_hash"),
   ],
 )

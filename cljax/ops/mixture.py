@@ -230,6 +230,8 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
     return by_slot(lambda s: run(function_of(state, s), x), S, slot)._replace(task=slot)
 
   def report(state: Learner) -> dict[str, Array]:
+    share, sizes = pages.frozen_share(state.subnets), kernels(state.params)
+    weights = jnp.array([sizes[name].size for name in order], jnp.float32)
     return {
       "parameters": parameters(state.subnets.store),
       "memory_bytes": jnp.int32(0),
@@ -237,7 +239,8 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
       "slot": state.slot,
       "expert": state.subnets.expert_of,
       "reused": state.reused,
-      "frozen_share": pages.frozen_share(state.subnets),  # [E, layers]
+      "frozen_share": share,  # [E, layers]
+      "frozen_hidden": (share * weights)[:, :-1].sum(axis=1) / weights[:-1].sum(),  # [E] of all hidden weights
       "saturated": (state.subnets.done[:, None] & (state.subnets.means == 0)).any(axis=1),  # [S]
       "overlap": state.overlap,
       "deviation": state.deviation,

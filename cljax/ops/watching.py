@@ -21,6 +21,7 @@ from cljax.ops.replay import memory_bytes
 from cljax.ops.saliency import mean_score, slopes
 from cljax.types import Array, Batch, Clock, Info, Key, Phase, Place, Spec, View
 
+PARTS = 256  # of the stream, for the record of the loss
 WATCHED = ("scores", "last", "loss")
 
 
@@ -37,6 +38,9 @@ class Watching:
   decided: Array  # [R] int32, the step of each decision, -1 for none
   slots: Array  # [R] int32, the slot that it began
   fired: Array  # [] int32, batches that fired
+  seen: Array  # [P] batches in each P-th part of the stream
+  loss: Array  # [P] sum of their losses
+  score: Array  # [P] the largest of what was watched
 
 
 @flax.struct.dataclass
@@ -72,6 +76,9 @@ def nothing_seen(watch: Watch, slots: int, batch_size: int) -> Watching:
     none,
     none,
     jnp.int32(0),
+    jnp.zeros(PARTS),
+    jnp.zeros(PARTS),
+    jnp.zeros(PARTS),
   )
 
 
@@ -83,6 +90,8 @@ def told(watching: Watching, spec: Spec) -> dict[str, Array]:
     "onset_step": watching.decided,
     "onset_slot": watching.slots,
     "fired": watching.fired,
+    "trace_loss": watching.loss / jnp.maximum(watching.seen, 1),
+    "trace_score": watching.score,
   }
 
 
@@ -201,7 +210,16 @@ def detected(
     held = recent.hold(watching.held, batch.place, batch.live)
     pending = watching.pending | noticed
     deciding = pending & (held.count >= watch.decide_after)
-    watching = watching.replace(detector=detector, held=held, pending=pending, fired=watching.fired + fires)
+    part = clock.step * PARTS // clock.steps
+    watching = watching.replace(
+      detector=detector,
+      held=held,
+      pending=pending,
+      fired=watching.fired + fires,
+      seen=watching.seen.at[part].add(1),
+      loss=watching.loss.at[part].add(info["loss"]),
+      score=watching.score.at[part].max(value),
+    )
     state = jax.lax.cond(
       deciding, lambda state: turn(key, state, view, clock), lambda state: state, State(learner, watching)
     )

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cljax.report.gates import gate_figures, transfer_figure
 from cljax.report.store import write_atomically
+from cljax.report.subnets import subnet_figures
 
 # Okabe and Ito's palette, told apart by colour-blind readers too; more than seven lines differ by their dashes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -182,7 +183,8 @@ def run_figures(result: Result, arrays: Mapping[str, np.ndarray]) -> dict[str, F
 
 def own_figures(result: Result, arrays: Mapping[str, np.ndarray], name: str) -> dict[str, Figure]:
   """The figures that only some methods have, by what their reports hold."""
-  return routing_figures(result, arrays, name) | gate_figures(result, arrays, canvas, name)
+  found = routing_figures(result, arrays, name) | gate_figures(result, arrays, canvas, name)
+  return found | subnet_figures(result, arrays, canvas, name)
 
 
 def table_figures(

@@ -17,7 +17,8 @@ from etils import epath
 from cljax.metrics import spread, summarize
 from cljax.types import ConfigError
 
-SCHEMA = 2
+SCHEMA = 3
+OLDER: dict[int, dict[str, Any]] = {1: {"report": {}, "train_rows": None}, 2: {"train_rows": None}}  # what they lacked
 LONGEST = 1000  # numbers a seed of a report array that stands in the result file
 FIELDS = {
   "schema": "version of this list",
@@ -33,6 +34,7 @@ FIELDS = {
   "metrics": "{ACC, BWT, FWT, forgetting, learning_accuracy: {mean, std over seeds (ddof 1), values [S]}}",
   "readouts": "{name: {accuracy, metrics}} of the other readouts; `inferred` also has task_recognition, the share of "
   "each task's test rows that went to its own slot: {by_task [S][T], and of its mean over tasks mean, std, values [S]}",
+  "train_rows": "[S][T] training rows of each task, its passes counted; null in results of older versions",
   "task_confusion": "[S][T][slots] test rows of each task by the slot inferred, after the last task; or null",
   "report": "{name: [S]...} what the method told after the last task, short arrays only (all: report.npz)",
   "parameters": "numbers that the method learns",
@@ -161,8 +163,8 @@ def read_result(path: epath.Path | str) -> dict[str, Any]:
     result = json.loads(path.read_text())
   except ValueError as error:
     raise ConfigError(f"{path} is damaged ({error}); delete it, and the same command computes it again") from error
-  if isinstance(result, dict) and result.get("schema") == 1:  # which had no report
-    result |= {"schema": SCHEMA, "report": {}}
+  if isinstance(result, dict) and result.get("schema") in OLDER:
+    result = {**OLDER[result["schema"]], **result, "schema": SCHEMA}
   if not isinstance(result, dict) or result.get("schema") != SCHEMA or set(result) != set(FIELDS):
     wrong = sorted(set(result) ^ set(FIELDS)) if isinstance(result, dict) else []
     hint = f" (fields missing or unknown: {', '.join(wrong)})" if wrong else ""

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cljax.metrics import METRICS
+from cljax.report import subnets
 
 Result = Mapping[str, Any]
 Published = Mapping[str, Any]  # a published.json, or {}
@@ -108,6 +109,8 @@ def rows(
     headings += [HEADINGS[metric], *(["published", "verdict"] if metric in compared else [])]
   infers = any("inferred" in result["readouts"] for result in results)
   headings += ["ACC, task inferred", "task recognition"] if infers else []
+  own = [subnets.columns(result) for result in results]
+  extra = list(dict.fromkeys(heading for found in own for heading in found))
   table = []
   for i in order(results, published):
     result = results[i]
@@ -124,8 +127,12 @@ def rows(
           line.append("-")
         else:
           line.append(verdict(metric, summary["mean"], summary["std"], value))
-    table.append(line + (inferred_texts(result) if infers else []))
-  return headings, table
+    line += inferred_texts(result) if infers else []
+    for heading in extra:
+      value = own[i].get(heading, "-")
+      line.append(value if isinstance(value, str) else cell_text(value))
+    table.append(line)
+  return headings + extra, table
 
 
 def inferred_texts(result: Result) -> list[str]:

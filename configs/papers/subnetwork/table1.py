@@ -6,12 +6,13 @@ COMMAND, one cell:
 COMMAND, all cells of a preset (resumable, finished cells are skipped):
   python -m launch.reproduce --paper=subnetwork --preset=robust --workdir=W
 
-Streams: `pairs`, the paper's six tasks (1,5) (2,6) (3,7) (4,8) (5,9) (0,2) of MNIST; `long`, twenty tasks, five pairs of
-MNIST and five of Fashion-MNIST, then all ten through a permutation of the pixels, under one head of twenty.
+Streams: `pairs`, the paper's six tasks (1,5) (2,6) (3,7) (4,8) (5,9) (0,2) of MNIST; `long`, twenty tasks, five pairs
+of MNIST and five of Fashion-MNIST, then all ten through a permutation of the pixels, under one head of twenty.
 
 Methods: `subnetwork` is told where tasks begin; `subnetwork_detected` is not, nor are `detected_pseudo` (scores by the
-net's own answers), `detected_last` (the mask of the task before) and `detected_loss` (the loss is watched). `one_expert`
-puts all tasks into one expert, as PackNet does; `each_own` opens an expert for each task; finetune and er are one network.
+net's own answers), `detected_last` (the mask of the task before) and `detected_loss` (the loss is watched).
+`one_expert` puts all tasks into one expert, as PackNet does; `each_own` opens an expert for each task; finetune and er
+are one network.
 
 Presets: `robust`, scores from 512 rows, and retraining; `paper`, from 32 rows without retraining, ten epochs, as the
 released code has them; `smoke`, the embedded digits in place of MNIST. README.md beside this file has the numbers.
@@ -97,7 +98,7 @@ def get_config(arg: str = "") -> ConfigDict:
       config.stream.classes = PAIRS[:5]
     config.method.epochs = 15
     if method not in BASELINES:
-      config.method.update({"fractions": (0.1, 0.1, 0.1), "warmup": 40})
+      config.method.update({"fractions": (0.1, 0.1, 0.1), "warmup": 40, "onset_history": 20})
   if method in DETECTED:
     config.stream.update({"boundaries": False, "passes": config.method.epochs})
     config.method.epochs = 1
