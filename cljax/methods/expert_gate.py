@@ -71,11 +71,10 @@ def expert_gate(
 
   Args:
     net, tx: of one expert, with one head; trained afresh for each task.
-    batch_size, epochs, warmup_epochs: of an expert; the warm-up moves the new head only, where there is a parent.
+    batch_size, epochs, warmup_epochs, distill_weight, distill_temperature: of an expert, see `ops.experts.Training`.
     parent: where an expert starts: the most `related` task's, the `previous` one's, or `none`, from scratch.
     mode: `auto`, LwF above the threshold and fine-tuning below or at it; or always `lwf` or `finetune`.
     threshold: of the relatedness.
-    distill_weight, distill_temperature: of LwF's loss.
     phi: frozen feature function, a name of `nets.features.FEATURES` or pictures [B, ...] -> [B, d].
     code: hidden units of an autoencoder.
     center: the encoder sees target less mean target, and the decoder's bias starts at logit(mean); else the target.
@@ -113,16 +112,8 @@ def expert_gate(
     temperature=gate_temperature,
     has_root=bool(root),
   )
-  growing = grown.growing(
-    net,
-    tx,
-    spec,
-    batch_size=batch_size,
-    epochs=epochs,
-    warmup_epochs=warmup_epochs,
-    distill_weight=distill_weight,
-    distill_temperature=distill_temperature,
-  )
+  training = grown.Training(batch_size, epochs, warmup_epochs, distill_weight, distill_temperature)
+  growing = grown.growing(net, tx, spec, training)
 
   def init(key: Key) -> State:
     begin, grow = jax.random.split(key)
@@ -136,14 +127,11 @@ def expert_gate(
     earlier = state.gates.trained & (jnp.arange(T + 1) != t)
     related = jnp.where(earlier, gate.relatedness(error, error[t]), jnp.nan)
     state = state.replace(relatedness=state.relatedness.at[t].set(related))
-    known = jnp.where(earlier & jnp.isfinite(related), related, -jnp.inf)
-    always = grown.FINETUNE if mode == "finetune" else grown.LWF
-    nearest = jnp.where(jnp.isfinite(known).any(), known.argmax(), -1).astype(jnp.int32)
-    follows, _ = grown.chain(parent == "previous", T if root else -1, always, t)
-    chosen = nearest if parent == "related" else follows
-    way = jnp.where(known[jnp.maximum(chosen, 0)] > threshold, grown.LWF, grown.FINETUNE)
-    way = way if mode == "auto" else jnp.int32(always)
-    return state, chosen, jnp.where(chosen >= 0, way, grown.SCRATCH).astype(jnp.int32)
+    most = gate.gate_choice(-related)  # -1 where no relatedness is finite
+    chosen = most if parent == "related" else grown.chained(parent, t, T if root else -1)
+    if mode != "auto":
+      return state, chosen, jnp.int32(grown.MODES.index(mode))
+    return state, chosen, jnp.where(related[jnp.maximum(chosen, 0)] > threshold, grown.LWF, grown.FINETUNE)
 
   def apply(state: State, x: Array, slot: Array | None) -> Outputs:
     if slot is not None:
