@@ -101,10 +101,8 @@ def discriminative(
       return mean_live(each, batch.live), mean_live(logits.argmax(axis=-1) == batch.task, batch.live)
 
     (value, right), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     rests = state.best.stopped | ~batch.live.any()
-    params = early.choose(rests, state.params, optax.apply_updates(state.params, updates))
-    opt_state = early.choose(rests, state.opt_state, opt_state)
+    params, opt_state = early.update(rests, optimizer, grads, state.opt_state, state.params)
     return state.replace(params=params, opt_state=opt_state), {"loss": value, "accuracy": right}
 
   def accuracy(params: Any, state: State, view: View, rows: Any) -> Array:

@@ -19,6 +19,7 @@ from cljax.nets.heads import Heads
 from cljax.ops import early
 from cljax.ops.losses import accuracy, cross_entropy, distillation, mean_live
 from cljax.ops.slots import apply_by_slot, put, take
+from cljax.parts import fill, read
 from cljax.types import Array, Batch, Clock, ConfigError, Info, Key, Outputs, Phase, Spec, State, View, choose
 
 SCRATCH, FINETUNE, LWF = range(3)  # how an expert was trained
@@ -157,6 +158,26 @@ def growing(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, traini
     return jax.vmap(lambda params: run(params, x).logits)(jax.tree.map(lambda leaf: leaf[:T], experts.store))
 
   return Growing(init, phases, apply, apply_all, lambda params, x: run(params, x).logits)
+
+
+def part(experts: Experts, slot: int) -> dict[str, Any]:
+  """One expert as a file of its own holds it."""
+  return {"net": take(experts.store, slot), "classes": experts.classes[slot], "labels": experts.labels[slot]}
+
+
+def with_root(experts: Experts, path: str) -> Experts:
+  """The experts with that of a file in the root's slot.
+
+  Raises:
+    ConfigError: no such file, or an expert of other shapes.
+  """
+  root = fill(part(experts, 0), read(path), path)
+  return experts.replace(
+    store=put(experts.store, -1, root["net"]),
+    classes=experts.classes.at[-1].set(root["classes"]),
+    labels=experts.labels.at[-1].set(root["labels"]),
+    finished=experts.finished.at[-1].set(True),
+  )
 
 
 def chained(parent: str, t: Array, first: int = -1) -> Array:
