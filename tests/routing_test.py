@@ -19,7 +19,7 @@ from flax import linen as nn
 from cljax import fit
 from cljax.data.sample import fetch, view_at
 from cljax.methods.er import er
-from cljax.methods.routing import SAMPLES, routing
+from cljax.methods.routing import routing
 from cljax.nets import MLP, RoutedMLP
 from cljax.ops import replay as memories
 from cljax.ops import select
@@ -670,7 +670,7 @@ def probe(schedule, steps=2, noise=1.0, **options):
   return {rows: np.stack(found) for rows, found in PROBED.items()}
 
 
-@pytest.mark.parametrize("sample", SAMPLES[:3])
+@pytest.mark.parametrize("sample", ["noisy_topk", "gumbel_topk", "gumbel_matrix"])
 @pytest.mark.parametrize("draw", ["step", "example"])
 def test_one_draw_a_step_or_one_a_row(schedule, sample, draw):
   """Rows of one task share their gates under `step` and not under `example`; layers and steps draw anew."""
@@ -711,8 +711,8 @@ def test_noise_is_learned_or_not_there(schedule):
   for t in range(T):
     noise = states.noise[sum(STEPS[: t + 1]) - 1]
     assert noise[:, : t + 1].any(axis=(0, 2)).all() and not noise[:, t + 1 :].any()
-  for options in ({"sample": "noisy_topk", "learned_noise": False}, *({"sample": name} for name in SAMPLES[1:])):
-    shapes = jax.eval_shape(method(**options).init, jax.random.key(0))
+  for name in select.SAMPLERS:
+    shapes = jax.eval_shape(method(sample=name, learned_noise=name != "noisy_topk").init, jax.random.key(0))
     assert shapes.noise.shape == (0, T, E)
 
 
