@@ -10,7 +10,6 @@ import numpy as np
 import optax
 import pytest
 
-from cljax.config import complete, default
 from cljax.data.sample import decode, view_at
 from cljax.drive import Driver, drive, start
 from cljax.methods import METHODS
@@ -389,20 +388,11 @@ def test_several_experts_average_where_their_labels_coincide():
   np.testing.assert_allclose(jax.nn.softmax(out.logits), best, atol=1e-5)
 
 
-def config_of(**method):
-  config = default()
-  config.num_seeds = 2
-  config.stream = {"name": "split", "source": "digits", "tasks": 2, "valid_per_task": 60}
-  config.net = {"name": "mlp", "hidden": (16,)}
-  config.optimizer = {"name": "adam", "lr": 0.01}
-  config.method = {"name": "expert_gate", "epochs": 2, "code": 8, "autoencoder_epochs": 3, **method}
-  return complete(config)
-
-
 def test_a_root_expert_is_a_parent_and_never_an_answer(tmp_path):
-  train(config_of(), tmp_path / "first", quiet=True)
+  split = {"tasks": 2, "valid_per_task": 60}
+  train(toys.config_of(toys.SMALL_GATE, **split), tmp_path / "first", quiet=True)
   root = f"{tmp_path}/first/parts/seed_1/expert_1.npz"
-  outcome = train(config_of(root=root), quiet=True)
+  outcome = train(toys.config_of({**toys.SMALL_GATE, "root": root}, **split), quiet=True)
   state = outcome.state
   stored = np.load(root)
   np.testing.assert_array_equal(state.experts.store["first"]["kernel"][0, 2], stored["['net']['first']['kernel']"])
@@ -410,5 +400,5 @@ def test_a_root_expert_is_a_parent_and_never_an_answer(tmp_path):
   assert np.isfinite(related[0, 2]) and outcome.arrays["parent"][0, -1, 0] == 2
   assert np.array(outcome.result["task_confusion"]).shape == (2, 2, 2)
   with pytest.raises(ConfigError) as error:
-    train(config_of(root=root, code=9), quiet=True)
+    train(toys.config_of({**toys.SMALL_GATE, "root": root, "code": 9}, **split), quiet=True)
   assert "(8, 64)" in str(error.value) and "(9, 64)" in str(error.value)
