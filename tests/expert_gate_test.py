@@ -1,7 +1,6 @@
-"""Expert Gate (Aljundi et al. 2017): its equations by hand, what never changes, what decides, who answers a row."""
+"""Expert Gate (Aljundi et al. 2017): what never changes, what decides, who answers a row."""
 
 import functools
-import math
 from typing import NamedTuple
 
 import chex
@@ -11,16 +10,12 @@ import numpy as np
 import optax
 import pytest
 
-from cljax.config import complete, default
 from cljax.data.sample import decode, view_at
 from cljax.drive import Driver, drive, start
 from cljax.methods import METHODS
 from cljax.monitor import Monitor
-from cljax.nets.autoencoder import Autoencoder, sparse
 from cljax.nets.features import FEATURES, feature_function
-from cljax.ops import early, gate
 from cljax.ops.experts import FINETUNE, LWF, SCRATCH
-from cljax.ops.losses import distillation, probabilities
 from cljax.run import compile_events, train
 from cljax.types import Bank, Clock, ConfigError, Rows, Spec, Stream, Task
 from tests import toys
@@ -34,119 +29,6 @@ GATE = {
   "autoencoder_epochs": 4,
   "autoencoder_lr": 0.01,
 }
-
-
-# The equations by hand.
-
-
-@pytest.mark.parametrize("temperature", [0.1, 2.0, 50.0])
-def test_gate_probabilities(temperature):
-  errors = jnp.array([1.0, 3.0, 5.0])
-  found = gate.gate_probabilities(errors, temperature)
-  if temperature == 2:
-    np.testing.assert_allclose(found, [0.665241, 0.244728, 0.090031], atol=1e-6)
-  assert float(found.sum()) == pytest.approx(1)
-  assert int(found.argmax()) == 0 == int(gate.gate_choice(errors))
-  np.testing.assert_allclose(gate.gate_probabilities(errors + 1000, temperature), found, atol=1e-4)
-
-
-def test_gate_probabilities_at_the_ends_of_the_temperature():
-  errors = jnp.array([1.0, 3.0, 5.0])
-  np.testing.assert_allclose(gate.gate_probabilities(errors, 1e9), np.full(3, 1 / 3), atol=1e-6)
-  np.testing.assert_array_equal(gate.gate_probabilities(errors, 1e-3), [1, 0, 0])
-  np.testing.assert_array_equal(gate.gate_probabilities(1e6 * errors, 2.0), [1, 0, 0])  # underflow is no fault
-
-
-@pytest.mark.parametrize(
-  ("errors", "choice", "share"),
-  [
-    ([jnp.nan, 3.0, 5.0], 1, [0, 0.731059, 0.268941]),
-    ([jnp.inf, 3.0, jnp.inf], 1, [0, 1, 0]),
-    ([jnp.nan, jnp.inf, jnp.nan], -1, [0, 0, 0]),
-    ([2.0, 2.0, 2.0], 0, [1 / 3] * 3),
-  ],
-)
-def test_errors_that_are_not_finite_are_never_chosen(errors, choice, share):
-  assert int(gate.gate_choice(jnp.array(errors))) == choice
-  np.testing.assert_allclose(gate.gate_probabilities(jnp.array(errors), 2.0), share, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-  ("error", "own", "expected"),
-  [(1.1, 1, 0.9), (1.2, 1, 0.8), (1, 1, 1), (0.9, 1, 1.1), (2, 1, 0), (3, 1, -1), (2.5, 2, 0.75), (1100, 1000, 0.9)],
-)
-def test_relatedness(error, own, expected):
-  assert float(gate.relatedness(jnp.float32(error), jnp.float32(own))) == pytest.approx(expected, abs=1e-6)
-
-
-def test_relatedness_of_the_edges():
-  one = jnp.float32(1)
-  assert float(gate.relatedness(jnp.float32(jnp.nan), one)) == -math.inf
-  assert float(gate.relatedness(one, jnp.float32(jnp.inf))) == -math.inf
-  assert float(gate.relatedness(jnp.float32(7), jnp.float32(7))) == 1
-  assert np.isfinite(gate.relatedness(one, jnp.float32(0)))
-  assert float(gate.relatedness(jnp.float32(2), one)) != float(gate.relatedness(one, jnp.float32(2)))
-
-
-def test_a_tiny_autoencoder():
-  params = {
-    "encoder": {"kernel": jnp.array([[1.0], [-1.0]]), "bias": jnp.zeros(1)},
-    "decoder": {"kernel": jnp.array([[2.0, -2.0]]), "bias": jnp.zeros(2)},
-  }
-  x = jnp.array([[0.8, 0.2]])
-  logits, code = Autoencoder(2, 1).apply({"params": params}, x)
-  np.testing.assert_allclose(code, [[0.6]], atol=1e-6)
-  np.testing.assert_allclose(jax.nn.sigmoid(logits), [[0.768525, 0.231475]], atol=1e-6)
-  np.testing.assert_allclose(gate.squared_error(logits, x), [0.00198138], atol=1e-7)
-  np.testing.assert_allclose(gate.entropy_error(logits, x), [1.006565], atol=1e-5)
-  slope = jax.grad(lambda logits: gate.entropy_error(logits, x).sum())(logits)
-  np.testing.assert_allclose(slope, [[-0.031475, 0.031475]], atol=1e-6)
-
-
-def test_the_sparse_initialisation_has_fifteen_weights_a_unit():
-  kernel = sparse(jax.random.key(0), (40, 7))
-  np.testing.assert_array_equal((kernel != 0).sum(axis=0), np.full(7, 15))
-  assert 0.6 < float(kernel[kernel != 0].std()) < 1.4
-  assert (sparse(jax.random.key(0), (4, 7)) != 0).all()
-
-
-def test_distillation():
-  teacher, student, classes = jnp.array([2.0, 0.0]), jnp.zeros(2), jnp.ones(2, bool)
-  loss = functools.partial(distillation, teacher=teacher, classes=classes, temperature=2.0)
-  value, slope = jax.value_and_grad(loss)(student)
-  assert float(value) == pytest.approx(0.693147, abs=1e-6)
-  np.testing.assert_allclose(slope, [-0.115529, 0.115529], atol=1e-6)
-  value, slope = jax.value_and_grad(loss)(teacher)
-  assert float(value) == pytest.approx(0.582203, abs=1e-6)
-  np.testing.assert_allclose(slope, 0, atol=1e-7)
-  power = jax.nn.softmax(teacher) ** 0.5
-  np.testing.assert_allclose(power / power.sum(), jax.nn.softmax(teacher / 2), atol=1e-6)
-
-
-def test_distillation_keeps_to_the_live_classes():
-  teacher, student = jnp.array([[2.0, 0.0, 99.0]] * 2), jnp.array([[0.0, 0.0, -50.0]] * 2)
-  classes = jnp.array([[True, True, False], [False] * 3])
-
-  def total(student):
-    return distillation(student, teacher, classes, 2.0).sum()
-
-  value, slope = jax.value_and_grad(total)(student)
-  assert float(value) == pytest.approx(0.693147, abs=1e-6)
-  assert np.isfinite(slope).all() and (slope[:, 2] == 0).all() and (slope[1] == 0).all()
-  assert not jax.grad(lambda teacher: distillation(student, teacher, classes, 2.0).sum())(teacher).any()
-
-
-def test_probabilities_of_no_live_class_are_zero():
-  found = probabilities(jnp.array([[1.0, 1.0, 9.0]] * 2), jnp.array([[True, True, False], [False] * 3]))
-  np.testing.assert_allclose(found, [[0.5, 0.5, 0], [0, 0, 0]], atol=1e-6)
-
-
-def test_early_stop_keeps_the_best_epoch():
-  best = early.begin(jnp.float32(-1))
-  for epoch, loss in enumerate([5.0, 3.0, 4.0, 3.5, 1.0, 0.5]):
-    best = early.measure(best, jnp.float32(epoch), jnp.float32(loss), patience=2)
-  assert bool(best.stopped) and int(best.epochs) == 4  # the lower losses came after it stopped
-  assert float(best.params) == 1 and float(best.loss) == 3
 
 
 # Streams of which one knows what is related to what.
@@ -506,20 +388,11 @@ def test_several_experts_average_where_their_labels_coincide():
   np.testing.assert_allclose(jax.nn.softmax(out.logits), best, atol=1e-5)
 
 
-def config_of(**method):
-  config = default()
-  config.num_seeds = 2
-  config.stream = {"name": "split", "source": "digits", "tasks": 2, "valid_per_task": 60}
-  config.net = {"name": "mlp", "hidden": (16,)}
-  config.optimizer = {"name": "adam", "lr": 0.01}
-  config.method = {"name": "expert_gate", "epochs": 2, "code": 8, "autoencoder_epochs": 3, **method}
-  return complete(config)
-
-
 def test_a_root_expert_is_a_parent_and_never_an_answer(tmp_path):
-  train(config_of(), tmp_path / "first", quiet=True)
+  split = {"tasks": 2, "valid_per_task": 60}
+  train(toys.config_of(toys.SMALL_GATE, **split), tmp_path / "first", quiet=True)
   root = f"{tmp_path}/first/parts/seed_1/expert_1.npz"
-  outcome = train(config_of(root=root), quiet=True)
+  outcome = train(toys.config_of({**toys.SMALL_GATE, "root": root}, **split), quiet=True)
   state = outcome.state
   stored = np.load(root)
   np.testing.assert_array_equal(state.experts.store["first"]["kernel"][0, 2], stored["['net']['first']['kernel']"])
@@ -527,5 +400,5 @@ def test_a_root_expert_is_a_parent_and_never_an_answer(tmp_path):
   assert np.isfinite(related[0, 2]) and outcome.arrays["parent"][0, -1, 0] == 2
   assert np.array(outcome.result["task_confusion"]).shape == (2, 2, 2)
   with pytest.raises(ConfigError) as error:
-    train(config_of(root=root, code=9), quiet=True)
+    train(toys.config_of({**toys.SMALL_GATE, "root": root, "code": 9}, **split), quiet=True)
   assert "(8, 64)" in str(error.value) and "(9, 64)" in str(error.value)

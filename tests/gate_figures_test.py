@@ -4,27 +4,18 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from cljax.config import complete, default
 from cljax.report import gates, plots
 from cljax.run import train
+from tests import toys
 
 
 @pytest.fixture(scope="module")
 def runs():
   found = []
   for mode in ("finetune", "lwf"):
-    config = default()
-    config.num_seeds, config.evaluate = 2, "ends"
-    config.stream = {
-      "name": "copies",
-      "source": "digits",
-      "angles": (0.0, 0.0, 20.0),
-      "examples_per_task": 100,
-      "size": 8,
-    }
-    config.net = {"name": "mlp", "hidden": (8,)}
-    config.method = {"name": "expert_gate", "mode": mode, "epochs": 1, "code": 4, "autoencoder_epochs": 2}
-    found.append(train(complete(config), quiet=True))
+    method = {"name": "expert_gate", "mode": mode, "epochs": 1, "code": 4, "autoencoder_epochs": 2}
+    copies = {"name": "copies", "angles": (0.0, 0.0, 20.0), "examples_per_task": 100, "size": 8}
+    found.append(train(toys.config_of(method, (8,), keys={"evaluate": "ends"}, **copies), quiet=True))
   return found
 
 

@@ -6,21 +6,16 @@ import numpy as np
 import optax
 import pytest
 
-from cljax.config import complete, default
 from cljax.methods import METHODS
 from cljax.run import train
 from cljax.types import ConfigError
 from tests import toys
 
 
-def config_of(name, **method):
-  config = default()
-  config.num_seeds, config.evaluate = 2, "ends"
-  config.stream = {"name": "split", "source": "digits", "tasks": 3 if name == "x" else 5, "valid_per_task": 30}
-  config.net = {"name": "mlp", "hidden": (32,)}
-  config.optimizer = {"name": "adam", "lr": 0.003}
-  config.method = {"name": name, "batch_size": 20, "epochs": 4, **method}
-  return complete(config)
+def trained(name, **method):
+  method = {"name": name, "batch_size": 20, "epochs": 4, **method}
+  config = toys.config_of(method, (32,), 0.003, {"evaluate": "ends"}, tasks=5, valid_per_task=30)
+  return train(config, quiet=True)
 
 
 def test_the_most_confident_expert_answers():
@@ -42,7 +37,7 @@ def test_the_most_confident_expert_answers():
 
 
 def test_the_discriminative_gate_learns_the_task_and_is_an_oracle():
-  outcome = train(config_of("discriminative", gate_epochs=20, hidden=32, gate_lr=0.01), quiet=True)
+  outcome = trained("discriminative", gate_epochs=20, hidden=32, gate_lr=0.01)
   result = outcome.result
   assert result["oracle"]
   recognition = result["readouts"]["inferred"]["task_recognition"]
@@ -56,7 +51,7 @@ def test_the_discriminative_gate_learns_the_task_and_is_an_oracle():
 
 
 def test_the_confident_gate_is_worse_than_the_one_that_saw_all():
-  confident = train(config_of("confident"), quiet=True).result
+  confident = trained("confident").result
   assert not confident["oracle"]
   assert 0.2 < confident["readouts"]["inferred"]["task_recognition"]["mean"] < 0.85
 

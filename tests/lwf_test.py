@@ -7,6 +7,7 @@ import optax
 
 from cljax.data.sample import fetch
 from cljax.methods import METHODS
+from cljax.run import train
 from cljax.types import Clock, Place, View
 from tests import toys
 
@@ -67,16 +68,9 @@ def test_one_head_is_held_to_the_classes_seen_before():
 
 def test_it_forgets_less_than_fine_tuning_on_related_tasks():
   """Split digits, three seeds: BWT nearer zero at the same learning rate."""
-  from cljax.config import complete, default
-  from cljax.run import train
-
   found = {}
   for name, keywords in (("finetune", {}), ("lwf", {"warmup_epochs": 1})):
-    config = default()
-    config.num_seeds, config.evaluate = 3, "ends"
-    config.stream = {"name": "split", "source": "digits", "tasks": 5}
-    config.optimizer = {"name": "adam", "lr": 0.003}
-    config.net = {"name": "mlp", "hidden": (32, 32)}
-    config.method = {"name": name, "batch_size": 10, "epochs": 5, **keywords}
-    found[name] = train(complete(config), quiet=True).result["metrics"]["BWT"]["mean"]
+    method = {"name": name, "batch_size": 10, "epochs": 5, **keywords}
+    config = toys.config_of(method, (32, 32), 0.003, {"num_seeds": 3, "evaluate": "ends"}, tasks=5)
+    found[name] = train(config, quiet=True).result["metrics"]["BWT"]["mean"]
   assert found["lwf"] > found["finetune"] + 0.01, found

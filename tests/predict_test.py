@@ -4,27 +4,17 @@ import numpy as np
 import pytest
 
 from cljax import parts
-from cljax.config import complete, default
 from cljax.data.sample import decode
 from cljax.predict import Predictor
 from cljax.run import train
 from cljax.types import ConfigError
-
-
-def config_of(**method):
-  config = default()
-  config.num_seeds = 2
-  config.stream = {"name": "split", "source": "digits", "tasks": 5, "valid_per_task": 30}
-  config.net = {"name": "mlp", "hidden": (16,)}
-  config.optimizer = {"name": "adam", "lr": 0.01}
-  config.method = {"name": "expert_gate", "epochs": 2, "code": 8, "autoencoder_epochs": 3, **method}
-  return complete(config)
+from tests import toys
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp("gate") / "run"
-  return folder, train(config_of(), folder, quiet=True)
+  return folder, train(toys.config_of(toys.SMALL_GATE, tasks=5, valid_per_task=30), folder, quiet=True)
 
 
 def test_it_answers_as_the_whole_state_does(run):
@@ -105,8 +95,5 @@ def test_rows_without_a_finite_error_get_no_answer(run):
 
 
 def test_a_method_without_parts_leaves_none(tmp_path):
-  config = default()
-  config.num_seeds = 1
-  config.stream = {"name": "split", "source": "digits", "tasks": 2}
-  train(complete(config), tmp_path / "run", quiet=True)
+  train(toys.config_of({"name": "finetune"}, tasks=2), tmp_path / "run", quiet=True)
   assert not (tmp_path / "run" / "parts").exists()

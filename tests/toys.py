@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
-from cljax.config import default
+from cljax.config import complete, default
 from cljax.data.sample import fetch
 from cljax.data.warp import Permutation
 from cljax.experiment import Experiment, build_timeline
@@ -97,6 +98,31 @@ def experiment(
     test_rows=np.broadcast_to(data.test.count, (len(seeds), spec.T)).astype(np.int64),
     data_hash="toy",
   )
+
+
+SMALL_GATE = {"name": "expert_gate", "epochs": 2, "code": 8, "autoencoder_epochs": 3}
+
+
+def config_of(
+  method: dict[str, Any],
+  hidden: tuple[int, ...] = (16,),
+  lr: float = 0.01,
+  keys: dict[str, Any] | None = None,
+  **stream: Any,
+) -> ConfigDict:
+  """The complete config of two seeds of an MLP under Adam on the embedded digits, split unless `stream` says else.
+
+  Args:
+    keys: of the outer level.
+    stream: fields of config.stream.
+  """
+  config = default()
+  config.update({"num_seeds": 2, **(keys or {})})
+  config.stream = {"name": "split", "source": "digits", **stream}
+  config.net = {"name": "mlp", "hidden": hidden}
+  config.optimizer = {"name": "adam", "lr": lr}
+  config.method = method
+  return complete(config)
 
 
 @flax.struct.dataclass

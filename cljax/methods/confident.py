@@ -12,7 +12,7 @@ from flax import linen as nn
 from cljax.ops import experts as grown
 from cljax.ops.losses import probabilities
 from cljax.ops.slots import parameters
-from cljax.types import Array, ConfigError, Key, Method, Outputs, Spec, View, choose
+from cljax.types import Array, ConfigError, Method, Outputs, Spec
 
 
 @flax.struct.dataclass
@@ -33,32 +33,21 @@ def confident(
   distill_weight: float = 1.0,
   distill_temperature: float = 2.0,
 ) -> Method:
-  """Experts in a chain, chosen by their own confidence; the arguments are those of `expert_gate`.
+  """Experts in a chain, chosen by their own confidence.
 
   Args:
-    parent: `previous` or `none`.
-    mode: `finetune` or `lwf`.
+    net, tx: of one expert, with one head; trained afresh for each task.
+    batch_size, epochs, warmup_epochs, distill_weight, distill_temperature: see `ops.experts.Training`.
+    parent, mode: see `ops.experts.chain`.
 
   Raises:
-    ConfigError: an unknown choice.
+    ConfigError: an unknown choice, or tasks without heads of their own.
   """
-  choose("config.method.parent", parent, ("previous", "none"))
-  always = {"finetune": grown.FINETUNE, "lwf": grown.LWF}[choose("config.method.mode", mode, ("finetune", "lwf"))]
   if spec.heads == 1:
     raise ConfigError("config.method.name='confident' compares experts of tasks: set config.stream.scenario='task'")
-  growing = grown.growing(
-    net,
-    tx,
-    spec,
-    batch_size=batch_size,
-    epochs=epochs,
-    warmup_epochs=warmup_epochs,
-    distill_weight=distill_weight,
-    distill_temperature=distill_temperature,
-  )
-
-  def decide(key: Key, state: State, view: View) -> tuple[State, Array, Array]:
-    return state, *grown.chain(parent == "previous", -1, always, view.t)
+  training = grown.Training(batch_size, epochs, warmup_epochs, distill_weight, distill_temperature)
+  growing = grown.growing(net, tx, spec, training)
+  phases = growing.phases(grown.chain(parent, mode))
 
   def apply(state: State, x: Array, slot: Array | None) -> Outputs:
     if slot is not None:
@@ -77,4 +66,4 @@ def confident(
       "mode": experts.mode,
     }
 
-  return Method(lambda key: State(growing.init(key)), growing.phases(decide), apply, report, infers=True)
+  return Method(lambda key: State(growing.init(key)), phases, apply, report, infers=True)

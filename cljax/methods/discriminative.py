@@ -19,7 +19,7 @@ from cljax.ops import early, gate
 from cljax.ops import experts as grown
 from cljax.ops.losses import mean_live
 from cljax.ops.slots import parameters
-from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View, choose
+from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
 
 
 @flax.struct.dataclass
@@ -53,9 +53,13 @@ def discriminative(
   gate_lr: float = 1e-3,
   patience: int = 3,
 ) -> Method:
-  """Experts in a chain behind a classifier of the task; the arguments of both are named as in `expert_gate`.
+  """Experts in a chain behind a classifier of the task.
 
   Args:
+    net, tx: of one expert, with one head; trained afresh for each task.
+    batch_size, epochs, warmup_epochs, distill_weight, distill_temperature: see `ops.experts.Training`.
+    parent, mode: see `ops.experts.chain`.
+    phi: frozen feature function, as in `expert_gate`.
     hidden: units of the gate.
     gate_batch, gate_epochs, gate_lr: of the gate, by Adam; an epoch is all rows of all tasks so far.
     patience: epochs without a better validation accuracy after which it rests at its best.
@@ -63,21 +67,11 @@ def discriminative(
   Raises:
     ConfigError: an unknown choice.
   """
-  choose("config.method.parent", parent, ("previous", "none"))
-  always = {"finetune": grown.FINETUNE, "lwf": grown.LWF}[choose("config.method.mode", mode, ("finetune", "lwf"))]
   T = spec.T
   features, d = feature_function(phi, spec.x_shape)
   machine, optimizer = nn.Sequential([nn.Dense(hidden), nn.relu, nn.Dense(T)]), optax.adam(gate_lr)
-  growing = grown.growing(
-    net,
-    tx,
-    spec,
-    batch_size=batch_size,
-    epochs=epochs,
-    warmup_epochs=warmup_epochs,
-    distill_weight=distill_weight,
-    distill_temperature=distill_temperature,
-  )
+  training = grown.Training(batch_size, epochs, warmup_epochs, distill_weight, distill_temperature)
+  growing = grown.growing(net, tx, spec, training)
 
   def init(key: Key) -> State:
     begin, grow = jax.random.split(key)
@@ -86,9 +80,6 @@ def discriminative(
     none = jnp.zeros(T, jnp.int32)
     best = early.begin(params)
     return State(growing.init(grow), params, optimizer.init(params), best, standard, jnp.zeros(T), none, none > 0)
-
-  def decide(key: Key, state: State, view: View) -> tuple[State, Array, Array]:
-    return state, *grown.chain(parent == "previous", -1, always, view.t)
 
   def scores(params: Any, state: State, x: Array) -> Array:
     logits: Any = machine.apply({"params": params}, gate.target_of(features, state.standard, x))
@@ -110,10 +101,8 @@ def discriminative(
       return mean_live(each, batch.live), mean_live(logits.argmax(axis=-1) == batch.task, batch.live)
 
     (value, right), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     rests = state.best.stopped | ~batch.live.any()
-    params = early.choose(rests, state.params, optax.apply_updates(state.params, updates))
-    opt_state = early.choose(rests, state.opt_state, opt_state)
+    params, opt_state = early.update(rests, optimizer, grads, state.opt_state, state.params)
     return state.replace(params=params, opt_state=opt_state), {"loss": value, "accuracy": right}
 
   def accuracy(params: Any, state: State, view: View, rows: Any) -> Array:
@@ -153,4 +142,4 @@ def discriminative(
     }
 
   fit = Phase("gate", gate_batch, step, epochs=gate_epochs, joint=True, enter=enter, tick=tick, exit=leave)
-  return Method(init, (*growing.phases(decide), fit), apply, report, infers=True)
+  return Method(init, (*growing.phases(grown.chain(parent, mode)), fit), apply, report, infers=True)

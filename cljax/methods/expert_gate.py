@@ -23,18 +23,16 @@ from flax import linen as nn
 
 from cljax.fit import mean_over
 from cljax.nets.features import FeatureFn
+from cljax.ops import autoencoders, gate
 from cljax.ops import experts as grown
-from cljax.ops import gate
-from cljax.ops.autoencoders import Gates, autoencoder_gates
 from cljax.ops.losses import probabilities
-from cljax.ops.slots import parameters, put, take
-from cljax.parts import fill, read
+from cljax.ops.slots import parameters
 from cljax.types import Array, ConfigError, Key, Method, Outputs, Routes, Serve, Spec, View, choose
 
 
 @flax.struct.dataclass
 class State:
-  gates: Gates
+  gates: autoencoders.Gates
   experts: grown.Experts
   relatedness: Array  # [T, T + 1] Rel(row's task, column's), NaN where it was not asked; column T is the root
 
@@ -71,11 +69,10 @@ def expert_gate(
 
   Args:
     net, tx: of one expert, with one head; trained afresh for each task.
-    batch_size, epochs, warmup_epochs: of an expert; the warm-up moves the new head only, where there is a parent.
+    batch_size, epochs, warmup_epochs, distill_weight, distill_temperature: of an expert, see `ops.experts.Training`.
     parent: where an expert starts: the most `related` task's, the `previous` one's, or `none`, from scratch.
     mode: `auto`, LwF above the threshold and fine-tuning below or at it; or always `lwf` or `finetune`.
     threshold: of the relatedness.
-    distill_weight, distill_temperature: of LwF's loss.
     phi: frozen feature function, a name of `nets.features.FEATURES` or pictures [B, ...] -> [B, d].
     code: hidden units of an autoencoder.
     center: the encoder sees target less mean target, and the decoder's bias starts at logit(mean); else the target.
@@ -98,7 +95,7 @@ def expert_gate(
   if mode == "auto" and parent == "none":
     raise ConfigError("config.method.parent='none' leaves nothing to learn from: set config.method.mode='finetune'")
   T = spec.T
-  gating = autoencoder_gates(
+  gating = autoencoders.autoencoder_gates(
     spec,
     phi=phi,
     code=code,
@@ -113,21 +110,15 @@ def expert_gate(
     temperature=gate_temperature,
     has_root=bool(root),
   )
-  growing = grown.growing(
-    net,
-    tx,
-    spec,
-    batch_size=batch_size,
-    epochs=epochs,
-    warmup_epochs=warmup_epochs,
-    distill_weight=distill_weight,
-    distill_temperature=distill_temperature,
-  )
+  training = grown.Training(batch_size, epochs, warmup_epochs, distill_weight, distill_temperature)
+  growing = grown.growing(net, tx, spec, training)
 
   def init(key: Key) -> State:
     begin, grow = jax.random.split(key)
-    state = State(gating.init(begin), growing.init(grow), jnp.full((T, T + 1), jnp.nan, jnp.float32))
-    return with_root(state, root) if root else state
+    gates, experts = gating.init(begin), growing.init(grow)
+    if root:
+      gates, experts = autoencoders.with_root(gates, root), grown.with_root(experts, root)
+    return State(gates, experts, jnp.full((T, T + 1), jnp.nan, jnp.float32))
 
   def decide(key: Key, state: State, view: View) -> tuple[State, Array, Array]:
     """Steps 2 and 3: relatedness on the new task's validation rows, then parent and mode."""
@@ -136,14 +127,11 @@ def expert_gate(
     earlier = state.gates.trained & (jnp.arange(T + 1) != t)
     related = jnp.where(earlier, gate.relatedness(error, error[t]), jnp.nan)
     state = state.replace(relatedness=state.relatedness.at[t].set(related))
-    known = jnp.where(earlier & jnp.isfinite(related), related, -jnp.inf)
-    always = grown.FINETUNE if mode == "finetune" else grown.LWF
-    nearest = jnp.where(jnp.isfinite(known).any(), known.argmax(), -1).astype(jnp.int32)
-    follows, _ = grown.chain(parent == "previous", T if root else -1, always, t)
-    chosen = nearest if parent == "related" else follows
-    way = jnp.where(known[jnp.maximum(chosen, 0)] > threshold, grown.LWF, grown.FINETUNE)
-    way = way if mode == "auto" else jnp.int32(always)
-    return state, chosen, jnp.where(chosen >= 0, way, grown.SCRATCH).astype(jnp.int32)
+    most = gate.gate_choice(-related)  # -1 where no relatedness is finite
+    chosen = most if parent == "related" else grown.chained(parent, t, T if root else -1)
+    if mode != "auto":
+      return state, chosen, jnp.int32(grown.MODES.index(mode))
+    return state, chosen, jnp.where(related[jnp.maximum(chosen, 0)] > threshold, grown.LWF, grown.FINETUNE)
 
   def apply(state: State, x: Array, slot: Array | None) -> Outputs:
     if slot is not None:
@@ -155,41 +143,13 @@ def expert_gate(
 
   def average(experts: grown.Experts, x: Array, routes: Routes) -> Outputs:
     """The mean probabilities of all active experts that speak of the same labels as the best."""
-    classes, labels, best = experts.classes[:T], experts.labels[:T], jnp.maximum(routes.slot, 0)
-    same = ((labels[best][:, None] == labels) & (classes[best][:, None] == classes)).all(axis=-1)
-    active = same & ((routes.probabilities > activate_above) | (jnp.arange(T) == best[:, None]))
-    each = probabilities(growing.apply_all(experts, x), classes[:, None])
+    active = gate.active(routes, experts.classes[:T], experts.labels[:T], activate_above)
+    each = probabilities(growing.apply_all(experts, x), experts.classes[:T, None])
     mean = jnp.einsum("bt,tbc->bc", active.astype(jnp.float32), each) / active.sum(axis=1, keepdims=True)
     return growing.apply(experts, x, routes.slot)._replace(logits=jnp.log(jnp.maximum(mean, 1e-30)))
 
   def parts(state: State) -> dict[str, Any]:
-    experts = state.experts
-    return {"gate": gating.export(state.gates)} | {
-      f"expert_{k}": {"net": take(experts.store, k), "classes": experts.classes[k], "labels": experts.labels[k]}
-      for k in range(T)
-    }
-
-  def with_root(state: State, path: str) -> State:
-    folder, _, name = path.rpartition("/")
-    k = int("".join(filter(str.isdigit, name)) or 0)
-    gates, experts = state.gates, state.experts
-    stored = {key: leaf[k] if "autoencoders" in key else leaf for key, leaf in read(f"{folder}/gate.npz").items()}
-    template = {"autoencoders": take(gates.store, 0), "standard": gates.standard}
-    gate_part = fill(template, stored, f"{folder}/gate.npz")
-    template = {"net": take(experts.store, 0), "classes": experts.classes[T], "labels": experts.labels[T]}
-    expert = fill(template, read(path), path)
-    experts = experts.replace(
-      store=put(experts.store, T, expert["net"]),
-      classes=experts.classes.at[T].set(expert["classes"]),
-      labels=experts.labels.at[T].set(expert["labels"]),
-      finished=experts.finished.at[T].set(True),
-    )
-    gates = gates.replace(
-      store=put(gates.store, T, gate_part["autoencoders"]),
-      standard=jax.tree.map(jnp.asarray, gate_part["standard"]),
-      trained=gates.trained.at[T].set(True),
-    )
-    return state.replace(gates=gates, experts=experts)
+    return {"gate": gating.export(state.gates)} | {f"expert_{k}": grown.part(state.experts, k) for k in range(T)}
 
   def report(state: State) -> dict[str, Array]:
     gates = state.gates

@@ -28,8 +28,6 @@ from cljax.ops.losses import accuracy, cross_entropy, rows
 from cljax.ops.slots import parameters
 from cljax.types import Array, Batch, Clock, ConfigError, Info, Key, Method, Outputs, Phase, Spec, View, choose
 
-SAMPLES = ("noisy_topk", "gumbel_topk", "gumbel_matrix", "none")
-
 
 @flax.struct.dataclass
 class State:
@@ -131,29 +129,11 @@ def routing(
     )
 
   def enter(key: Key, state: State, view: View, clock: Clock) -> State:
-    earlier = (jnp.arange(T) < view.t)[None, :, None]
-    if new_rows == "mean":
-      mean = jnp.where(earlier, state.router, 0).sum(axis=1) / jnp.maximum(view.t, 1)
-      row = jnp.where(view.t > 0, mean, state.router[:, view.t])
-    elif new_rows == "ties":
-      row = 1e-6 * jax.random.uniform(key, (L, E))
-    else:
-      return state
-    return state.replace(router=state.router.at[:, view.t].set(row))
+    return state.replace(router=select.begin_row(new_rows, key, state.router, view.t))
 
   def kept_gates(router: Array, task: Array) -> list[Array]:
     """One [B, E] a layer: the gates of evaluation, without noise."""
     return [gate_scale * select.top_k_gates(router[l], ks[l])[task] for l in range(L)]
-
-  def sample_layer(key: Key, logits: Array, sigma: Array, k: int, clock: Clock) -> Array:
-    """Gates [..., E] for logits [..., E] by `sample`."""
-    if sample == "noisy_topk":
-      return select.noisy_topk(key, logits, sigma, k)
-    if sample == "gumbel_topk":
-      return select.gumbel_topk(key, logits, noise, k)
-    if sample == "gumbel_matrix":
-      return select.gumbel_matrix(key, logits, jnp.maximum(temperature_min, temperature / jnp.sqrt(clock.total + 1.0)))
-    return select.top_k_gates(logits, k)
 
   def draw_gates(key: Key, router: Array, noise_logits: Array, batch: Batch, clock: Clock) -> tuple[list[Array], Array]:
     """One [B, E] a layer, and the auxiliary loss [] of the draw, over live rows.
@@ -163,17 +143,15 @@ def routing(
     """
     gates, loss, task = [], jnp.float32(0), batch.task
     names = task if draw == "step" else jnp.arange(len(task))
+    cooled = jnp.maximum(temperature_min, temperature / jnp.sqrt(clock.total + 1.0))
     for l in range(L):
       keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, l), names)
       sigma = noise * (jax.nn.softplus(noise_logits[l]) if learns_noise else jnp.ones((T, E)))
       logits, sigma = router[l][task], sigma[task]
-      sampled = jax.vmap(lambda key, logits, sigma, k=ks[l]: sample_layer(key, logits, sigma, k, clock))
+      sampled = jax.vmap(lambda key, logits, sigma, k=ks[l]: select.SAMPLERS[sample](key, logits, sigma, k, cooled))
       gates.append(gate_scale * sampled(keys, logits, sigma))
-      if auxiliary in ("importance", "both"):
-        loss += auxiliary_weight * select.importance_loss(gates[l], batch.live)
-      if auxiliary in ("load", "both"):
-        numbers = jax.vmap(lambda key: jax.random.normal(key, (E,)))(keys)  # those that noisy_topk drew
-        loss += auxiliary_weight * select.load_loss(logits, logits + sigma * numbers, sigma, ks[l], batch.live)
+      for each in select.balancing_losses(auxiliary, keys, gates[l], logits, sigma, ks[l], batch.live):
+        loss += auxiliary_weight * each
     return gates, loss
 
   def learn(key: Key, state: State, batch: Batch, clock: Clock) -> tuple[State, Info]:
@@ -260,7 +238,7 @@ def routing(
 
 def check(ks, L, E, sample, noise, draw, new_rows, update, auxiliary, cotrain_rows, exhausted) -> None:
   """Refuses choices that are unknown or contradict each other."""
-  choose("config.method.sample", sample, SAMPLES)
+  choose("config.method.sample", sample, select.SAMPLERS)
   choose("config.method.draw", draw, ("step", "example"))
   choose("config.method.new_rows", new_rows, ("noise", "mean", "ties"))
   choose("config.method.update", update, ("sequential", "union"))

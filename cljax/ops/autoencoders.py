@@ -16,7 +16,8 @@ from cljax.nets.autoencoder import Autoencoder
 from cljax.nets.features import FeatureFn, feature_function
 from cljax.ops import early, gate
 from cljax.ops.losses import mean_live
-from cljax.ops.slots import put
+from cljax.ops.slots import put, take
+from cljax.parts import fill, read
 from cljax.types import Array, Batch, Clock, Info, Key, Phase, Routes, Spec, View, choose
 
 
@@ -43,6 +44,15 @@ class Gating(NamedTuple):
   export: Callable[[Gates], Any]  # the tasks' gates without the root's: what routing needs
 
 
+def optimizer_of(name: str, lr: Array | float, decay: Array | float) -> optax.GradientTransformation:
+  """`adam` or `adagrad`; the weights decay, the biases do not."""
+  rules = {"adam": optax.adam, "adagrad": lambda lr: optax.adagrad(lr, 0.0, 1e-8)}
+  rule = rules[choose("config.method.autoencoder_optimizer", name, rules)]
+  return optax.chain(
+    optax.add_decayed_weights(decay, lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree)), rule(lr)
+  )
+
+
 def autoencoder_gates(
   spec: Spec,
   *,
@@ -64,14 +74,10 @@ def autoencoder_gates(
   Raises:
     ConfigError: an unknown name, or a feature function of the wrong shape.
   """
-  choose("config.method.autoencoder_optimizer", optimizer, ("adam", "adagrad"))
   T = spec.T
   features, d = feature_function(phi, spec.x_shape)
   machine = Autoencoder(d, code, kernel_init)
-  rule = {"adam": optax.adam, "adagrad": lambda lr: optax.adagrad(lr, 0.0, 1e-8)}[optimizer]
-  tx = optax.chain(
-    optax.add_decayed_weights(decay, lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree)), rule(lr)
-  )
+  tx = optimizer_of(optimizer, lr, decay)
 
   def fresh(key: Key, centre: Array) -> Any:
     params = machine.init(key, jnp.zeros((1, d)))["params"]
@@ -121,10 +127,8 @@ def autoencoder_gates(
 
     params = gates.autoencoder["params"]
     value, grads = jax.value_and_grad(loss)(params)
-    updates, opt_state = tx.update(grads, gates.opt_state, params)
     rests = gates.best.stopped | ~batch.live.any()
-    params = early.choose(rests, params, optax.apply_updates(params, updates))
-    opt_state = early.choose(rests, gates.opt_state, opt_state)
+    params, opt_state = early.update(rests, tx, grads, gates.opt_state, params)
     gates = gates.replace(autoencoder={**gates.autoencoder, "params": params}, opt_state=opt_state)
     return state.replace(gates=gates), {"loss": value}
 
@@ -174,3 +178,20 @@ def autoencoder_gates(
 
   phase = Phase("autoencode", batch_size, step, epochs=epochs, enter=enter, tick=tick, exit=leave)
   return Gating(init, phase, errors, route, export)
+
+
+def with_root(gates: Gates, path: str) -> Gates:
+  """The gates with the autoencoder beside the expert of a file, `gate.npz`, in the root's slot, and its standard.
+
+  Raises:
+    ConfigError: no such file, or autoencoders of other shapes.
+  """
+  folder, _, name = path.rpartition("/")
+  source, k = f"{folder}/gate.npz", int("".join(filter(str.isdigit, name)) or 0)
+  stored = {key: leaf[k] if "autoencoders" in key else leaf for key, leaf in read(source).items()}
+  root = fill({"autoencoders": take(gates.store, 0), "standard": gates.standard}, stored, source)
+  return gates.replace(
+    store=put(gates.store, -1, root["autoencoders"]),
+    standard=jax.tree.map(jnp.asarray, root["standard"]),
+    trained=gates.trained.at[-1].set(True),
+  )

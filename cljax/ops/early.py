@@ -5,6 +5,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import optax
 
 from cljax.types import Array
 
@@ -34,6 +35,12 @@ def measure(best: Best, params: Any, loss: Array, patience: int) -> Best:
     best.stopped | (waited >= patience),
     jnp.where(best.stopped, best.epochs, best.epochs + 1),
   )
+
+
+def update(rests: Array, tx: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
+  """(params, opt_state) after a step of the optimizer, or as they are where it rests []."""
+  updates, new = tx.update(grads, opt_state, params)
+  return choose(rests, params, optax.apply_updates(params, updates)), choose(rests, opt_state, new)
 
 
 def choose(condition: Array, yes: Any, no: Any) -> Any:

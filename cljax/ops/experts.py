@@ -2,7 +2,8 @@
 
 An expert is the net with one head. In training it also carries a copy of its parent's head, through which learning
 without forgetting (Li and Hoiem 2016) holds it to the parent's answers on the new task's rows; that head is dropped at
-the end. Methods keep the record as `state.experts` and say by `decide` where a new expert comes from.
+the end. Methods keep the record as `state.experts`, take the numbers of `Training` as keywords of their own and say by
+`decide` where a new expert comes from.
 """
 
 from collections.abc import Callable
@@ -15,10 +16,11 @@ import optax
 from flax import linen as nn
 
 from cljax.nets.heads import Heads
-from cljax.ops.early import choose
+from cljax.ops import early
 from cljax.ops.losses import accuracy, cross_entropy, distillation, mean_live
 from cljax.ops.slots import apply_by_slot, put, take
-from cljax.types import Array, Batch, Clock, ConfigError, Info, Key, Outputs, Phase, Spec, State, View
+from cljax.parts import fill, read
+from cljax.types import Array, Batch, Clock, ConfigError, Info, Key, Outputs, Phase, Spec, State, View, choose
 
 SCRATCH, FINETUNE, LWF = range(3)  # how an expert was trained
 MODES = ("scratch", "finetune", "lwf")
@@ -36,7 +38,17 @@ class Experts:
   finished: Array  # [T + 1] bool
 
 
-# (key, state, view) -> (state, parent [], mode []); parent -1 starts from scratch
+class Training(NamedTuple):
+  """How an expert learns its task: L_new + distill_weight * L_old under LwF, L_new alone in the other modes."""
+
+  batch_size: int  # rows a step
+  epochs: int  # passes over the task
+  warmup_epochs: int  # passes before these that move the new head only; an expert without a parent sits them out
+  distill_weight: Array | float  # of L_old, the `distillation` from the frozen parent
+  distill_temperature: Array | float
+
+
+# (key, state, view) -> (state, parent [], mode []); parent -1 starts from scratch, whatever the mode
 DecideFn = Callable[[Key, State, View], tuple[State, Array, Array]]
 
 
@@ -48,28 +60,15 @@ class Growing(NamedTuple):
   answer: Callable[[Any, Array], Array]  # (net of one expert, x [B, ...]) -> logits [B, C]
 
 
-def growing(
-  net: nn.Module,
-  tx: optax.GradientTransformation,
-  spec: Spec,
-  *,
-  batch_size: int,
-  epochs: int,
-  warmup_epochs: int,
-  distill_weight: float,
-  distill_temperature: float,
-) -> Growing:
-  """The functions of experts that grow.
-
-  The loss is L_new + distill_weight * L_old with L_old = `distillation` from the frozen parent for an expert in mode
-  LWF, and L_new alone in the other modes; both run the same program. A warm-up of `warmup_epochs` moves the new head
-  only; an expert without a parent sits it out.
+def growing(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, training: Training) -> Growing:
+  """The functions of experts that grow; all modes run the same program.
 
   Raises:
     ConfigError: a net without heads.
   """
   if hasattr(net, "experts") or not hasattr(net, "heads"):
     raise ConfigError("this method trains nets with heads and without gates: set config.net.name='mlp'")
+  batch_size, epochs, warmup_epochs, distill_weight, distill_temperature = training
   net, head, T, C = net.clone(heads=1, parent=None), Heads(1, spec.C, parent=None), spec.T, spec.C
 
   def run(params: Any, x: Array) -> Outputs:
@@ -90,14 +89,14 @@ def growing(
   def begin(key: Key, experts: Experts, view: View, parent: Array, mode: Array) -> Experts:
     new, has = fresh(key), parent >= 0
     old = take(experts.store, jnp.maximum(parent, 0))
-    params = {"net": choose(has, {**old, "head": new["head"]}, new), "old_head": old["head"]}
+    params = {"net": early.choose(has, {**old, "head": new["head"]}, new), "old_head": old["head"]}
     return experts.replace(
       params=params,
       opt_state=tx.init(params),
       classes=experts.classes.at[view.t].set(view.tasks.classes[view.t]),
       labels=experts.labels.at[view.t].set(view.tasks.label_unmap[view.t]),
       parent=experts.parent.at[view.t].set(parent),
-      mode=experts.mode.at[view.t].set(mode),
+      mode=experts.mode.at[view.t].set(jnp.where(has, mode, SCRATCH)),
     )
 
   def loss(params: Any, experts: Experts, batch: Batch, t: Array) -> tuple[Array, Info]:
@@ -161,7 +160,46 @@ def growing(
   return Growing(init, phases, apply, apply_all, lambda params, x: run(params, x).logits)
 
 
-def chain(follows: bool, first: int, mode: int, t: Array) -> tuple[Array, Array]:
-  """(parent [], mode []): the task before, `first` for the first task; no parent where nothing `follows`."""
-  parent = jnp.where(t > 0, t - 1, first) if follows else jnp.full_like(t, -1)
-  return parent.astype(jnp.int32), jnp.where(parent >= 0, mode, SCRATCH).astype(jnp.int32)
+def part(experts: Experts, slot: int) -> dict[str, Any]:
+  """One expert as a file of its own holds it."""
+  return {"net": take(experts.store, slot), "classes": experts.classes[slot], "labels": experts.labels[slot]}
+
+
+def with_root(experts: Experts, path: str) -> Experts:
+  """The experts with that of a file in the root's slot.
+
+  Raises:
+    ConfigError: no such file, or an expert of other shapes.
+  """
+  root = fill(part(experts, 0), read(path), path)
+  return experts.replace(
+    store=put(experts.store, -1, root["net"]),
+    classes=experts.classes.at[-1].set(root["classes"]),
+    labels=experts.labels.at[-1].set(root["labels"]),
+    finished=experts.finished.at[-1].set(True),
+  )
+
+
+def chained(parent: str, t: Array, first: int = -1) -> Array:
+  """[] int32 the parent of task t: the task before it, or `first`, if `parent` is `previous`; -1 if it is `none`."""
+  before = jnp.where(t > 0, t - 1, first) if parent == "previous" else jnp.full_like(t, -1)
+  return before.astype(jnp.int32)
+
+
+def chain(parent: str, mode: str) -> DecideFn:
+  """Experts that go on one from the other, all in one mode.
+
+  Args:
+    parent: `previous`, or `none` for experts from scratch.
+    mode: `finetune` or `lwf`.
+
+  Raises:
+    ConfigError: an unknown choice.
+  """
+  choose("config.method.parent", parent, ("previous", "none"))
+  always = MODES.index(choose("config.method.mode", mode, ("finetune", "lwf")))
+
+  def decide(key: Key, state: Any, view: View) -> tuple[Any, Array, Array]:
+    return state, chained(parent, view.t), jnp.int32(always)
+
+  return decide

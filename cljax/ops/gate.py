@@ -8,7 +8,7 @@ import optax
 
 from cljax.fit import mean_over
 from cljax.nets.features import FeatureFn
-from cljax.types import Array, Rows, View
+from cljax.types import Array, Routes, Rows, View
 
 LEAST_DEVIATION = 1e-6  # of a feature; a constant one would be divided by zero
 LEAST_ERROR = 1e-12
@@ -58,6 +58,17 @@ def gate_choice(errors: Array) -> Array:
   known = jnp.isfinite(errors)
   choice = jnp.where(known, errors, jnp.inf).argmin(axis=-1)
   return jnp.where(known.any(axis=-1), choice, -1).astype(jnp.int32)
+
+
+def active(routes: Routes, classes: Array, labels: Array, above: Array | float) -> Array:
+  """[B, T] bool: the best expert, and those of the same labels whose probability exceeds `above`.
+
+  Args:
+    classes, labels: [T, C] the live logits of each expert, and the global label of each logit.
+  """
+  best = jnp.maximum(routes.slot, 0)
+  same = ((labels[best][:, None] == labels) & (classes[best][:, None] == classes)).all(axis=-1)
+  return same & ((routes.probabilities > above) | (jnp.arange(len(labels)) == best[:, None]))
 
 
 def relatedness(error: Array, own: Array) -> Array:

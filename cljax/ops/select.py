@@ -4,6 +4,8 @@ Each function works on the last axis, E experts, whatever stands before it. Form
 and its auxiliary losses), Maziarz et al. 2019 (Gumbel-matrix routing).
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -53,6 +55,26 @@ def gumbel_matrix(key: Key, logits: Array, temperature: Array) -> Array:
   return sample / jnp.maximum(sample.sum(axis=-1, keepdims=True), 1)
 
 
+# (key, logits [..., E], sigma [..., E] or [] of the noise, k, temperature []) -> gates [..., E]
+SAMPLERS: dict[str, Callable[[Key, Array, Array, int, Array], Array]] = {
+  "noisy_topk": lambda key, logits, sigma, k, temperature: noisy_topk(key, logits, sigma, k),
+  "gumbel_topk": lambda key, logits, sigma, k, temperature: gumbel_topk(key, logits, sigma, k),
+  "gumbel_matrix": lambda key, logits, sigma, k, temperature: gumbel_matrix(key, logits, temperature),
+  "none": lambda key, logits, sigma, k, temperature: top_k_gates(logits, k),
+}
+
+
+def begin_row(how: str, key: Key, router: Array, t: Array) -> Array:
+  """R [L, T, E] as task t begins: its row as it is (`noise`), the `mean` of earlier rows, or `ties`, a random order."""
+  if how == "noise":
+    return router
+  if how == "ties":
+    return router.at[:, t].set(1e-6 * jax.random.uniform(key, router[:, 0].shape))
+  earlier = (jnp.arange(router.shape[1]) < t)[None, :, None]
+  mean = jnp.where(earlier, router, 0).sum(axis=1) / jnp.maximum(t, 1)
+  return router.at[:, t].set(jnp.where(t > 0, mean, router[:, t]))
+
+
 def unused_gates(used: Array) -> Array:
   """[..., E] equal weights over the experts that are not `used` [..., E] bool; all zero where none is left."""
   unused = ~used
@@ -86,3 +108,22 @@ def load_loss(logits: Array, noisy: Array, sigma: Array, k: int, live: Array) ->
   threshold = jnp.sort(others, axis=-1)[..., E - k]
   chance = jax.scipy.stats.norm.cdf((logits - threshold) / sigma)
   return squared_variation(jnp.where(live[:, None], chance, 0).sum(axis=0))
+
+
+def balancing_losses(
+  name: str, keys: Key, gates: Array, logits: Array, sigma: Array, k: int, live: Array
+) -> list[Array]:
+  """The `importance` loss, the `load` loss or `both` of one layer's draw; an empty list for `none`.
+
+  Args:
+    keys: [B], by which noisy_topk drew each row.
+    gates, logits, sigma: [B, E], the draw and what it was made of.
+    live: [B], the rows that count.
+  """
+  losses = []
+  if name in ("importance", "both"):
+    losses.append(importance_loss(gates, live))
+  if name in ("load", "both"):
+    drawn = jax.vmap(lambda key: jax.random.normal(key, logits.shape[-1:]))(keys)
+    losses.append(load_loss(logits, logits + sigma * drawn, sigma, k, live))
+  return losses

@@ -15,12 +15,12 @@ def parameters(tree: Any) -> Array:
   return jnp.int32(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)))
 
 
-def take(stacked: Any, slot: Array) -> Any:
+def take(stacked: Any, slot: Array | int) -> Any:
   """The tree of one slot out of leaves [T, ...]."""
   return jax.tree.map(lambda leaf: leaf[slot], stacked)
 
 
-def put(stacked: Any, slot: Array, tree: Any) -> Any:
+def put(stacked: Any, slot: Array | int, tree: Any) -> Any:
   """The leaves [T, ...] with one slot replaced."""
   return jax.tree.map(lambda all, leaf: all.at[slot].set(leaf), stacked, tree)
 

@@ -129,8 +129,8 @@ def rows(
           line.append(verdict(metric, summary["mean"], summary["std"], value))
     line += inferred_texts(result) if infers else []
     for heading in extra:
-      value = own[i].get(heading, "-")
-      line.append(value if isinstance(value, str) else cell_text(value))
+      told = own[i].get(heading, "-")
+      line.append(told if isinstance(told, str) else cell_text(told))
     table.append(line)
   return headings + extra, table
 

@@ -1,0 +1,76 @@
+"""Results made by hand: nothing is trained."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from cljax.report import store
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs"
+PUBLISHED = json.loads((CONFIGS / "papers" / "cotraining" / "published.json").read_text())
+S, T, L, E = 2, 3, 2, 4
+RIGHT = np.array(
+  [
+    [[10, 10, 10], [90, 10, -1], [80, 95, 20], [70, 85, 90]],
+    [[10, 10, 10], [90, 10, -1], [80, 95, 20], [60, 75, 80]],
+  ]
+)
+
+
+def fake(method="routing_cotrain", stream="mnist_perm", preset="paper", **changes):
+  """A result of two seeds and three tasks, with the pairs of `seen` evaluated."""
+  fields = {
+    "right": {"task": RIGHT, "class": RIGHT // 2},
+    "rows": np.full((S, T), 100),
+    "readout": "task",
+    "task_confusion": None,
+    "paper": "cotraining",
+    "preset": preset,
+    "cell": f"{stream}/{method}",
+    "method": method,
+    "stream": stream,
+    "seeds": [0, 1],
+    "oracle": method == "joint",
+    "parameters": np.int64(310700),
+    "memory_bytes": np.int32(792000),
+    "timing": {"compile_seconds": 6.0, "train_seconds": 60.0, "eval_seconds": 6.0, "steps": 9, "steps_per_second": 1.0},
+    "environment": {"devices": ["cpu"], "git_commit": "0123456789abcdef", "command": "train --config=<a>&b"},
+    "data_hash": "00ff",
+    "experiment": {"precision": "highest", "executor": "map", "device_count": 1},
+    "config": {"seed": 0, "net": {"widths": (19, 19)}},
+  }
+  return store.make_result(**(fields | changes))
+
+
+def report_arrays():
+  draw = np.random.default_rng(0)
+  return {
+    "routing": draw.random((S, T, L, T, E)),
+    "unused": draw.integers(0, E, (S, T, L)),
+    "skipped": draw.integers(0, 9, (S, T, T)),
+  }
+
+
+def summary(mean, std=None):
+  return {"mean": mean, "std": std, "values": []}
+
+
+def with_metric(result, name, mean, std=None):
+  return {**result, "metrics": {**result["metrics"], name: summary(mean, std)}}
+
+
+def leave(folder, result, arrays=None):
+  folder.mkdir(parents=True)
+  store.write_json(folder / "result.json", result)
+  if arrays:
+    store.write_report_arrays(folder / "report.npz", arrays)
+
+
+def two_streams(tmp_path):
+  """Two streams of two methods."""
+  for stream in ("mnist_perm", "mnist_rot"):
+    leave(tmp_path / stream / "er", fake("er", stream))
+    leave(tmp_path / stream / "routing", fake("routing", stream), report_arrays())
+  return tmp_path

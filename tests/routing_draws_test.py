@@ -1,0 +1,193 @@
+"""What routing draws: gates, their noise and temperature, the balancing losses of a draw, and rows that begin."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cljax.nets import RoutedMLP
+from cljax.ops import select
+from cljax.types import Clock, View
+from tests.routing_steps import (
+  BATCH,
+  REPLAY,
+  ROUTES,
+  SPEC,
+  STEPS,
+  STILL,
+  E,
+  L,
+  T,
+  at,
+  fresh,
+  make_schedule,
+  method,
+  step,
+  train,
+)
+
+
+@pytest.fixture(scope="module")
+def schedule():
+  return make_schedule()
+
+
+class Probe(RoutedMLP):
+  """A routed net that tells which gates it got, by the number of rows."""
+
+  def after_first(self, z, slot, gates):
+    jax.debug.callback(lambda *gates: PROBED.setdefault(len(gates[0]), []).append(np.stack(gates)), *gates)
+    return super().after_first(z, slot, gates)
+
+
+PROBED: dict[int, list[np.ndarray]] = {}
+
+
+PROBE = Probe(SPEC.heads, SPEC.C, (3, 3), E)
+TASKS = np.array([0, 1, 0, 1, 2, 0, 0, 1, 2])  # of the 5 current and the 4 replayed rows
+
+
+def probe(schedule, steps=2, noise=1.0, **options):
+  """{rows: [steps, L, rows, E]} gates of some steps of batches of `TASKS`, with a router of zeros."""
+  state = fresh(router=np.zeros((L, T, E)))
+  schedule = schedule.with_batch(task=np.tile(TASKS, (len(schedule.t), 1)).astype(np.int32))
+  jax.effects_barrier()
+  PROBED.clear()
+  for i in range(6, 6 + steps):
+    step(state, schedule, i, rates={**STILL, "noise": noise}, net=PROBE, learned_noise=False, **options)
+    jax.effects_barrier()
+  return {rows: np.stack(found) for rows, found in PROBED.items()}
+
+
+@pytest.mark.parametrize("sample", ["noisy_topk", "gumbel_topk", "gumbel_matrix"])
+@pytest.mark.parametrize("draw", ["step", "example"])
+def test_one_draw_a_step_or_one_a_row(schedule, sample, draw):
+  """Rows of one task share their gates under `step` and not under `example`; layers and steps draw anew."""
+  (gates,) = probe(schedule, sample=sample, draw=draw, cotrain=False, update="union").values()
+  assert gates.shape == (2, L, BATCH + REPLAY, E)
+  for task in range(T):
+    mine = gates[:, :, task == TASKS]
+    assert (mine == mine[:, :, :1]).all() == (draw == "step")
+  assert (gates[:, :, 0] != gates[:, :, 1]).any()
+  assert (gates[0] != gates[1]).any() and (gates[:, 0] != gates[:, 1]).any()
+  if sample != "gumbel_matrix":
+    np.testing.assert_allclose(gates.sum(axis=-1), 1, atol=1e-6)
+    assert ((gates > 0).sum(axis=-1) == 2).all()
+
+
+def test_the_memory_has_its_own_draw(schedule):
+  """Steps 1 and 2 draw one after the other; co-training gets equal weights, whatever the noise."""
+  found = probe(schedule, sample="noisy_topk")
+  current, replayed, cotrained = (found[rows] for rows in (BATCH, REPLAY, BATCH + REPLAY))
+  assert (current[:, :, [0]] != replayed[:, :, [0]]).any(axis=(1, 2, 3)).all()  # both of task 0
+  third = np.float32([0, 0, 1 / 3, 1 / 3, 1 / 3])
+  np.testing.assert_allclose(cotrained, np.broadcast_to(third, cotrained.shape), atol=1e-6)
+  still = probe(schedule, noise=0, sample="noisy_topk")
+  half = np.float32([0.5, 0.5, 0, 0, 0])  # ties of the zero router go to the lower index
+  np.testing.assert_allclose(still[BATCH], np.broadcast_to(half, current.shape), atol=1e-6)
+
+
+def test_gumbel_noise_has_its_scale(schedule):
+  (gates,) = probe(schedule, noise=0, sample="gumbel_topk", draw="step", cotrain=False, update="union").values()
+  np.testing.assert_allclose(gates, np.broadcast_to(np.float32([0.5, 0.5, 0, 0, 0]), gates.shape), atol=1e-6)
+
+
+def test_noise_is_learned_or_not_there(schedule):
+  """N starts at 0 and moves in the rows of seen tasks; fixed noise and other samplers do not carry it."""
+  start = jax.jit(method(sample="noisy_topk").init)(jax.random.key(0))
+  assert start.noise.shape == (L, T, E) and not start.noise.any()
+  states, _ = train(start, schedule, sample="noisy_topk")
+  for t in range(T):
+    noise = states.noise[sum(STEPS[: t + 1]) - 1]
+    assert noise[:, : t + 1].any(axis=(0, 2)).all() and not noise[:, t + 1 :].any()
+  for name in select.SAMPLERS:
+    shapes = jax.eval_shape(method(sample=name, learned_noise=name != "noisy_topk").init, jax.random.key(0))
+    assert shapes.noise.shape == (0, T, E)
+
+
+def test_temperature_falls_with_the_steps_of_the_stream(schedule):
+  """max(temperature_min, temperature / sqrt(steps + 1)): seen in R's gradient, which is that of the soft sample."""
+  start = fresh()
+
+  @jax.jit
+  def router_after(temperature, total):
+    subject = method(sample="gumbel_matrix", temperature=temperature, cotrain=False, update="union", router_lr=50.0)
+    now = at(schedule, 8)
+    clock, key = now.clock._replace(total=total), jax.random.wrap_key_data(now.key)
+    return subject.phases[0].step(key, start, now.batch, clock, View(None, None, now.t))[0].router
+
+  chex.assert_trees_all_close(router_after(50.0, 24), router_after(10.0, 0), atol=1e-6)
+  chex.assert_trees_all_close(router_after(50.0, 10**6), router_after(0.1, 0), atol=1e-6)  # at the least
+  hot, cold = (np.abs(router_after(temperature, 0) - start.router).max() for temperature in (50.0, 1.0))
+  assert cold > 5 * hot > 0
+
+
+# Balancing losses.
+
+
+def test_balancing_losses_move_the_router_by_their_gradient(schedule):
+  """R's step gains rate * weight * gradient of CV^2 over the live rows of the very draw; the experts' does not."""
+  start, i = fresh(router=ROUTES / 4), STEPS[0] + STEPS[1] - 1
+  live = schedule.batch.live[i]
+  assert 0 < live.sum() < len(live)
+  key = jax.random.split(jax.random.wrap_key_data(schedule.key[i]))[0]
+
+  def losses(router):
+    task, ones = schedule.batch.task[i][live], jnp.ones(live.sum(), bool)
+    importance = load = 0.0
+    for l in range(L):
+      draws = [jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, l), t), (E,)) for t in range(T)]
+      noisy = router[l] + jnp.stack(draws)
+      importance += select.importance_loss(select.top_k_gates(noisy, 2)[task], ones)
+      load += select.load_loss(router[l][task], noisy[task], jnp.ones((len(task), E)), 2, ones)
+    return importance, load
+
+  gradients = jax.jit(jax.jacrev(losses))(start.router)
+  options = {"sample": "noisy_topk", "cotrain": False, "update": "union", "learned_noise": False}
+  rates = {"router_lr": 1, "auxiliary_weight": 0.1}
+  for name, expected in {"importance": gradients[0], "load": gradients[1], "both": sum(gradients)}.items():
+    after = step(start, schedule, i, rates=rates, auxiliary=name, **options)
+    plain = step(start, schedule, i, rates={**rates, "auxiliary_weight": 0}, auxiliary=name, **options)
+    chex.assert_trees_all_close(after.router, plain.router - 0.1 * expected, atol=1e-5)
+    assert np.abs(after.router - plain.router).max() > 1e-4
+    chex.assert_trees_all_close(after.params, plain.params, atol=1e-6)
+
+
+# New rows.
+
+
+def test_new_rows():
+  """As initialised, the mean of the earlier rows, or equal up to a random order; other rows stay."""
+  state = fresh(router=np.random.default_rng(0).normal(size=(L, T, E)))
+  clock = Clock(*[jnp.int32(0)] * 4)
+
+  def enter_with(name):
+    enter = method(new_rows=name).phases[0].enter
+    return jax.jit(lambda key, state, t: enter(key, state, View(None, None, t), clock))
+
+  enter = {name: enter_with(name) for name in ("noise", "mean", "ties")}
+  key = jax.random.key(0)
+  chex.assert_trees_all_equal(enter["noise"](key, state, 1), state)
+  chex.assert_trees_all_equal(enter["mean"](key, state, 0), state)
+  for t in (1, 2):
+    after = enter["mean"](key, state, t)
+    expected = np.asarray(state.router).copy()
+    expected[:, t] = expected[:, :t].mean(axis=1)
+    chex.assert_trees_all_close(after, state.replace(router=expected), atol=1e-6)
+  orders = set()
+  for t in range(T):
+    for seed in range(4):
+      after = enter["ties"](jax.random.key(seed), state, t)
+      new = np.asarray(after.router[:, t])
+      assert new.min() >= 0 and new.max() <= 1e-6 and len(np.unique(new)) == L * E
+      chex.assert_trees_all_equal(after.replace(router=after.router.at[:, t].set(state.router[:, t])), state)
+      orders |= {tuple(np.argsort(row)) for row in new}
+  assert len(orders) > 6
+
+
+def test_the_first_router_has_the_scale_asked_for():
+  net = RoutedMLP(SPEC.heads, SPEC.C, widths=(1, 1), experts=400)
+  for scale in (0.01, 2.0):
+    router = jax.jit(lambda key, scale=scale: method(net, router_init=scale).init(key).router)(jax.random.key(0))
+    np.testing.assert_allclose(np.std(router), scale, rtol=0.1)

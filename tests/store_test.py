@@ -1,0 +1,182 @@
+"""Result files: what one holds, how it is written and read, what is found and what differs."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from etils import epath
+
+from cljax.report import store
+from cljax.types import ConfigError
+from tests.results import RIGHT, S, T, fake, leave, report_arrays, two_streams
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  return two_streams(tmp_path)
+
+
+def test_a_result_has_the_documented_fields_and_json_types():
+  result = fake()
+  assert list(result) == list(store.FIELDS) and all(store.FIELDS.values())
+  assert json.loads(json.dumps(result, allow_nan=False)) == result
+  assert result["accuracy"][0] == [[0.1, 0.1, 0.1], [0.9, 0.1, None], [0.8, 0.95, 0.2], [0.7, 0.85, 0.9]]
+  assert result["metrics"]["ACC"]["mean"] == pytest.approx(0.766667, abs=5e-7)
+  assert result["metrics"]["BWT"]["values"] == [pytest.approx(-0.15), pytest.approx(-0.25)]
+  assert list(result["readouts"]) == ["class"] and result["readouts"]["class"]["accuracy"][1][3] == [0.3, 0.37, 0.4]
+  assert result["readouts"]["class"]["metrics"]["ACC"]["values"][0] == pytest.approx((0.35 + 0.42 + 0.45) / 3)
+
+
+def test_test_rows_may_be_the_same_for_all_seeds_and_differ_by_task():
+  found = store.shares(RIGHT, np.array([100, 200, 400]))
+  assert found[1, 3].tolist() == [0.6, 0.375, 0.2] and np.isnan(found[0, 1, 2])
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown"])
+def test_a_result_with_other_fields_is_refused(change):
+  with pytest.raises(ValueError, match="paper" if change == "missing" else "colour"):
+    if change == "unknown":
+      fake(colour="red")
+    else:
+      store.make_result(right={"task": RIGHT}, rows=np.full((S, T), 100), readout="task", task_confusion=None)
+
+
+def test_a_result_survives_its_file(tmp_path):
+  result = fake(task_confusion=np.arange(S * T * T).reshape(S, T, T))
+  store.write_json(tmp_path / "result.json", result)
+  assert store.read_result(tmp_path / "result.json") == result
+  text = (tmp_path / "result.json").read_text()
+  assert '\n "seeds": [0, 1],\n' in text and "NaN" not in text and '\n  "executor": "map"' in text
+
+
+def test_numpy_nan_and_tuples_become_json(tmp_path):
+  value = {"a": np.float32(0.5), "b": (np.int64(1), float("nan")), "c": np.array([[True]]), "d": None, "e": "x"}
+  store.write_json(tmp_path / "v.json", value)
+  assert json.loads((tmp_path / "v.json").read_text()) == {"a": 0.5, "b": [1, None], "c": [[True]], "d": None, "e": "x"}
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, fails):
+  path = tmp_path / "result.json"
+  store.write_json(path, {"old": 1})
+
+  def full(*_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(os, fails, full)
+  with pytest.raises(OSError, match=r"No space left on device; .*result\.json could not be written"):
+    store.write_json(path, {"new": 2})
+  assert json.loads(path.read_text()) == {"old": 1} and [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_kill_in_the_middle_leaves_the_old_file(tmp_path, monkeypatch):
+  """The new content is whole and on the disk before it gets the name."""
+  path, seen = tmp_path / "result.json", []
+  store.write_json(path, {"old": 1})
+
+  def killed(source, target):
+    seen.append((json.loads(Path(source).read_text()), json.loads(path.read_text()), Path(source).parent))
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(os, "replace", killed)
+  with pytest.raises(KeyboardInterrupt):
+    store.write_json(path, {"new": 2})
+  assert seen == [({"new": 2}, {"old": 1}, tmp_path)] and json.loads(path.read_text()) == {"old": 1}
+
+
+def broken(change):
+  result = fake()
+  if change == "another schema":
+    result["schema"] += 1
+  if change == "a field less":
+    del result["data_hash"]
+  text = json.dumps(result)
+  return {"cut off": text[:100], "no object": "[]", "no text": "\udcff", "empty": ""}.get(change, text)
+
+
+@pytest.mark.parametrize(
+  ("change", "says"),
+  [
+    ("cut off", "damaged"),
+    ("empty", "damaged"),
+    ("no text", "damaged"),
+    ("no object", "schema 3"),
+    ("another schema", "schema 3"),
+    ("a field less", "data_hash"),
+  ],
+)
+def test_a_damaged_result_is_named(tmp_path, change, says):
+  path = tmp_path / "result.json"
+  path.write_bytes(broken(change).encode(errors="surrogateescape"))
+  with pytest.raises(ConfigError, match=says) as caught:
+    store.read_result(path)
+  assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_results_are_found_sorted_and_below_their_work_dir(workdir):
+  found = store.find_results(workdir)
+  assert [path for path, _, _ in found] == ["mnist_perm/er", "mnist_perm/routing", "mnist_rot/er", "mnist_rot/routing"]
+  assert [result["cell"] for _, result, _ in found] == [path for path, _, _ in found]
+  assert [folder for _, _, folder in found] == [epath.Path(workdir) / path for path, _, _ in found]
+  assert [path for path, _, _ in store.find_results(workdir / "mnist_rot" / "er")] == ["."]
+
+
+def test_no_results_is_an_error_that_says_what_to_type(tmp_path):
+  with pytest.raises(ConfigError, match=r"holds no result\.json.*python -m launch\.train"):
+    store.find_results(tmp_path)
+  with pytest.raises(ConfigError, match="nowhere does not exist"):
+    store.find_results(tmp_path / "nowhere")
+
+
+def test_report_arrays_survive_their_file(tmp_path):
+  arrays = report_arrays()
+  store.write_report_arrays(tmp_path / "report.npz", arrays)
+  found = store.read_report_arrays(tmp_path)
+  assert set(found) == set(arrays)
+  for name, array in arrays.items():
+    np.testing.assert_array_equal(found[name], array)
+    assert found[name].dtype == array.dtype
+  assert store.read_report_arrays(tmp_path / "elsewhere") == {}
+
+
+@pytest.mark.parametrize("kept", [0, 10, 400])
+def test_damaged_report_arrays_are_named(tmp_path, kept):
+  store.write_report_arrays(tmp_path / "report.npz", report_arrays())
+  content = (tmp_path / "report.npz").read_bytes()
+  (tmp_path / "report.npz").write_bytes(content[:kept])
+  with pytest.raises(ConfigError, match=r"report\.npz is damaged"):
+    store.read_report_arrays(tmp_path)
+
+
+def test_flipped_bits_of_report_arrays_are_seen(tmp_path):
+  store.write_report_arrays(tmp_path / "report.npz", report_arrays())
+  content = bytearray((tmp_path / "report.npz").read_bytes())
+  content[300] ^= 255
+  (tmp_path / "report.npz").write_bytes(content)
+  with pytest.raises(ConfigError, match=r"report\.npz is damaged"):
+    store.read_report_arrays(tmp_path)
+
+
+def test_equal_results_may_differ_in_time_and_place_only():
+  other = fake()
+  other["timing"] = {"train_seconds": 1.0}
+  other["environment"] = {}
+  assert store.equal(fake(), other) == []
+  other["config"]["net"]["widths"] = [20, 20]
+  other["config"]["timing"] = 1
+  other["accuracy"][1][3][2] += 1e-9
+  del other["data_hash"]
+  assert store.equal(fake(), other) == ["accuracy", "config.net.widths", "config.timing", "data_hash"]
+  assert store.equal(other, fake()) == store.equal(fake(), other)
+
+
+def test_work_dirs_are_compared_cell_by_cell(tmp_path):
+  leave(tmp_path / "a" / "er", fake("er"))
+  leave(tmp_path / "a" / "routing", fake("routing"))
+  leave(tmp_path / "b" / "er", fake("er", timing={}))
+  leave(tmp_path / "b" / "routing", fake("routing", parameters=1))
+  leave(tmp_path / "b" / "joint", fake("joint"))
+  found = store.compare(tmp_path / "a", tmp_path / "b")
+  assert found == {"er": [], "joint": [f"only in {tmp_path / 'b'}"], "routing": ["parameters"]}
