@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import optax
+from flax import linen as nn
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -108,7 +109,7 @@ def keywords(section: str, fields: dict[str, Any], factory: Callable, given: tup
     ConfigError: a field that the factory does not take, or one that it needs and did not get.
   """
   parameters = inspect.signature(factory).parameters
-  allowed = [name for name in parameters if name not in (*given, "parent", "name")]
+  allowed = [name for name in parameters if name not in (*given, *hidden(factory))]
   for name in fields:
     choose(f"config.{section} field", name, allowed)
   for name in allowed:
@@ -239,7 +240,12 @@ def with_values(config: ConfigDict, values: Mapping[str, float]) -> ConfigDict:
 def defaults(factory: Callable, given: int) -> dict[str, Any]:
   """Keywords and defaults of a factory, without the first `given` that the engine passes."""
   parameters = list(inspect.signature(factory).parameters.values())[given:]
-  return {parameter.name: parameter.default for parameter in parameters if parameter.name not in ("parent", "name")}
+  return {parameter.name: parameter.default for parameter in parameters if parameter.name not in hidden(factory)}
+
+
+def hidden(factory: Callable) -> tuple[str, ...]:
+  """Parameters of a net that linen adds and nobody sets."""
+  return ("parent", "name") if isinstance(factory, type) and issubclass(factory, nn.Module) else ()
 
 
 def section(config: ConfigDict, name: str, table: dict[str, Any]) -> tuple[Callable, dict[str, Any]]:

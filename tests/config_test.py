@@ -101,3 +101,16 @@ def test_labels_do_not_outlive_what_they_say(override, labels):
   it = load_config(TABLE).get_config("stream=mnist_perm,method=er")
   relabel(it, override)
   assert (it.paper, it.preset, it.cell) == labels
+
+
+def test_a_method_may_call_a_keyword_parent():
+  """What linen adds to every net is hidden for nets alone."""
+  it = default()
+  it.update_from_flattened_dict({"stream.name": "split", "method.name": "confident"})
+  assert "parent" in complete(it).method and "parent" not in complete(it).net
+  it = default()
+  it.update_from_flattened_dict({"stream.name": "split", "method.name": "confident", "method.parent": "previous"})
+  assert build(complete(it)).method.phases
+  it.net.parent = "previous"
+  with pytest.raises(ConfigError, match="config.net"):
+    build(complete(it))

@@ -24,6 +24,7 @@ def fake(method="routing_cotrain", stream="mnist_perm", preset="paper", **change
   fields = {
     "right": {"task": RIGHT, "class": RIGHT // 2},
     "rows": np.full((S, T), 100),
+    "train_rows": np.full((S, T), 600),
     "readout": "task",
     "task_confusion": None,
     "paper": "cotraining",

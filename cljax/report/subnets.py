@@ -70,7 +70,8 @@ def after_consolidation(result: Result) -> tuple[list[float], list[float]]:
 
 def columns(result: Result) -> dict[str, Summary | str]:
   """{heading: summary over seeds, or a text} of what such a method tells; {} for others."""
-  report, found = result["report"], {}
+  report = result["report"]
+  found: dict[str, Summary | str] = {}
   if "frozen_hidden" in report:
     found["experts"] = spread([float(np.max(own) + 1) for own in report["expert"]])
     found["hidden weights frozen"] = spread(hidden_frozen(result))
