@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from cljax.nets import MLP
+from cljax.nets import CNN, MLP
 from cljax.ops import masks, onset, saliency
 from cljax.types import ConfigError
 
@@ -70,23 +70,30 @@ def test_a_frozen_weight_keeps_its_bits_under_adam():
   np.testing.assert_array_equal(masks.step_free(weights, updates, ~frozen), weights + updates)
 
 
-def net_and_rows(B=6):
-  net = MLP(heads=1, classes=5, hidden=(7, 4))
-  x, y = jax.random.uniform(jax.random.key(2), (B, 3, 3, 1)), jnp.arange(B) % 5
+def net_and_rows(B=6, net=None):
+  net = net or MLP(heads=1, classes=5, hidden=(7, 4))
+  x, y = jax.random.uniform(jax.random.key(2), (B, 5, 5, 2)), jnp.arange(B) % 5
   params = net.init(jax.random.key(3), x, jnp.zeros(B, jnp.int32))["params"]
   return net, params, x, y
 
 
+NETWORKS = {
+  "mlp": MLP(heads=1, classes=5, hidden=(7, 4)),
+  "cnn": CNN(heads=1, classes=5, channels=(3, 4), hidden=(6,)),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("kind", saliency.KINDS)
-def test_scores_equal_those_of_every_example_s_own_gradient(kind):
-  net, params, x, y = net_and_rows()
+def test_scores_equal_those_of_every_example_s_own_gradient(kind, network):
+  net, params, x, y = net_and_rows(net=NETWORKS[network])
 
   def one(params, x, y):
     logits = net.apply({"params": params}, x[None], jnp.zeros(1, jnp.int32)).logits
     return optax.softmax_cross_entropy_with_integer_labels(logits, y[None])[0]
 
   each = jax.vmap(jax.grad(one), (None, 0, 0))(params, x, y)
-  each = {"first": each["first"]["kernel"], "hidden_1": each["hidden_1"]["kernel"], "head": each["head"]["kernel"]}
+  each = {name: layer["kernel"] for name, layer in each.items()}
   weights = saliency.kernels(params)
   assert set(weights) == set(each)
   wanted = {
@@ -94,12 +101,19 @@ def test_scores_equal_those_of_every_example_s_own_gradient(kind):
     "taylor": {name: jnp.abs(g * weights[name]).mean(axis=0) for name, g in each.items()},
     "fisher": {name: (g**2).mean(axis=0) for name, g in each.items()},
   }[kind]
-  found = saliency.dense_scores(
-    net, params, x, jnp.zeros(6, jnp.int32),
-    lambda out: optax.softmax_cross_entropy_with_integer_labels(out.logits, y), kind,
-  )  # fmt: skip
+  zero = jnp.zeros(6, jnp.int32)
+
+  def losses(out):
+    return optax.softmax_cross_entropy_with_integer_labels(out.logits, y)
+
+  found = saliency.dense_scores(net, params, x, zero, losses, kind)
   for name, score in found.items():
     np.testing.assert_allclose(score, wanted[name], atol=1e-6, err_msg=name)
+  if kind == "grad":
+    _, inputs, slopes = saliency.slopes(net, params, x, zero, losses)
+    layers = tuple(wanted)[:-1]
+    mean = np.concatenate([np.asarray(wanted[name]).ravel() for name in layers]).mean()
+    np.testing.assert_allclose(saliency.mean_score(inputs, slopes, layers, jnp.ones(6, bool)), mean, rtol=1e-5)
 
 
 def test_opposite_gradients_do_not_cancel():

@@ -1,6 +1,7 @@
 """The table of nets: `config.net.name` picks one here; each takes `heads` and `classes` beside its own fields."""
 
+from cljax.nets.cnn import CNN
 from cljax.nets.mlp import MLP
 from cljax.nets.routed import RoutedMLP
 
-NETS = {"mlp": MLP, "routed_mlp": RoutedMLP}
+NETS = {"cnn": CNN, "mlp": MLP, "routed_mlp": RoutedMLP}
