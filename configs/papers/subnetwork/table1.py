@@ -7,7 +7,8 @@ COMMAND, all cells of a preset (resumable, finished cells are skipped):
   python -m launch.reproduce --paper=subnetwork --preset=robust --workdir=W
 
 Streams: `pairs`, the paper's six tasks (1,5) (2,6) (3,7) (4,8) (5,9) (0,2) of MNIST; `long`, twenty tasks, five pairs
-of MNIST and five of Fashion-MNIST, then all ten through a permutation of the pixels, under one head of twenty.
+of MNIST and five of Fashion-MNIST, then all ten through a permutation of the pixels, under one head of twenty;
+`fashion`, five pairs of Fashion-MNIST for a small convolutional net.
 
 Methods: `subnetwork` is told where tasks begin; `subnetwork_detected` is not, nor are `detected_pseudo` (scores by the
 net's own answers), `detected_last` (the mask of the task before) and `detected_loss` (the loss is watched).
@@ -25,7 +26,7 @@ from ml_collections import ConfigDict
 from cljax.config import complete, default, variant
 
 PRESETS = ("robust", "paper", "smoke")
-STREAMS = ("pairs", "long")
+STREAMS = ("pairs", "fashion", "long")
 DETECTED: dict[str, dict[str, Any]] = {
   "subnetwork_detected": {},
   "detected_pseudo": {"pseudo_labels": True},
@@ -45,7 +46,11 @@ SHARED: dict[str, dict[str, Any]] = {
 }
 BASELINES: dict[str, dict[str, Any]] = {"finetune": {"name": "finetune"}, "er": {"name": "er", "replay": 32}}
 METHODS = ("subnetwork", *DETECTED, *SHARED, *BASELINES)
-ROWS = {"pairs": METHODS, "long": ("subnetwork", "subnetwork_detected", *SHARED, *BASELINES)}
+ROWS = {
+  "pairs": METHODS,
+  "fashion": ("subnetwork", "subnetwork_detected", "finetune"),
+  "long": ("subnetwork", "subnetwork_detected", *SHARED, *BASELINES),
+}
 PAIRS = tuple((label, label + 1) for label in range(0, 20, 2))
 
 
@@ -79,6 +84,11 @@ def get_config(arg: str = "") -> ConfigDict:
   config.stream = {"name": "subsets", "source": "mnist"}
   own = {"name": "subnetwork", **DETECTED.get(method, {}), **SHARED.get(method, {})}
   config.method = {"batch_size": 32, "epochs": 5, **(BASELINES.get(method) or own)}
+  if stream == "fashion":
+    config.stream.update({"source": "fashion_mnist", "classes": PAIRS[:5]})
+    config.net = {"name": "cnn"}
+    if method not in BASELINES:
+      config.method.fractions = (0.3, 0.15, 0.04, 0.1)
   if stream == "long":
     config.stream.update({"source": "mnist+fashion_mnist", "classes": PAIRS, "permuted_rounds": 1})
     config.method.epochs = 3
@@ -93,12 +103,18 @@ def get_config(arg: str = "") -> ConfigDict:
   if preset == "smoke":
     config.num_seeds = 2
     config.stream.source = "digits"
-    config.net.hidden = (64, 64)
+    config.net.hidden = (64,) if stream == "fashion" else (64, 64)
     if stream == "long":
       config.stream.classes = PAIRS[:5]
     config.method.epochs = 15
     if method not in BASELINES:
-      config.method.update({"fractions": (0.1, 0.1, 0.1), "warmup": 40, "onset_history": 20})
+      config.method.update(
+        {
+          "fractions": (0.3, 0.15, 0.1, 0.1) if stream == "fashion" else (0.1, 0.1, 0.1),
+          "warmup": 40,
+          "onset_history": 20,
+        }
+      )
   if method in DETECTED:
     config.stream.update({"boundaries": False, "passes": config.method.epochs})
     config.method.epochs = 1
