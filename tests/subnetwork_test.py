@@ -15,6 +15,7 @@ from cljax.methods import METHODS
 from cljax.monitor import Monitor
 from cljax.ops import masks
 from cljax.ops.infer import mean_entropy
+from cljax.ops.subnets import book_of, deviations
 from cljax.run import compile_events, train
 from cljax.types import ConfigError
 from tests import toys
@@ -181,6 +182,50 @@ def test_variants_train_and_keep_what_they_froze(keywords):
   R = run.carry.right["task"][0]
   assert R[1, 0] == R[-1, 0]
   assert (np.asarray(run.report("frozen_share"))[0] > 0).all()
+
+
+def test_each_task_may_have_biases_of_its_own():
+  run = Run((30, 23), **{**OPEN, "bias": "per_task"})
+  first, last = (kept.learner.subnets for kept in run.kept)
+  for path, biases in last.biases.items():
+    np.testing.assert_array_equal(biases[0], first.biases[path][0])
+    assert not np.array_equal(biases[0], biases[1])
+
+
+def test_a_task_may_use_the_weights_of_similar_tasks_only():
+  overlap = shared().report("overlap")
+  limit = float((overlap[2, 0] + overlap[2, 1]) / 2)
+  run = Run(**{**OPEN, "overlap_from": limit, "forward_from": "similar"})
+  subnets, found = run.state.learner.subnets, run.report("overlap")
+  same = subnets.expert_of[:, None] == subnets.expert_of
+  np.testing.assert_array_equal(subnets.sees, same & (np.nan_to_num(found, nan=-1) >= limit) & np.tri(3, 3, -1, bool))
+  assert 0 < int(subnets.sees.sum()) < 3
+  assert run.carry.right["task"][0, 1, 0] == run.carry.right["task"][0, -1, 0]
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_deviations_are_stored_scores_less_those_of_the_rows(labels):
+  """By a loop over layers and slots, from the bits and the stored numbers."""
+  run = shared()
+  subnets, net = run.state.learner.subnets, toys.wide_mlp(run.spec)
+  x = (jnp.asarray(run.data.test_bank.x[:3] / np.float32(255)) - 0.5) / 0.5
+  y = jnp.asarray(run.data.test_bank.y[:3]) if labels else None
+  found, zero = deviations(net, subnets, x, y), jnp.zeros(3, jnp.int32)
+  pages = book_of(subnets)
+  for s in range(3):
+    params = pages.net_of(subnets, s)
+    answers = net.apply({"params": params}, x, zero).logits.argmax(axis=-1) if y is None else y
+
+    def loss(params, x, y):
+      logits = net.apply({"params": params}, x[None], zero[:1]).logits
+      return optax.softmax_cross_entropy_with_integer_labels(logits, y[None])[0]
+
+    each = jax.vmap(jax.grad(loss), (None, 0, 0))(params, x, answers)
+    for l, name in enumerate(("first", "hidden_1", "head")):
+      mask = np.unpackbits(np.asarray(subnets.bits[name][s]))[: params[name]["kernel"].size].astype(bool)
+      stored = np.asarray(subnets.scores[name][s], np.float32)[: mask.sum()] * float(subnets.means[s, l])
+      gradient = np.abs(np.asarray(each[name]["kernel"])).mean(axis=0).ravel()[mask]
+      assert float(found[s, l]) == pytest.approx((stored - gradient).sum(), rel=1e-3, abs=1e-4)
 
 
 def test_accuracy_selects_the_smallest_share_that_keeps_it():

@@ -64,6 +64,8 @@ def subnetwork(
   deviation_up_to: float = 2.0,
   capacity_hidden: float = 0.6,
   capacity_output: float = 0.9,
+  forward_from: str = "all_frozen",
+  bias: str = "first",
   infer: str = "entropy",
   watch: str = "scores",
   pseudo_labels: bool = False,
@@ -92,6 +94,9 @@ def subnetwork(
     recurring_below: nats; a task whose first rows have at most this loss through a known subnetwork is that task again.
     overlap_from, deviation_up_to: of the scores with some task of an expert, over its hidden layers, to share it.
     capacity_hidden, capacity_output: the most that may be frozen of a hidden and of the last layer to share it.
+    forward_from: the frozen weights that a task uses beside its own: `all_frozen` of its expert, or those of its
+      `similar` tasks, by the two bounds above.
+    bias: `first`, biases move in an expert's first task only; `per_task`, each task keeps a copy of its own.
     infer: how the task is found from a batch, a rule of `ops.infer.RULES`; `oracle`: it has to be given.
     watch: what an onset raises: `scores`, the mean of |dL/dw| over all hidden weights; `last`, over the mask of the
       task before; `loss`. With `pseudo_labels` the net's own answers stand for the labels.
@@ -135,6 +140,8 @@ def subnetwork(
     deviation_up_to=deviation_up_to,
     capacity_hidden=capacity_hidden,
     capacity_output=capacity_output,
+    forward_from=forward_from,
+    bias=bias,
     infer=infer,
   )
   mix = mixture(net, tx, spec, rules)

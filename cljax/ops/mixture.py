@@ -29,6 +29,7 @@ class Learner:
   opt_state: Any
   subnets: Subnets
   frozen: Layers  # bool, weights of the expert in training that belong to a finished slot
+  sees: Layers  # bool, those of them that the slot in training uses
   own: Layers  # bool, the mask of the slot in training
   slot: Array  # [] int32, in training
   reused: Array  # [] bool, the task was known: nothing is trained
@@ -54,6 +55,8 @@ class Rules(NamedTuple):
   deviation_up_to: Array | float
   capacity_hidden: Array | float
   capacity_output: Array | float
+  forward_from: str
+  bias: str
   infer: str
 
 
@@ -79,6 +82,8 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
     ConfigError: an unknown choice, or shares that do not fit the net.
   """
   choose("config.method.score", rules.score, KINDS)
+  choose("config.method.forward_from", rules.forward_from, ("all_frozen", "similar"))
+  choose("config.method.bias", rules.bias, ("first", "per_task"))
   choose("config.method.infer", rules.infer, (*RULES, "oracle"))
   net, E, S, R = net.clone(parent=None), rules.experts, rules.slots, rules.decisions
 
@@ -91,7 +96,8 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
   def fresh(key: Key) -> Any:
     return net.init(key, jnp.zeros((1, *spec.x_shape)), jnp.zeros(1, jnp.int32))["params"]
 
-  pages = book(fresh, E, S, lambda name, l, size: most(rules.select, rules.fractions, l, size))
+  own_biases = rules.bias == "per_task"
+  pages = book(fresh, E, S, lambda name, l, size: most(rules.select, rules.fractions, l, size), own_biases)
   order, counts = pages.order, pages.room
 
   def each_loss(logits: Array, y: Array) -> Array:
@@ -124,7 +130,7 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
     params, off = take(subnets.store, jnp.int32(0)), jnp.array(False)
     none = pages.joined(subnets, subnets.done)
     unasked = jnp.full((R, S), jnp.nan, jnp.float32)
-    return Learner(params, tx.init(params), subnets, none, none, jnp.int32(-1), off, off, unasked, unasked)
+    return Learner(params, tx.init(params), subnets, none, none, none, jnp.int32(-1), off, off, unasked, unasked)
 
   def decide(key: Key, state: Learner, batch: Batch, turn: Array, reopens: Array) -> Learner:
     """A known task, a shared expert or a new one (3.3, 3.4).
@@ -136,6 +142,7 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
     """
     subnets = state.subnets
     done, expert_of = subnets.done, subnets.expert_of
+    asked = done
     losses = over_live(lambda s: judge(pages.net_of(subnets, s), batch)[0], done)
     losses = jnp.where(done, losses, jnp.inf)
     known = losses.min() <= rules.recurring_below
@@ -151,23 +158,29 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
     params = either(known | good.any(), take(subnets.store, expert), fresh(key))
     opened = jnp.where(known | full, expert_of, expert_of.at[slot].set(expert, mode="drop"))
     again = known & reopens[slot]
-    subnets = subnets.replace(expert_of=opened, done=done & ~(again & (jnp.arange(S) == slot)))
+    done = done & ~(again & (jnp.arange(S) == slot))
+    sees = done & (opened == expert)
+    if rules.forward_from == "similar":
+      sees &= (overlap >= rules.overlap_from) & (deviation <= rules.deviation_up_to)
+    writes = jnp.where(full | (known & ~again), S, slot)
+    subnets = subnets.replace(expert_of=opened, done=done, sees=subnets.sees.at[writes].set(sees, mode="drop"))
     return state.replace(
       params=params,
       opt_state=tx.init(params),
       subnets=subnets,
       frozen=pages.joined(subnets, pages.of_expert(subnets, expert)),
+      sees=pages.joined(subnets, sees),
       slot=jnp.where(full, -1, slot).astype(jnp.int32),
       reused=known & ~again,
       full=full,
-      overlap=state.overlap.at[turn].set(jnp.where(done, overlap, jnp.nan), mode="drop"),
-      deviation=state.deviation.at[turn].set(jnp.where(done, deviation, jnp.nan), mode="drop"),
+      overlap=state.overlap.at[turn].set(jnp.where(asked, overlap, jnp.nan), mode="drop"),
+      deviation=state.deviation.at[turn].set(jnp.where(asked, deviation, jnp.nan), mode="drop"),
     )
 
   def learn(state: Learner, batch: Batch, alone: bool) -> tuple[Learner, Info]:
     """A step on the whole net, or on the task's subnetwork `alone`. Frozen weights keep their bits; so do the biases of
-    an expert that has finished a task."""
-    inside = {name: state.own[name] | state.frozen[name] for name in order}
+    an expert that has finished a task, unless each task has its own."""
+    inside = {name: state.own[name] | state.sees[name] for name in order}
 
     def loss(params):
       value, right = judge(masked(params, inside) if alone else params, batch)
@@ -177,7 +190,8 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     later = pages.of_expert(state.subnets, state.subnets.expert_of[state.slot]).any()
     held = {name: state.frozen[name] | ~state.own[name] if alone else state.frozen[name] for name in order}
-    held = by_layer(lambda leaf, mask: mask, lambda leaf: jnp.broadcast_to(later, leaf.shape), state.params, held)
+    rest = later & ~own_biases
+    held = by_layer(lambda leaf, mask: mask, lambda path, leaf: jnp.broadcast_to(rest, leaf.shape), state.params, held)
     rests = state.reused | state.full | ~batch.live.any()
     params = either(rests, state.params, masks.step_free(state.params, updates, held))
     return state.replace(params=params, opt_state=either(rests, state.opt_state, opt_state)), info
@@ -192,7 +206,7 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
     scores = scores_of(state.params, scored.x, scored.y, scored.live)
 
     def accuracy_of(own):
-      return judge(masked(state.params, {name: own[name] | state.frozen[name] for name in order}), kept)[1]
+      return judge(masked(state.params, {name: own[name] | state.sees[name] for name in order}), kept)[1]
 
     means = jnp.array([scores[name].mean() for name in order])
     weights = kernels(state.params)  # where all gradients have underflown to zero, size ranks instead

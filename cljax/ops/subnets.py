@@ -1,18 +1,20 @@
 """Subnetworks of several experts: who owns which weight, packed to bits, and what a subnetwork computes.
 
-A slot is a task that the method has numbered by itself. Its function is its own mask together with all that its expert
-had frozen before it, so that later tasks never change it.
+A slot is a task that the method has numbered by itself. Its function is its own mask together with earlier ones of its
+expert that it sees, all or the similar ones, which are frozen: later tasks never change it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import optax
+from flax import linen as nn
 
 from cljax.ops import masks
-from cljax.ops.saliency import kernels
+from cljax.ops.saliency import dense_scores, kernels
 from cljax.ops.selecting import Layers
 from cljax.ops.slots import over_live, put, take
 from cljax.types import Array, Key
@@ -24,6 +26,8 @@ class Subnets:
   bits: Layers  # [S, bytes] uint8, the packed mask of each slot
   scores: Layers  # [S, most] float16, normalised scores of a mask's entries in flat order
   means: Array  # [S, layers] what the scores were divided by
+  sees: Array  # [S, S] bool, the earlier slots whose weights each one uses beside its own
+  biases: Layers | None  # by path, [S, ...]: each slot's own; None where an expert has one set
   expert_of: Array  # [S] int32, -1 for a free slot
   done: Array  # [S] bool, frozen for ever
 
@@ -46,19 +50,26 @@ class Book(NamedTuple):
 
 
 def by_layer(kernel: Callable, other: Callable, params: Any, layers: Layers) -> Any:
-  """`kernel(leaf, layers[path])` of each dense kernel and `other(leaf)` of the other leaves."""
+  """`kernel(leaf, layers[path])` of each dense kernel and `other(path, leaf)` of the other leaves."""
 
   def one(path, leaf):
     name = "/".join(str(key.key) for key in path)
     layer = name.removesuffix("/kernel")
-    return kernel(leaf, layers[layer]) if name.endswith("/kernel") and layer in layers else other(leaf)
+    return kernel(leaf, layers[layer]) if name.endswith("/kernel") and layer in layers else other(name, leaf)
 
   return jax.tree_util.tree_map_with_path(one, params)
 
 
 def masked(params: Any, layers: Layers) -> Any:
   """A copy with zeros outside the layers' masks; biases stay."""
-  return by_layer(lambda leaf, mask: jnp.where(mask, leaf, 0), lambda leaf: leaf, params, layers)
+  return by_layer(lambda leaf, mask: jnp.where(mask, leaf, 0), lambda path, leaf: leaf, params, layers)
+
+
+def others(params: Any, layers: Collection[str]) -> Layers:
+  """The leaves that are no kernel of these layers, by path."""
+  found: Layers = {}
+  by_layer(lambda leaf, mask: leaf, found.setdefault, params, dict.fromkeys(layers))
+  return found
 
 
 def layer_order(shapes: Mapping[str, Any]) -> tuple[str, ...]:
@@ -66,12 +77,19 @@ def layer_order(shapes: Mapping[str, Any]) -> tuple[str, ...]:
   return tuple(sorted(shapes, key=lambda name: (name == "head", name != "first", len(name), name)))
 
 
-def book(fresh: Callable[[Key], Any], experts: int, slots: int, most: Callable[[str, int, int], int]) -> Book:
+def book(
+  fresh: Callable[[Key], Any],
+  experts: int,
+  slots: int,
+  most: Callable[[str, int, int], int],
+  own_biases: bool = False,
+) -> Book:
   """A book of `slots` subnetworks in `experts` experts.
 
   Args:
     fresh: key -> the params of a new expert.
     most: (layer, its number, its weights) -> the most weights of a mask there.
+    own_biases: each slot keeps biases of its own.
   """
   E, S = experts, slots
   shapes = {name: leaf.shape for name, leaf in kernels(jax.eval_shape(fresh, jax.random.key(0))).items()}
@@ -79,6 +97,7 @@ def book(fresh: Callable[[Key], Any], experts: int, slots: int, most: Callable[[
   sizes = {name: shapes[name][0] * shapes[name][1] for name in order}
   room = {name: most(name, l, sizes[name]) for l, name in enumerate(order)}
   hidden = order[:-1]
+  biases = others(jax.eval_shape(fresh, jax.random.key(0)), order)
 
   def init(key: Key) -> Subnets:
     return Subnets(
@@ -86,6 +105,8 @@ def book(fresh: Callable[[Key], Any], experts: int, slots: int, most: Callable[[
       {name: jnp.zeros((S, -(-sizes[name] // 8)), jnp.uint8) for name in order},
       {name: jnp.zeros((S, room[name]), jnp.float16) for name in order},
       jnp.zeros((S, len(order))),
+      jnp.zeros((S, S), bool),
+      {path: jnp.zeros((S, *leaf.shape)) for path, leaf in biases.items()} if own_biases else None,
       jnp.full(S, -1, jnp.int32),
       jnp.zeros(S, bool),
     )
@@ -98,9 +119,13 @@ def book(fresh: Callable[[Key], Any], experts: int, slots: int, most: Callable[[
     return subnets.done & (subnets.expert_of == expert)
 
   def net_of(subnets: Subnets, s: Array) -> Any:
-    expert = subnets.expert_of[s]
-    before = of_expert(subnets, expert) & (jnp.arange(S) <= s)
-    return masked(take(subnets.store, jnp.maximum(expert, 0)), joined(subnets, before))
+    params = masked(
+      take(subnets.store, jnp.maximum(subnets.expert_of[s], 0)), joined(subnets, subnets.sees[s] | (jnp.arange(S) == s))
+    )
+    if subnets.biases is None:
+      return params
+    own = take(subnets.biases, s)
+    return by_layer(lambda leaf, mask: leaf, lambda path, leaf: own[path], params, dict.fromkeys(order))
 
   def mask_of(subnets: Subnets, s: Array) -> Layers:
     return {name: masks.unpack(subnets.bits[name][s], shapes[name]) for name in order}
@@ -119,7 +144,8 @@ def book(fresh: Callable[[Key], Any], experts: int, slots: int, most: Callable[[
 
   def freeze(subnets: Subnets, s: Array, params: Any) -> Subnets:
     store = put(subnets.store, subnets.expert_of[s], params)
-    return subnets.replace(store=store, done=subnets.done.at[s].set(True))
+    own = None if subnets.biases is None else put(subnets.biases, s, others(params, order))
+    return subnets.replace(store=store, biases=own, done=subnets.done.at[s].set(True))
 
   def stored_z(subnets: Subnets, name: str, s: Array) -> tuple[Array, Array]:
     """(mask, normalised scores with zeros outside) of a slot in one layer."""
@@ -167,3 +193,34 @@ def book(fresh: Callable[[Key], Any], experts: int, slots: int, most: Callable[[
     return jax.vmap(share)(jnp.arange(E))
 
   return Book(order, room, init, of_expert, joined, net_of, write, mask_of, stored, freeze, compare, frozen_share)
+
+
+def book_of(subnets: Subnets) -> Book:
+  """The book that made these subnetworks, to look into those of a finished run."""
+  experts, slots = (leaf.shape[0] for leaf in (jax.tree.leaves(subnets.store)[0], subnets.done))
+  own_biases = subnets.biases is not None
+  return book(
+    lambda key: take(subnets.store, 0), experts, slots, lambda name, l, size: subnets.scores[name].shape[1], own_biases
+  )
+
+
+def deviations(net: nn.Module, subnets: Subnets, x: Array, y: Array | None = None) -> Array:
+  """[S, layers] sum over a slot's mask of (its stored score - |dL/dw| of the rows x), through its subnetwork: the
+  paper's Table 1. NaN for slots without a mask.
+
+  Args:
+    x: [B, ...] as the net sees it.
+    y: [B] labels; None takes each subnetwork's own answers.
+  """
+  pages = book_of(subnets)
+
+  def losses(out):
+    labels = out.logits.argmax(axis=-1) if y is None else y
+    return optax.softmax_cross_entropy_with_integer_labels(out.logits, labels)
+
+  def one(s):
+    found = dense_scores(net, pages.net_of(subnets, s), x, jnp.zeros(len(x), jnp.int32), losses)
+    mask, stored = pages.mask_of(subnets, s), pages.stored(subnets, s)
+    return jnp.array([jnp.where(mask[name], stored[name] - found[name], 0).sum() for name in pages.order])
+
+  return jnp.where(subnets.done[:, None], over_live(one, subnets.done), jnp.nan)
