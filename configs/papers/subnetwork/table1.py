@@ -90,6 +90,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if method not in BASELINES:
       config.method.fractions = (0.3, 0.15, 0.04, 0.1)
   if stream == "long":
+    config.evaluate = "ends"
     config.stream.update({"source": "mnist+fashion_mnist", "classes": PAIRS, "permuted_rounds": 1})
     config.method.epochs = 3
     if method not in BASELINES:
