@@ -171,3 +171,11 @@ def test_the_history_is_a_window():
   fired, _ = onsets([9] * 5 + [1] * 12 + [5], window=8, quantile=1.0)
   assert fired[-1]  # the nines are gone
   assert not onsets([9] * 5 + [1] * 6 + [5], window=50, quantile=1.0)[0][-1]
+
+
+def test_a_known_bar_asks_for_batches_in_a_row():
+  detector, found = onset.quiet(4, 2), []
+  for score in (0.9, 0.5, 0.9, float("nan"), 0.8):
+    detector, fires, noticed = onset.watch_level(detector, jnp.float32(score), 0.8)
+    found.append((bool(fires), bool(noticed)))
+  assert found == [(True, False), (False, False), (True, False), (True, True), (False, False)]
