@@ -4,10 +4,12 @@ import jax
 import numpy as np
 import pytest
 
+from cljax.config import complete, default
 from cljax.data import bank, join
 from cljax.data.bank import Source
 from cljax.data.mixed import copies, datasets
 from cljax.data.streams import stratified
+from cljax.experiment import build
 from cljax.types import Bank, ConfigError
 
 KEY = jax.random.key(0)
@@ -68,6 +70,7 @@ def test_halving_averages():
 def test_missing_data_sets_are_left_out_where_marked(tmp_path, caplog):
   found = join.load("digits+kmnist?", str(tmp_path), 8, 1, "resize")
   assert [name for name, _ in found.groups] == ["digits"]
+  assert join.load("digits+kmnist?", str(tmp_path)).train.x.shape[1:] == (8, 8, 1)  # the shape of the first
   with pytest.raises(ConfigError, match="kmnist"):
     join.load("digits+kmnist", str(tmp_path), 8, 1, "resize")
   with pytest.raises(ConfigError, match="none of config.stream.source"):
@@ -159,3 +162,11 @@ def test_more_tasks_than_slots_are_refused_before_anything_is_built(monkeypatch)
   config.stream = {"name": "datasets", "source": "digits"}
   with pytest.raises(ConfigError, match=r"the stream has 2 tasks, but spec\.T=1"):
     build(complete(config))
+
+
+def test_every_stream_takes_joined_data_sets(tmp_path):
+  config = default()
+  config.stream = {"name": "subsets", "source": "digits+kmnist?", "classes": ((1, 5), (2, 6))}
+  config.method = {"name": "finetune"}
+  experiment = build(complete(config), str(tmp_path))
+  assert experiment.spec.x_shape == (8, 8, 1) and experiment.spec.C == 10
