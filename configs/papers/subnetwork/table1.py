@@ -7,7 +7,8 @@ COMMAND, all cells of a preset (resumable, finished cells are skipped):
   python -m launch.reproduce --paper=subnetwork --preset=robust --workdir=W
 
 Streams: `pairs`, the paper's six tasks (1,5) (2,6) (3,7) (4,8) (5,9) (0,2) of MNIST; `long`, twenty tasks, five pairs
-of MNIST and five of Fashion-MNIST, then all ten through a permutation of the pixels, under one head of twenty;
+of MNIST and five of Fashion-MNIST, then all ten through a permutation of the pixels, under one head of twenty, for a
+net of 200 and 200 units with a tenth of each layer for a task, which fills up;
 `fashion`, five pairs of Fashion-MNIST for a small convolutional net.
 
 Methods: `subnetwork` is told where tasks begin; `subnetwork_detected` is not, nor are `detected_pseudo` (scores by the
@@ -93,7 +94,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evaluate = "ends"
     config.stream.update({"source": "mnist+fashion_mnist", "classes": PAIRS, "permuted_rounds": 1})
     config.method.epochs = 3
+    config.net.hidden = (200, 200)
     if method not in BASELINES:
+      config.method.fractions = (0.1, 0.1, 0.1)
       config.method.experts = {"one_expert": 1, "each_own": 20}.get(method, 12)
   if method == "each_own" and stream == "pairs":
     config.method.experts = 6
