@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -19,11 +20,27 @@ def pytest_unconfigure(config):
     shutil.rmtree(OWN, ignore_errors=True)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def forget_programs():
-  """Every compiled program takes memory maps, of which a process may have 65,530: each file gives its own back."""
-  yield
+MANY = 25_000  # memory maps
+
+
+def forget():
   import jax
 
   jax.clear_caches()
   gc.collect()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+  """Every compiled program takes memory maps, of which a process may have 65,530: each file gives its own back."""
+  yield
+  forget()
+
+
+@pytest.fixture(autouse=True)
+def forget_many_programs():
+  """So does each test once there are many."""
+  yield
+  maps = Path("/proc/self/maps")
+  if maps.exists() and maps.read_bytes().count(b"\n") > MANY:
+    forget()
