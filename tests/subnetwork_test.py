@@ -168,12 +168,10 @@ def test_labels_of_the_test_rows_change_no_route():
 @pytest.mark.parametrize(
   "keywords",
   [
-    {"retrain": 0},
-    {"score": "taylor"},
-    {"score": "fisher"},
+    {"score": "taylor", "centred": False},
+    {"score": "fisher", "retrain": 0},
     {"select": "threshold", "above": 1.0},
     {"select": "accuracy"},
-    {"centred": False},
   ],
   ids=str,
 )

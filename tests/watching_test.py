@@ -132,7 +132,7 @@ def test_batches_that_fire_without_an_onset_are_learnt_in_order():
 
 def test_a_slot_of_few_rows_goes_on_learning_when_its_task_comes_again():
   """The window was not full when it was consolidated, and no later task of its expert builds on it."""
-  run = Hidden(classes=AGAIN[:3], overlap_from=1.1, window=1 << 14)
+  run = Hidden(classes=AGAIN[:3], overlap_from=1.1, window=4096)
   np.testing.assert_array_equal(run.carry.slot_of[0], [0, 1, 0])
   assert not bool(run.report("reused"))
   assert int(run.state.watching.rows[0]) == int(run.state.watching.window.count) > 1000
