@@ -17,6 +17,7 @@ TABLES = {  # the name of each table's markers, and the result files that it com
   "paper": ROOT / "results" / "cotraining" / "paper",
   "gem1000": ROOT / "results" / "cotraining" / "gem1000",
   "subnetwork": ROOT / "results" / "subnetwork" / "robust",
+  "subnetwork_paper": ROOT / "results" / "subnetwork" / "paper",
   "expert_gate": ROOT / "results" / "expert_gate" / "paper",
 }
 
