@@ -113,6 +113,11 @@ def readouts_of(spec: Spec, scenario: str, method: Method) -> tuple[str, ...]:
 
 def build_timeline(config: ConfigDict, spec: Spec, method: Method, rows: np.ndarray) -> Timeline:
   """The units of the run, with the chunk length that suits its longest phase."""
+  if not spec.boundaries and method.told:
+    raise ConfigError(
+      f"config.method.name={config.method.name!r} has to know where tasks begin, and config.stream.boundaries=False "
+      "hides it; set it to True, or take a method that does without: finetune, er, subnetwork"
+    )
   if not spec.boundaries and (len(method.phases) > 1 or "tick" in edges_of(method.phases[0])):
     raise ConfigError(
       "where boundaries are hidden a method has one phase without a tick: there are no epochs of a task"

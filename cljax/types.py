@@ -209,4 +209,5 @@ class Method(NamedTuple):
   parts: Callable[[State], dict[str, PyTree]] = nothing  # at the end: file name -> what can be loaded alone
   infers: bool = False  # apply(state, x, None) works; then x comes from one task
   serve: Serve | None = None  # how `parts` answer; then parts has `gate` and `expert_<slot>`
+  told: bool = False  # has to know where tasks begin: refused where boundaries are hidden
   branches: bool = False  # a costly cond on state in a step: seeds run one after the other, never by vmap

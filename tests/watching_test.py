@@ -170,6 +170,16 @@ def test_refusals(stream, method, words):
     train(complete(config), quiet=True)
 
 
+@pytest.mark.parametrize("name", ["single", "joint", "lwf", "routing", "expert_gate", "discriminative"])
+def test_methods_that_have_to_be_told_are_refused(name):
+  config = default()
+  config.stream = {"name": "subsets", "source": "digits", "boundaries": False}
+  config.net = {"name": "routed_mlp" if name == "routing" else "mlp"}
+  config.method = {"name": name}
+  with pytest.raises(ConfigError, match=r"has to know where tasks begin.*finetune, er, subnetwork"):
+    train(complete(config), quiet=True)
+
+
 def test_rows_of_a_hidden_stream_come_in_passes():
   source = bank.load("digits")
   _, stream = STREAMS["subsets"](source, jax.random.key(0), classes=((1, 5), (2, 6)), boundaries=False, passes=3)

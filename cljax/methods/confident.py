@@ -66,4 +66,4 @@ def confident(
       "mode": experts.mode,
     }
 
-  return Method(lambda key: State(growing.init(key)), phases, apply, report, infers=True)
+  return Method(lambda key: State(growing.init(key)), phases, apply, report, infers=True, told=True)

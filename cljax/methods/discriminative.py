@@ -142,4 +142,4 @@ def discriminative(
     }
 
   fit = Phase("gate", gate_batch, step, epochs=gate_epochs, joint=True, enter=enter, tick=tick, exit=leave)
-  return Method(init, (*growing.phases(grown.chain(parent, mode)), fit), apply, report, infers=True)
+  return Method(init, (*growing.phases(grown.chain(parent, mode)), fit), apply, report, infers=True, told=True)

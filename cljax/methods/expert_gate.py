@@ -175,4 +175,4 @@ def expert_gate(
 
   serve = Serve(gating.route, lambda part, x: growing.answer(part["net"], x))
   phases = (gating.phase, *growing.phases(decide))
-  return Method(init, phases, apply, report, faults, parts=parts, infers=True, serve=serve)
+  return Method(init, phases, apply, report, faults, parts=parts, infers=True, serve=serve, told=True)

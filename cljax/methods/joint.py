@@ -48,4 +48,4 @@ def joint(
 
   together = learner.block(step, batch_size, block)
   phase = Phase("fit", batch_size, step, epochs=epochs, joint=True, block=together, enter=enter)
-  return Method(init, (phase,), apply, report)
+  return Method(init, (phase,), apply, report, told=True)

@@ -98,4 +98,4 @@ def lwf(
   enter_fit = restart if warmup_epochs else enter
   fit = Phase("fit", batch_size, stepping(False), epochs=epochs, enter=enter_fit, exit=finish)
   warmup = Phase("warmup", batch_size, stepping(True), epochs=warmup_epochs, enter=enter)
-  return Method(init, (warmup, fit) if warmup_epochs else (fit,), apply, report)
+  return Method(init, (warmup, fit) if warmup_epochs else (fit,), apply, report, told=True)

@@ -233,7 +233,7 @@ def routing(
   plan = memories.reservoir(replay, capacity)
   together = blocked(step, batch_size + (replay if replays else 0), block)
   phase = Phase("fit", batch_size, step, epochs=epochs, plan=plan, block=together, enter=enter)
-  return Method(init, (phase,), apply, report)
+  return Method(init, (phase,), apply, report, told=True)
 
 
 def check(ks, L, E, sample, noise, draw, new_rows, update, auxiliary, cotrain_rows, exhausted) -> None:

@@ -58,4 +58,4 @@ def single(
 
   together = learner.block(step, batch_size, block)
   phase = Phase("fit", batch_size, step, epochs=epochs, block=together, enter=enter, exit=finish)
-  return Method(init, (phase,), apply, report)
+  return Method(init, (phase,), apply, report, told=True)
