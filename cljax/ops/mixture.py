@@ -110,13 +110,15 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
     return mean_live(each_loss(logits, batch.y), batch.live), right
 
   def scores_of(params: Any, x: Array, y: Array | None, live: Array) -> Layers:
-    """Scores of all weights on some rows; their own answers are the labels where none are given."""
+    """Scores of all weights over the live rows; their own answers are the labels where none are given."""
 
     def losses(out):
       labels = out.logits.argmax(axis=-1) if y is None else y
       return jnp.where(live, each_loss(out.logits, labels), 0)
 
-    return dense_scores(net, params, seen(x), jnp.zeros(len(x), jnp.int32), losses, rules.score)
+    found = dense_scores(net, params, seen(x), jnp.zeros(len(x), jnp.int32), losses, rules.score)
+    share = live.sum() / len(live)
+    return {name: leaf / jnp.where(share > 0, share, 1) for name, leaf in found.items()}
 
   def z_of(params: Any, batch: Batch) -> Layers:
     return {name: masks.normalised(leaf) for name, leaf in scores_of(params, batch.x, batch.y, batch.live).items()}
