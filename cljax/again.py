@@ -24,7 +24,7 @@ from cljax.metrics import accuracy, spread
 from cljax.report import store
 from cljax.run import compile_events, rows_of
 from cljax.types import ConfigError, PyTree, choose
-from cljax.workdir import environment, flatten, read_json
+from cljax.workdir import environment, flatten, located, read_json
 
 FILE = "evaluations.json"
 SCHEMA = 1
@@ -80,7 +80,7 @@ def evaluations(
   Raises:
     ConfigError: no run with a whole checkpoint, other data, or a setting that the state does not fit.
   """
-  folder = epath.Path(workdir)
+  folder = located(workdir)
   told = told_by(folder)
   settings = settings_of(told, over)
   if rows < 0:
@@ -278,7 +278,7 @@ def note(workdir: epath.Path | str, entries: Sequence[Mapping[str, Any]]) -> epa
     ConfigError: the file is damaged or of another version.
     OSError: it cannot be written; it stays as it was.
   """
-  path = epath.Path(workdir) / FILE
+  path = located(workdir) / FILE
   before = read_json(path) if path.exists() else {"schema": SCHEMA, "evaluations": {}}
   if not isinstance(before, dict) or before.get("schema") != SCHEMA:
     raise ConfigError(f"{path} is no list of evaluations of schema {SCHEMA}; move it away, and it is written anew")

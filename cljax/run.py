@@ -28,7 +28,7 @@ from cljax.predict import told_of
 from cljax.report import plots, store
 from cljax.timeline import edges_of
 from cljax.types import Method, State, View, nothing
-from cljax.workdir import claim, environment, note_environment
+from cljax.workdir import claim, environment, located, note_environment
 
 POOL_BYTES = 2**30  # of the pictures of one task, of all seeds together
 
@@ -243,9 +243,8 @@ def train(
   """
   config = complete(config)
   writes = jax.process_index() == 0
-  folder = epath.Path(workdir) if workdir is not None else None
+  folder = located(workdir) if workdir is not None else None
   if folder is not None:
-    folder = folder if "://" in str(workdir) else folder.expanduser().absolute()
     if writes:
       claim(folder, config.to_dict(), overrides or {})
     done = finished(folder, sweep_values(config))

@@ -20,6 +20,12 @@ from cljax.types import ConfigError
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "cljax")
 
 
+def located(workdir: str | epath.Path) -> epath.Path:
+  """A folder by its whole path: orbax takes no other, and finds out late."""
+  folder = epath.Path(workdir)
+  return folder if "://" in str(workdir) else folder.expanduser().absolute()
+
+
 def environment() -> dict[str, Any]:
   """Versions, devices, commit and command of this process."""
   devices = jax.devices()

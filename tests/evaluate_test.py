@@ -195,6 +195,13 @@ def test_a_damaged_checkpoint_is_passed_over_and_left_where_it_is(plain, tmp_pat
     evaluate_again(folder, {})
 
 
+def test_a_work_dir_may_be_relative(plain, monkeypatch):
+  folder, _ = plain
+  monkeypatch.chdir(folder.parent)
+  (entry,) = evaluate_again(folder.name, {})
+  assert entry["readouts"]
+
+
 def test_the_file_keeps_one_row_a_setting(tmp_path):
   def entry(group, value, rows=0):
     return {"setting": {"evaluate_group": group}, "sweep": {}, "rows": rows, "readouts": value}
