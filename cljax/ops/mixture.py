@@ -75,6 +75,38 @@ class Mixture(NamedTuple):
   report: Callable[[Learner], dict[str, Array]]
 
 
+class Home(NamedTuple):
+  """Where a new task goes."""
+
+  known: Array  # [] bool, a finished slot is that task
+  shared: Array  # [] bool, an expert with a similar task has room
+  full: Array  # [] bool, a new expert or slot is needed and there is none
+  slot: Array  # [] int32
+  expert: Array  # [] int32, the last one where it is full
+
+
+def home(subnets: Subnets, losses: Array, fit: Array, share: Array, rules: Rules) -> Home:
+  """A known task first, then the most similar task whose expert has room, else a new expert (3.3, 3.4).
+
+  Args:
+    losses: [S] of the new task through each finished slot.
+    fit: [S] its overlap with each similar task, -1 for the others.
+    share: [E, layers] what would be frozen of each expert.
+  """
+  done, expert_of = subnets.done, subnets.expert_of
+  losses = jnp.where(done, losses, jnp.inf)
+  known = losses.min() <= rules.recurring_below
+  limits = jnp.array([rules.capacity_hidden] * (share.shape[1] - 1) + [rules.capacity_output])
+  room = (share <= limits).all(axis=1)
+  good = done & (fit >= 0) & room[expert_of]
+  free = (expert_of >= 0).sum()
+  expert = jnp.where(good.any(), expert_of[jnp.where(good, fit, -1).argmax()], expert_of.max() + 1)
+  full = ~known & ((expert >= rules.experts) | (free >= rules.slots))
+  slot = jnp.where(known, losses.argmin(), free).astype(jnp.int32)
+  expert = jnp.where(known, expert_of[slot], jnp.minimum(expert, rules.experts - 1)).astype(jnp.int32)
+  return Home(known, good.any(), full, slot, expert)
+
+
 def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules: Rules) -> Mixture:
   """The functions of such a mixture.
 
@@ -143,27 +175,18 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
       reopens: [S] bool, slots that go on learning when they are recognised.
     """
     subnets = state.subnets
-    done, expert_of = subnets.done, subnets.expert_of
-    asked = done
+    done = asked = subnets.done
     losses = over_live(lambda s: judge(pages.net_of(subnets, s), batch)[0], done)
-    losses = jnp.where(done, losses, jnp.inf)
-    known = losses.min() <= rules.recurring_below
     overlap, deviation, share = pages.compare(subnets, lambda params: z_of(params, batch), lambda z: largest(z, counts))
-    limits = jnp.array([rules.capacity_hidden] * (len(order) - 1) + [rules.capacity_output])
-    room = (share <= limits).all(axis=1)
-    good = done & (overlap >= rules.overlap_from) & (deviation <= rules.deviation_up_to) & room[expert_of]
-    new, free = expert_of.max() + 1, (expert_of >= 0).sum()
-    expert = jnp.where(good.any(), expert_of[jnp.where(good, overlap, -1).argmax()], new)
-    full = ~known & ((expert >= E) | (free >= S))
-    slot = jnp.where(known, losses.argmin(), free).astype(jnp.int32)
-    expert = jnp.where(known, expert_of[slot], jnp.minimum(expert, E - 1)).astype(jnp.int32)
-    params = either(known | good.any(), take(subnets.store, expert), fresh(key))
-    opened = jnp.where(known | full, expert_of, expert_of.at[slot].set(expert, mode="drop"))
+    similar = (overlap >= rules.overlap_from) & (deviation <= rules.deviation_up_to)
+    known, shared, full, slot, expert = home(subnets, losses, jnp.where(similar, overlap, -1), share, rules)
+    params = either(known | shared, take(subnets.store, expert), fresh(key))
+    opened = jnp.where(known | full, subnets.expert_of, subnets.expert_of.at[slot].set(expert, mode="drop"))
     again = known & reopens[slot]
     done = done & ~(again & (jnp.arange(S) == slot))
     sees = done & (opened == expert)
     if rules.forward_from == "similar":
-      sees &= (overlap >= rules.overlap_from) & (deviation <= rules.deviation_up_to)
+      sees &= similar
     writes = jnp.where(full | (known & ~again), S, slot)
     subnets = subnets.replace(expert_of=opened, done=done, sees=subnets.sees.at[writes].set(sees, mode="drop"))
     return state.replace(
