@@ -1,6 +1,7 @@
 """Nets: counts of the paper, experts against a plain loop, starts by one expert's fan, and who gets a gradient."""
 
 import math
+from functools import partial
 
 import chex
 import jax
@@ -10,9 +11,10 @@ import pytest
 
 from cljax.nets import CNN, MLP, RoutedMLP
 from cljax.nets.cnn import patches
-from cljax.nets.heads import Heads
+from cljax.nets.heads import Heads, own_head, with_head
 from cljax.nets.routed import Experts, match_width, parameter_count
-from cljax.types import ConfigError
+from cljax.ops.learner import sgd, supervised
+from cljax.types import Batch, ConfigError, Place, Spec
 
 
 def count(net, *arguments) -> int:
@@ -183,6 +185,36 @@ def test_only_heads_that_are_asked_get_a_gradient(heads):
   kernel, bias = (np.asarray(grads[name]).reshape(-1, 3, 4) for name in ("kernel", "bias"))
   assert not kernel[:, 1].any() and not bias[:, 1].any()
   assert all(kernel[:, head].all() and bias[:, head].all() for head in (0, 2))
+
+
+@pytest.mark.parametrize("slot,head", [(0, 0), (1, 1), (2, 2), (3, 2), (19, 2)])
+def test_one_head_may_be_taken_out_and_put_back(heads, slot, head):
+  """It answers as all heads do where every row asks for it, and the others stay as they are when it is replaced."""
+  net, params, features = heads
+  own = own_head(params, jnp.int32(slot), 4)
+  slots = np.full(5, slot)
+  alone = Heads(heads=1, classes=4).apply({"params": own}, features, slots)
+  np.testing.assert_allclose(alone, jax.jit(net.apply)({"params": params}, features, slots), atol=1e-6)
+  replaced = with_head(params, jax.tree.map(lambda leaf: 0 * leaf + 7, own), jnp.int32(slot), 4)
+  for name in ("kernel", "bias"):
+    before, after = (np.asarray(tree[name]).reshape(-1, 3, 4) for tree in (params, replaced))
+    assert (after[:, head] == 7).all()
+    np.testing.assert_array_equal(np.delete(after, head, 1), np.delete(before, head, 1))
+
+
+def test_a_learner_that_is_told_that_rows_are_alike_takes_the_same_step():
+  net, spec = MLP(heads=3, classes=4, hidden=(5, 5)), Spec(T=3, C=4, x_shape=(2, 2, 1), heads=3)
+  learner = supervised(net, sgd(0.1), spec)
+  params, rest = learner.init(jax.random.key(0))
+  random, B = np.random.default_rng(0), 6
+  slot = jnp.full(B, 1)
+  place = Place(slot, jnp.arange(B))
+  live = jnp.arange(B) < 4
+  x, y = random.normal(size=(B, 2, 2, 1)).astype(np.float32), random.integers(4, size=B)
+  batch = Batch(x, y, slot, jnp.ones((B, 4), bool), place, slot, live)
+  plain, alike = (jax.jit(partial(learner.learn, alike=told))(params, rest, batch) for told in (False, True))
+  chex.assert_trees_all_close(alike, plain, atol=1e-7)
+  assert (np.asarray(alike[0]["head"]["kernel"])[:, 4:8] != np.asarray(params["head"]["kernel"])[:, 4:8]).any()
 
 
 def test_heads_start_by_the_fan_of_one_head():

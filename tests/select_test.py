@@ -14,9 +14,23 @@ from cljax.ops import select
 
 top_k_mask = jax.jit(select.top_k_mask, static_argnums=1)
 top_k_gates = jax.jit(select.top_k_gates, static_argnums=1)
-noisy_topk = jax.jit(select.noisy_topk, static_argnums=3)
-gumbel_topk = jax.jit(select.gumbel_topk, static_argnums=3)
-gumbel_matrix = jax.jit(select.gumbel_matrix)
+
+
+@partial(jax.jit, static_argnums=3)
+def noisy_topk(key, logits, sigma, k):
+  return select.noisy_topk(select.NOISES["noisy_topk"](key, logits.shape), logits, sigma, k)
+
+
+@partial(jax.jit, static_argnums=3)
+def gumbel_topk(key, logits, scale, k):
+  return select.gumbel_topk(select.NOISES["gumbel_topk"](key, logits.shape), logits, scale, k)
+
+
+@jax.jit
+def gumbel_matrix(key, logits, temperature):
+  return select.gumbel_matrix(select.NOISES["gumbel_matrix"](key, logits.shape), logits, temperature)
+
+
 unused_gates = jax.jit(select.unused_gates)
 importance_loss = jax.jit(select.importance_loss)
 load_loss = jax.jit(select.load_loss, static_argnums=3)

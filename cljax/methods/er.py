@@ -61,7 +61,8 @@ def er(
     if update == "union" or not capacity:
       params, opt_state, info = learner.learn(state.params, state.opt_state, batch)
     else:
-      params, opt_state, info = learner.learn(state.params, state.opt_state, rows(batch, 0, batch_size))
+      current = rows(batch, 0, batch_size)
+      params, opt_state, info = learner.learn(state.params, state.opt_state, current, alike=True)
       params, opt_state, _ = learner.learn(params, opt_state, rows(batch, batch_size))
     return state.replace(params=params, opt_state=opt_state), info
 

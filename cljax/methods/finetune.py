@@ -37,7 +37,7 @@ def finetune(
     return State(*learner.init(key))
 
   def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
-    params, opt_state, info = learner.learn(state.params, state.opt_state, batch)
+    params, opt_state, info = learner.learn(state.params, state.opt_state, batch, alike=True)
     return State(params, opt_state), info
 
   def apply(state: State, x: Array, slot: Array) -> Outputs:

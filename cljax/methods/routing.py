@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from cljax.ops import replay as memories
 from cljax.ops import select
-from cljax.ops.first import blocked, descend
+from cljax.ops.first import alone, blocked, descend
 from cljax.ops.losses import accuracy, cross_entropy, rows
 from cljax.ops.slots import parameters
 from cljax.types import Array, Batch, Clock, ConfigError, Info, Key, Method, Outputs, Phase, Spec, View, choose
@@ -135,30 +135,41 @@ def routing(
     """One [B, E] a layer: the gates of evaluation, without noise."""
     return [gate_scale * select.top_k_gates(router[l], ks[l])[task] for l in range(L)]
 
-  def draw_gates(key: Key, router: Array, noise_logits: Array, batch: Batch, clock: Clock) -> tuple[list[Array], Array]:
-    """One [B, E] a layer, and the auxiliary loss [] of the draw, over live rows.
+  def draw_noise(key: Key, batch: Batch) -> Array:
+    """[W, L, E]: what gates are drawn with, by one key for the current rows and one for the replayed.
 
     Under `step` a row's noise is named by its task, so that rows of one task share it: one draw of the whole matrix,
     of which only the rows that the batch uses are drawn.
     """
+    W = len(batch.task)
+    again = (jnp.arange(W) >= batch_size) & (update == "sequential")
+    names = batch.task if draw == "step" else jnp.arange(W) - jnp.where(again, batch_size, 0)
+
+    def of_row(key, name):
+      named = jax.vmap(lambda l: jax.random.fold_in(jax.random.fold_in(key, l), name))(jnp.arange(L))
+      return jax.vmap(lambda key: select.NOISES[sample](key, (E,)))(named)
+
+    return jax.vmap(of_row)(jax.random.split(key)[again.astype(jnp.int32)], names)
+
+  def draw_gates(
+    drawn: Array, router: Array, noise_logits: Array, batch: Batch, clock: Clock
+  ) -> tuple[list[Array], Array]:
+    """One [B, E] a layer from noise [B, L, E], and the auxiliary loss [] of the draw, over live rows."""
     gates, loss, task = [], jnp.float32(0), batch.task
-    names = task if draw == "step" else jnp.arange(len(task))
     cooled = jnp.maximum(temperature_min, temperature / jnp.sqrt(clock.total + 1.0))
     for l in range(L):
-      keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, l), names)
       sigma = noise * (jax.nn.softplus(noise_logits[l]) if learns_noise else jnp.ones((T, E)))
       logits, sigma = router[l][task], sigma[task]
-      sampled = jax.vmap(lambda key, logits, sigma, k=ks[l]: select.SAMPLERS[sample](key, logits, sigma, k, cooled))
-      gates.append(gate_scale * sampled(keys, logits, sigma))
-      for each in select.balancing_losses(auxiliary, keys, gates[l], logits, sigma, ks[l], batch.live):
+      gates.append(gate_scale * select.SAMPLERS[sample](drawn[:, l], logits, sigma, ks[l], cooled))
+      for each in select.balancing_losses(auxiliary, drawn[:, l], gates[l], logits, sigma, ks[l], batch.live):
         loss += auxiliary_weight * each
     return gates, loss
 
-  def learn(key: Key, state: State, batch: Batch, clock: Clock) -> tuple[State, Info]:
+  def learn(drawn: Array, state: State, batch: Batch, clock: Clock) -> tuple[State, Info]:
     """Steps 1 and 2: SGD on experts, heads and router through drawn gates; nothing moves where no row is live."""
 
     def loss(theta, z):
-      gates, balance = draw_gates(key, theta["router"], theta["noise"], batch, clock)
+      gates, balance = draw_gates(drawn, theta["router"], theta["noise"], batch, clock)
       logits = net.apply({"params": theta}, z, batch.task, gates, method="after_first").logits
       entropy = cross_entropy(logits, batch)
       own = rows(batch, 0, batch_size)
@@ -195,15 +206,14 @@ def routing(
       rates |= {name: jnp.where(none_left[l], 0.0, cotrain_lr) for l, name in enumerate(net.layers)}
     return descend(loss, state.params, batch.x, rates)[0]
 
-  def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
-    first, second = jax.random.split(key)
+  def step(drawn: Array, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
     current = rows(batch, 0, batch_size)
     if update == "union":
-      state, info = learn(first, state, batch, clock)
+      state, info = learn(drawn, state, batch, clock)
     else:
-      state, info = learn(first, state, current, clock)
+      state, info = learn(drawn[:batch_size], state, current, clock)
       if replays:
-        state, _ = learn(second, state, rows(batch, batch_size), clock)
+        state, _ = learn(drawn[batch_size:], state, rows(batch, batch_size), clock)
     state = state.replace(used=usage(state, view.t))
     if not cotrain:
       return state, info
@@ -231,8 +241,8 @@ def routing(
     }
 
   plan = memories.reservoir(replay, capacity)
-  together = blocked(step, batch_size + (replay if replays else 0), block)
-  phase = Phase("fit", batch_size, step, epochs=epochs, plan=plan, block=together, enter=enter)
+  together = blocked(step, batch_size + (replay if replays else 0), block, draw_noise)
+  phase = Phase("fit", batch_size, alone(step, draw_noise), epochs=epochs, plan=plan, block=together, enter=enter)
   return Method(init, (phase,), apply, report, told=True)
 
 

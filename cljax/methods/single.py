@@ -44,7 +44,7 @@ def single(
     return state.replace(params=params, opt_state=tx.init(params))
 
   def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
-    params, opt_state, info = learner.learn(state.params, state.opt_state, batch)
+    params, opt_state, info = learner.learn(state.params, state.opt_state, batch, alike=True)
     return state.replace(params=params, opt_state=opt_state), info
 
   def finish(key: Key, state: State, view: View, clock: Clock) -> State:

@@ -23,6 +23,22 @@ def initializer(name: str, **axes):
   return nn.initializers.variance_scaling(*INITIALIZERS[choose("config.net.kernel_init", name, INITIALIZERS)], **axes)
 
 
+def own_head(head: Any, slot: Array, classes: int) -> Any:
+  """Of the params of `Heads`, those of the one head of `slot` []: the params of `Heads(heads=1)`."""
+  return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, at(head, slot, classes), classes, -1), head)
+
+
+def with_head(head: Any, own: Any, slot: Array, classes: int) -> Any:
+  """The params of `Heads` with the head of `slot` [] replaced by `own`."""
+  start = at(head, slot, classes)
+  return jax.tree.map(lambda leaf, own: jax.lax.dynamic_update_slice_in_dim(leaf, own, start, -1), head, own)
+
+
+def at(head: Any, slot: Array, classes: int) -> Array:
+  """[] the first column of a slot's head."""
+  return jnp.minimum(slot, head["bias"].shape[0] // classes - 1) * classes
+
+
 class Heads(nn.Module):
   """One linear layer for each slot: features [B, D], slot [B] -> raw logits [B, classes].
 

@@ -6,6 +6,7 @@ Experts of a layer lie side by side in one matrix [D, E * h], which is a plain m
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from cljax.nets.heads import Heads, initializer
@@ -37,6 +38,7 @@ class Experts(nn.Module):
 
   def join(self, z: Array, gates: Array) -> Array:
     """[B, width] from pre-activations."""
+    gates = jax.lax.optimization_barrier(gates)  # or XLA computes the softmax anew for each of an expert's units
     outputs = nn.relu(z).reshape(-1, self.experts, self.width)
     # An inactive expert that overflowed must not reach the sum as 0 * inf.
     outputs = jnp.where((gates != 0)[..., None] | jnp.isfinite(outputs), outputs, 0)

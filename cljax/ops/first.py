@@ -21,6 +21,9 @@ import jax.numpy as jnp
 
 from cljax.types import Array, Batch, Block, Clock, Info, Key, State, StepFn, View
 
+Draw = Callable[[Key, Batch], Any]
+DrawnStep = Callable[[Any, State, Batch, Clock, View], tuple[State, Info]]
+
 ROWS = 80  # of a block: with more the products with G cost more than the passes over W that they save
 
 
@@ -74,12 +77,20 @@ def descend(
   return {**new, "first": moved(params["first"], x, gradient, rates["first"])}, extra
 
 
-def blocked(step: StepFn, width: int, size: int = 0) -> Block | None:
+def alone(step: DrawnStep, draw: Draw) -> StepFn:
+  """The step by itself: draws, then takes it."""
+  return lambda key, state, batch, clock, view: step(draw(key, batch), state, batch, clock, view)
+
+
+def blocked(step: DrawnStep, width: int, size: int = 0, draw: Draw = lambda key, batch: key) -> Block | None:
   """A block of `size` steps, for a step that moves `state.params` by `descend`; None where it does not pay.
 
   Args:
+    step: as a `StepFn`, with what was drawn in the place of the key.
     width: rows of a step.
     size: steps of a block; 0 takes as many as hold `ROWS` rows, at most 8; 1 is no block.
+    draw: the random numbers of a step, at once for all steps of a block: one by one they cost a dozen small loops. May
+      read all of the batch but its pictures.
   """
   size = size or min(8, ROWS // width)
   if size < 2:
@@ -93,10 +104,11 @@ def blocked(step: StepFn, width: int, size: int = 0) -> Block | None:
     numbered = batch._replace(x=jnp.arange(size * width, dtype=jnp.int32).reshape(size, width))
 
     def one(state, at):
-      key, batch, clock = at
-      return step(key, state, batch, clock, view)
+      drawn, batch, clock = at
+      return step(drawn, state, batch, clock, view)
 
-    state, info = jax.lax.scan(one, state.replace(params=delayed), (keys, numbered, clocks))
+    drawn = jax.vmap(draw)(keys, numbered)
+    state, info = jax.lax.scan(one, state.replace(params=delayed), (drawn, numbered, clocks))
     delta = state.params["first"].delta
     first = {"kernel": first["kernel"] - x.T @ delta, "bias": first["bias"] - delta.sum(axis=0)}
     return state.replace(params={**state.params, "first": first}), info

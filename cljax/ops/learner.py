@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from cljax.nets.heads import own_head, with_head
 from cljax.ops.first import blocked, descend
 from cljax.ops.losses import accuracy, cross_entropy, rows
-from cljax.types import Array, Batch, Block, ConfigError, Info, Key, Outputs, Spec, StepFn
+from cljax.types import Array, Block, ConfigError, Info, Key, Outputs, Spec, StepFn
 
 
 class PlainSGD(NamedTuple):
@@ -30,7 +31,8 @@ def sgd(learning_rate: Array | float, momentum: float = 0.0, nesterov: bool = Fa
 class Learner(NamedTuple):
   init: Callable[[Key], tuple[Any, Any]]  # key -> (params, opt_state)
   apply: Callable[[Any, Array, Array], Outputs]  # (params, x [B, ...], slot [B])
-  learn: Callable[[Any, Any, Batch], tuple[Any, Any, Info]]  # (params, opt_state, batch) -> one optimizer step
+  # (params, opt_state, batch, alike) -> one optimizer step; `alike` says that all rows ask for the head of the first
+  learn: Callable[..., tuple[Any, Any, Info]]
   block: Callable[[StepFn, int, int], Block | None]  # (step, its rows, steps of a block): `first.blocked`
 
 
@@ -56,17 +58,21 @@ def supervised(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, cur
   def score(out, batch):
     return cross_entropy(out.logits, batch), accuracy(out.logits[:current], rows(batch, 0, current))
 
-  def learn_plain(params, opt_state, batch):
+  def learn_plain(params, opt_state, batch, alike=False):
     """By plain SGD; where no row is live the gradient is exactly zero."""
+    net_now, slot = net.clone(heads=1) if alike else net, batch.task[0]
 
     def loss(params, z):
-      value, right = score(net.apply({"params": params}, z, batch.task, method="after_first"), batch)
+      value, right = score(net_now.apply({"params": params}, z, batch.task, method="after_first"), batch)
       return value, {"loss": value, "accuracy": right}
 
-    params, info = descend(loss, params, batch.x, dict.fromkeys(params, tx.rate))
-    return params, opt_state, info
+    moved = params | {"head": own_head(params["head"], slot, spec.C)} if alike else params
+    moved, info = descend(loss, moved, batch.x, dict.fromkeys(params, tx.rate))
+    if alike:
+      moved["head"] = with_head(params["head"], moved["head"], slot, spec.C)
+    return moved, opt_state, info
 
-  def learn(params, opt_state, batch):
+  def learn(params, opt_state, batch, alike=False):
     def loss(params):
       return score(apply(params, batch.x, batch.task), batch)
 

@@ -33,34 +33,42 @@ def top_k_gates(logits: Array, k: int) -> Array:
   return masked_softmax(logits, top_k_mask(logits, k))
 
 
-def noisy_topk(key: Key, logits: Array, sigma: Array, k: int) -> Array:
-  """softmax(KeepTopK(H, k)) with H = logits + sigma * N(0, 1)."""
-  return top_k_gates(logits + sigma * jax.random.normal(key, logits.shape), k)
+def noisy_topk(normal: Array, logits: Array, sigma: Array, k: int) -> Array:
+  """softmax(KeepTopK(H, k)) with H = logits + sigma * normal."""
+  return top_k_gates(logits + sigma * normal, k)
 
 
-def gumbel_topk(key: Key, logits: Array, scale: Array, k: int) -> Array:
-  """The top k of logits + scale * Gumbel, weighted by the softmax of the clean logits over them."""
-  return masked_softmax(logits, top_k_mask(logits + scale * jax.random.gumbel(key, logits.shape), k))
+def gumbel_topk(gumbel: Array, logits: Array, scale: Array, k: int) -> Array:
+  """The top k of logits + scale * gumbel, weighted by the softmax of the clean logits over them."""
+  return masked_softmax(logits, top_k_mask(logits + scale * gumbel, k))
 
 
-def gumbel_matrix(key: Key, logits: Array, temperature: Array) -> Array:
+def gumbel_matrix(logistic: Array, logits: Array, temperature: Array) -> Array:
   """Each expert on or off by itself with probability sigmoid(logit), active ones averaged; straight-through.
 
   The difference of two Gumbel variables is logistic, so soft = sigmoid((logit + logistic) / temperature); the sample is
   soft > 1/2 forwards and soft backwards, divided by max(number active, 1).
   """
-  soft = jax.nn.sigmoid((logits + jax.random.logistic(key, logits.shape)) / temperature)
+  soft = jax.nn.sigmoid((logits + logistic) / temperature)
   hard = (soft > 0.5).astype(soft.dtype)
   sample = jax.lax.stop_gradient(hard - soft) + soft
   return sample / jnp.maximum(sample.sum(axis=-1, keepdims=True), 1)
 
 
-# (key, logits [..., E], sigma [..., E] or [] of the noise, k, temperature []) -> gates [..., E]
-SAMPLERS: dict[str, Callable[[Key, Array, Array, int, Array], Array]] = {
-  "noisy_topk": lambda key, logits, sigma, k, temperature: noisy_topk(key, logits, sigma, k),
-  "gumbel_topk": lambda key, logits, sigma, k, temperature: gumbel_topk(key, logits, sigma, k),
-  "gumbel_matrix": lambda key, logits, sigma, k, temperature: gumbel_matrix(key, logits, temperature),
-  "none": lambda key, logits, sigma, k, temperature: top_k_gates(logits, k),
+# (noise, logits [..., E], sigma [..., E] or [] of the noise, k, temperature []) -> gates [..., E]
+SAMPLERS: dict[str, Callable[[Array, Array, Array, int, Array], Array]] = {
+  "noisy_topk": lambda noise, logits, sigma, k, temperature: noisy_topk(noise, logits, sigma, k),
+  "gumbel_topk": lambda noise, logits, sigma, k, temperature: gumbel_topk(noise, logits, sigma, k),
+  "gumbel_matrix": lambda noise, logits, sigma, k, temperature: gumbel_matrix(noise, logits, temperature),
+  "none": lambda noise, logits, sigma, k, temperature: top_k_gates(logits, k),
+}
+
+# The `noise` of each sampler: (key, shape) -> independent numbers of that shape.
+NOISES: dict[str, Callable[[Key, tuple[int, ...]], Array]] = {
+  "noisy_topk": jax.random.normal,
+  "gumbel_topk": jax.random.gumbel,
+  "gumbel_matrix": jax.random.logistic,
+  "none": lambda key, shape: jnp.zeros(shape),
 }
 
 
@@ -111,19 +119,17 @@ def load_loss(logits: Array, noisy: Array, sigma: Array, k: int, live: Array) ->
 
 
 def balancing_losses(
-  name: str, keys: Key, gates: Array, logits: Array, sigma: Array, k: int, live: Array
+  name: str, noise: Array, gates: Array, logits: Array, sigma: Array, k: int, live: Array
 ) -> list[Array]:
   """The `importance` loss, the `load` loss or `both` of one layer's draw; an empty list for `none`.
 
   Args:
-    keys: [B], by which noisy_topk drew each row.
-    gates, logits, sigma: [B, E], the draw and what it was made of.
+    noise, gates, logits, sigma: [B, E], the draw of noisy_topk and what it was made of.
     live: [B], the rows that count.
   """
   losses = []
   if name in ("importance", "both"):
     losses.append(importance_loss(gates, live))
   if name in ("load", "both"):
-    drawn = jax.vmap(lambda key: jax.random.normal(key, logits.shape[-1:]))(keys)
-    losses.append(load_loss(logits, logits + sigma * drawn, sigma, k, live))
+    losses.append(load_loss(logits, logits + sigma * noise, sigma, k, live))
   return losses
