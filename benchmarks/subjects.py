@@ -24,9 +24,9 @@ LIBRARY: dict[str, tuple[str, dict[str, Any]]] = {
 }
 COTRAINING = bare.Setting(problem.LR, problem.BATCH, problem.EXPERTS, problem.K, problem.NOISE, cotrain=True)
 SCANS = {  # name -> (setting, steps of a block, the library's subject whose initial weights it takes)
-  "cotrain": (COTRAINING, 8, "routing"),
+  "cotrain": (COTRAINING, 2, "routing"),
   "cotrain_plain": (COTRAINING, 1, "routing"),
-  "er": (bare.Setting(problem.LR, problem.BATCH), 4, "er"),
+  "er": (bare.Setting(problem.LR, problem.BATCH), 2, "er"),
 }
 
 

@@ -24,7 +24,7 @@ from cljax.types import Array, Batch, Block, Clock, Info, Key, State, StepFn, Vi
 Draw = Callable[[Key, Batch], Any]
 DrawnStep = Callable[[Any, State, Batch, Clock, View], tuple[State, Info]]
 
-ROWS = 80  # of a block: with more the products with G cost more than the passes over W that they save
+ROWS = 40  # of a block: with more the products with G cost more than the passes over W that they save
 
 
 class Delayed(NamedTuple):
