@@ -13,6 +13,11 @@ NETS = jnp.stack([0.1 * jnp.eye(3), 4.0 * jnp.eye(3), 1.0 * jnp.ones((3, 3)).at[
 MASKS = jnp.array([[[1, 0, 0]] * 3, [[1, 0, 0]] * 2 + [[0, 1, 0]], [[0, 0, 1]] * 3], bool)
 SCORES = jnp.array([[3.0, 1.0, 0.0], [2.0, 1.0, 0.5], [0.1, 4.0, 0.0]])
 
+TYPICAL = {  # of each slot, mean and variance; the middle one's own task gives just these pictures
+  "features": jnp.stack([jnp.stack([net.sum(axis=0) * 0.1, jnp.array([0.5, 0.0, 0.1])]) for net in NETS]),
+  "pictures": jnp.array([[[2.0, 2, 2], [1, 1, 1]], [[0.65, -0.25, 0.3], [0, 1, 2]], [[0.65, -0.25, 0.9], [0, 0, 0]]]),
+}
+
 
 def known(live=(True, True, True), done=None, stored=(1.0, 1.0, 1.0), scores=lambda weights: SCORES):
   live = jnp.array(live)
@@ -22,6 +27,8 @@ def known(live=(True, True, True), done=None, stored=(1.0, 1.0, 1.0), scores=lam
     net_of=lambda s: NETS[s],
     whole=lambda s: NETS[s],
     logits=lambda weights: X @ weights,
+    looks=lambda weights: {"features": X @ weights, "pictures": X},
+    typical=lambda s: {name: leaf[s] for name, leaf in TYPICAL.items()},
     scores=lambda weights: {"layer": scores(weights)},
     mask=lambda s: {"layer": MASKS[s]},
     stored=lambda s: jnp.array(stored)[s],
@@ -78,14 +85,26 @@ def test_hamming_counts_entries_that_differ():
   assert int(infer.infer("hamming", known())) == 1
 
 
+@pytest.mark.parametrize("name,values", [("features", [X @ net for net in NETS]), ("pictures", [X] * 3)])
+def test_the_nearest_mean_is_measured_in_variances(name, values):
+  """Mean over entries of (batch mean - own mean)^2 / (variance + a tenth of the mean variance); without any, over 1."""
+  found = infer.RULES[name](known())
+  for s in range(3):
+    mean, variance = np.asarray(TYPICAL[name][s], np.float64)
+    scale = variance + 0.1 * variance.mean()
+    expected = ((np.asarray(values[s], np.float64).mean(axis=0) - mean) ** 2 / np.where(scale > 0, scale, 1)).mean()
+    assert float(found[s]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+  assert int(infer.infer("pictures", known())) == 1
+
+
 @pytest.mark.parametrize("kind", infer.RULES)
 def test_one_slot_is_taken_whatever_it_says_and_none_is_none(kind):
   assert int(infer.infer(kind, known(live=(False, False, True)))) == 2
   assert int(infer.infer(kind, known(live=(False, False, False)))) == -1
 
 
-@pytest.mark.parametrize("kind", ["pseudo_grad", "hamming"])
-def test_a_slot_without_a_mask_is_not_taken_by_masks(kind):
+@pytest.mark.parametrize("kind", ["features", "pictures", "pseudo_grad", "hamming"])
+def test_a_slot_without_a_mask_is_not_taken_by_what_masks_keep(kind):
   assert int(infer.infer(kind, known(live=(True, True, True), done=(True, False, False)))) == 0
 
 
@@ -97,5 +116,5 @@ def test_rules_do_not_look_at_slots_that_are_not_live(kind):
 
 
 def test_an_unknown_rule_is_refused():
-  with pytest.raises(ConfigError, match="entropy, pseudo_grad, supsup_oneshot, hamming"):
+  with pytest.raises(ConfigError, match="entropy, features, pictures, pseudo_grad, supsup_oneshot, hamming"):
     infer.infer("guess", known())

@@ -149,6 +149,19 @@ def test_the_selector_takes_the_least_entropy_and_sees_no_label():
   np.testing.assert_array_equal(run.method.apply(empty, x, None).task, np.full(32, -1))
 
 
+def test_a_slot_keeps_what_is_typical_of_its_rows():
+  """Mean and variance over the task's training rows, of the pictures as the net sees them and of its own features."""
+  run, learner = shared(), shared().state.learner
+  for t, (idx, count) in enumerate(zip(run.data.tasks.train.idx, run.data.tasks.train.count, strict=True)):
+    x = (run.data.bank.x[idx[:count]] / np.float32(255) - 0.5) / 0.5
+    x = x.reshape(count, -1)[:, run.data.tasks.train.warp.index[t]].reshape(x.shape)
+    net = book_of(learner.subnets).net_of(learner.subnets, t)
+    features = toys.wide_mlp(run.spec).apply({"params": net}, x, jnp.zeros(count, jnp.int32)).features
+    for name, values in (("pictures", x.reshape(count, -1)), ("features", np.asarray(features))):
+      expected = np.stack([values.mean(axis=0), values.var(axis=0)])
+      np.testing.assert_allclose(learner.typical[name][t], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_entropy():
   assert float(mean_entropy(jnp.zeros((3, 2)))) == pytest.approx(0.693147, abs=1e-6)
   assert float(mean_entropy(jnp.array([[1000.0, 0.0]]))) == 0

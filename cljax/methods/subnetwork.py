@@ -210,7 +210,7 @@ def given(mix: Mixture, batch_size: int, epochs: int, score_rows: int, retrain: 
     return state.replace(learner=mix.choose_own(state.learner, first_rows(view), kept))
 
   def finish(key: Key, state: State, view: View, clock: Clock) -> State:
-    return state.replace(learner=mix.finish(state.learner))
+    return state.replace(learner=mix.finish(state.learner, first_rows(view)))
 
   def choose_and_finish(key: Key, state: State, view: View, clock: Clock) -> State:
     return finish(key, choose_own(key, state, view, clock), view, clock)

@@ -3,6 +3,7 @@ is taken. A batch comes from one task; where a rule needs labels it takes the ne
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,8 @@ class Known(NamedTuple):
   net_of: Callable[[Array], Any]  # slot -> the weights of its function
   whole: Callable[[Array], Any]  # slot -> the weights of its expert
   logits: Callable[[Any], Array]  # weights -> [B, C]
+  looks: Callable[[Any], dict[str, Array]]  # weights -> `features` [B, F] of the last hidden layer, `pictures` [B, D]
+  typical: Callable[[Array], dict[str, Array]]  # slot -> their [2, ...] mean and variance over rows of its own task
   scores: Callable[[Any], Layers]  # weights -> mean |dL/dw| with the weights' own answers as labels
   mask: Callable[[Array], Layers]  # slot -> its own mask
   stored: Callable[[Array], Array]  # slot -> [] sum of the scores on its mask when it was chosen
@@ -72,7 +75,29 @@ def hamming(known: Known) -> Array:
   return jnp.where(known.done, over_live(one, known.done), jnp.inf)
 
 
-RULES = {"entropy": entropy, "pseudo_grad": pseudo_grad, "supsup_oneshot": supsup_oneshot, "hamming": hamming}
+def nearest(name: str, known: Known) -> Array:
+  """[S] how far the mean of the batch's `looks` lies from that of the slot's own task, in units of its variance.
+
+  A tenth of the mean variance is added to each: what never varied there must not decide alone.
+  """
+
+  def one(s):
+    mean, variance = known.typical(s)[name]
+    found = known.looks(known.net_of(s))[name].mean(axis=0)
+    scale = variance + 0.1 * variance.mean()
+    return ((found - mean) ** 2 / jnp.where(scale > 0, scale, 1)).mean()
+
+  return jnp.where(known.done, over_live(one, known.done), jnp.inf)
+
+
+RULES = {
+  "entropy": entropy,
+  "features": partial(nearest, "features"),
+  "pictures": partial(nearest, "pictures"),
+  "pseudo_grad": pseudo_grad,
+  "supsup_oneshot": supsup_oneshot,
+  "hamming": hamming,
+}
 
 
 def infer(kind: str, known: Known) -> Array:

@@ -12,6 +12,12 @@ def mean_live(values: Array, live: Array) -> Array:
   return jnp.where(live, values, 0).sum() / jnp.maximum(live.sum(), 1)
 
 
+def moments(values: Array, live: Array) -> Array:
+  """[2, F] mean and variance of [B, F] values over the live rows."""
+  mean = jax.vmap(mean_live, (1, None))(values, live)
+  return jnp.stack([mean, jax.vmap(mean_live, (1, None))((values - mean) ** 2, live)])
+
+
 def cross_entropy(logits: Array, batch: Batch) -> Array:
   """[] mean softmax cross-entropy over live rows; the logits [B, C] of `batch.classes` compete."""
   each = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y, where=batch.classes)

@@ -15,10 +15,10 @@ from flax import linen as nn
 from cljax.ops import masks
 from cljax.ops.early import choose as either
 from cljax.ops.infer import RULES, Known, infer
-from cljax.ops.losses import mean_live
+from cljax.ops.losses import mean_live, moments
 from cljax.ops.saliency import KINDS, dense_scores, kernels
 from cljax.ops.selecting import Layers, largest, most, select
-from cljax.ops.slots import by_slot, over_live, parameters, take
+from cljax.ops.slots import by_slot, over_live, parameters, put, take
 from cljax.ops.subnets import Subnets, book, by_layer, masked
 from cljax.types import Array, Batch, Info, Key, Outputs, Spec, choose
 
@@ -36,6 +36,7 @@ class Learner:
   full: Array  # [] bool, a new expert or slot was needed and there was none
   overlap: Array  # [R, S] of each task's first rows with each slot, NaN where it was not asked
   deviation: Array  # [R, S]
+  typical: dict[str, Array]  # [S, 2, ...] mean and variance of a finished slot's `looks` over rows of its task
 
 
 class Rules(NamedTuple):
@@ -70,7 +71,7 @@ class Mixture(NamedTuple):
   decide: Callable[[Key, Learner, Batch, Array, Array], Learner]
   learn: Callable[[Learner, Batch, bool], tuple[Learner, Info]]
   choose_own: Callable[[Learner, Batch, Batch], Learner]
-  finish: Callable[[Learner], Learner]
+  finish: Callable[[Learner, Batch], Learner]
   answer: Callable[[Learner, Array, Array | None], Outputs]
   report: Callable[[Learner], dict[str, Array]]
 
@@ -125,6 +126,9 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
   def run(params: Any, x: Array) -> Any:
     return net.apply({"params": params}, seen(x), jnp.zeros(len(x), jnp.int32))
 
+  def looks(params: Any, x: Array) -> dict[str, Array]:
+    return {"features": run(params, x).features, "pictures": seen(x).reshape(len(x), -1)}
+
   def fresh(key: Key) -> Any:
     return net.init(key, jnp.zeros((1, *spec.x_shape)), jnp.zeros(1, jnp.int32))["params"]
 
@@ -164,7 +168,9 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
     params, off = take(subnets.store, jnp.int32(0)), jnp.array(False)
     none = pages.joined(subnets, subnets.done)
     unasked = jnp.full((R, S), jnp.nan, jnp.float32)
-    return Learner(params, tx.init(params), subnets, none, none, none, jnp.int32(-1), off, off, unasked, unasked)
+    slot, found = jnp.int32(-1), looks(params, jnp.zeros((1, *spec.x_shape)))
+    typical = {name: jnp.zeros((S, 2, leaf.shape[1])) for name, leaf in found.items()}
+    return Learner(params, tx.init(params), subnets, none, none, none, slot, off, off, unasked, unasked, typical)
 
   def decide(key: Key, state: Learner, batch: Batch, turn: Array, reopens: Array) -> Learner:
     """A known task, a shared expert or a new one (3.3, 3.4).
@@ -243,8 +249,12 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
     new = state.replace(subnets=subnets, own=own, opt_state=tx.init(state.params))
     return either(state.reused | state.full, state, new)
 
-  def finish(state: Learner) -> Learner:
-    new = state.replace(subnets=pages.freeze(state.subnets, state.slot, state.params))
+  def finish(state: Learner, batch: Batch) -> Learner:
+    """Freezes the slot's function, and keeps what is typical of the live rows of its task."""
+    subnets = pages.freeze(state.subnets, state.slot, state.params)
+    found = looks(pages.net_of(subnets, state.slot), batch.x)
+    typical = put(state.typical, state.slot, {name: moments(leaf, batch.live) for name, leaf in found.items()})
+    new = state.replace(subnets=subnets, typical=typical)
     return either(state.reused | state.full, state, new)
 
   def answer(state: Learner, x: Array, slot: Array | None) -> Outputs:
@@ -260,6 +270,8 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
         net_of=lambda s: function_of(state, s),
         whole=lambda s: take(state.subnets.store, jnp.maximum(state.subnets.expert_of[s], 0)),
         logits=lambda params: run(params, x).logits,
+        looks=lambda params: looks(params, x),
+        typical=lambda s: take(state.typical, s),
         scores=lambda params: scores_of(params, x, None, jnp.ones(len(x), bool)),
         mask=lambda s: pages.mask_of(state.subnets, s),
         stored=summed,

@@ -145,7 +145,7 @@ def detected(
       return mix.learn(learner, fetch(view, Place(*(leaf[at] for leaf in rest))), True)[0]
 
     learner = jax.lax.fori_loop(0, jnp.where(rows > 0, retrain, 0), one, learner)
-    return mix.finish(learner)
+    return mix.finish(learner, scored)
 
   def consolidated(key: Key, state: State, view: View) -> State:
     learner, watching = state.learner, state.watching
