@@ -90,7 +90,7 @@ def nearest(name: str, known: Known) -> Array:
   return jnp.where(known.done, over_live(one, known.done), jnp.inf)
 
 
-RULES = {
+RULES: dict[str, Callable[[Known], Array]] = {
   "entropy": entropy,
   "features": partial(nearest, "features"),
   "pictures": partial(nearest, "pictures"),
