@@ -12,7 +12,7 @@ import pytest
 from cljax.nets import CNN, MLP, RoutedMLP
 from cljax.nets.cnn import patches
 from cljax.nets.heads import Heads, own_head, with_head
-from cljax.nets.routed import Experts, match_width, parameter_count
+from cljax.nets.routed import Experts, match_width, parameter_count, weighted_sum
 from cljax.ops.learner import sgd, supervised
 from cljax.types import Batch, ConfigError, Place, Spec
 
@@ -99,6 +99,16 @@ def test_experts_without_weight_get_no_gradient(layer, value_and_gradients):
   kernel = np.asarray(grads["kernel"]).reshape(D, E, W)
   assert not kernel[:, 1].any() and not np.asarray(grads["bias"])[W : 2 * W].any()
   assert all(kernel[:, e].any() for e in (0, 2, 3))
+
+
+def test_the_derivatives_written_out_are_those_of_the_sum():
+  """Of experts without weight, too: a straight-through sampler learns to turn them on."""
+  random = np.random.default_rng(4)
+  z, slope = (random.normal(size=shape).astype(np.float32) for shape in ((3, E, W), (3, W)))
+  plain = jax.vjp(lambda z, gates: jnp.einsum("beh,be->bh", jnp.maximum(z, 0), gates), z, jnp.asarray(GATES))[1]
+  by_z, by_gate = jax.vjp(weighted_sum, z, jnp.asarray(GATES))[1](slope)
+  chex.assert_trees_all_close((by_z, by_gate), plain(slope), atol=1e-6)
+  assert np.asarray(by_gate)[np.asarray(GATES) == 0].any()
 
 
 def test_an_inactive_expert_that_overflowed_stays_out(layer, value_and_gradients):
