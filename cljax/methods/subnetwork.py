@@ -69,7 +69,7 @@ def subnetwork(
   infer: str = "entropy",
   watch: str = "scores",
   pseudo_labels: bool = False,
-  onset_factor: float = 6.0,
+  onset_factor: float = 4.0,
   onset_quantile: float = 0.99,
   onset_history: int = 50,
   onset_batches: int = 2,
