@@ -70,7 +70,8 @@ class Timeline(NamedTuple):
     """Steps [S] of a phase where the host looks, in order: (kind, steps, row)."""
     it, end = self.phases[phase], self.phase_steps(task, phase)
     if not self.spec.boundaries:
-      edges = -(-np.cumsum(self.rows, axis=1) // it.batch)
+      # A batch that an edge lies in may already begin the next slot: a task is looked at before it.
+      edges = np.cumsum(self.rows, axis=1) // it.batch
       return [("evaluate", edges[:, k], k + 1) for k in range(self.spec.T - 1)] + [("end", end, 0)]
     epoch = self.epoch_steps(task, phase)
     ticks = range(1, int((end // epoch).max()) + 1) if "tick" in edges_of(it) else ()

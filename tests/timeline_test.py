@@ -145,19 +145,19 @@ def test_an_oracle_that_trains_once():
 
 
 def test_hidden_boundaries():
-  """One segment; marks at the first step after which all rows of a task are seen; the last row after `exit`."""
+  """One segment; marks after the last step that no row of the next task is in; the last row after `exit`."""
   it = timeline([phase(enter=edge, exit=edge)], [25, 20, 10], boundaries=False)
   assert told(it.units(None, 0)) == [
     "evaluate 0.0@0 row 0",
     "view 0.0@0",
     "enter 0.0@0",
-    "chunk 0.0@0+3",
-    "evaluate 0.0@3 row 1",
-    "save 0.0@3!",
-    "chunk 0.0@3+2",
-    "evaluate 0.0@5 row 2",
-    "save 0.0@5!",
-    "chunk 0.0@5+1",
+    "chunk 0.0@0+2",
+    "evaluate 0.0@2 row 1",
+    "save 0.0@2!",
+    "chunk 0.0@2+2",
+    "evaluate 0.0@4 row 2",
+    "save 0.0@4!",
+    "chunk 0.0@4+2",
     "save 0.0@6",
     "exit 0.0@6",
     "evaluate 1.0@0 row 3",
@@ -170,16 +170,23 @@ def test_hidden_boundaries_closer_than_a_batch():
   """Two edges in one step are two rows of the matrix; going on between them asks the second only."""
   it = timeline([phase()], [12, 3, 5], boundaries=False)
   expected = [
-    "chunk 0.0@0+2",
-    "evaluate 0.0@2 row 1",
-    "save 0.0@2!",
-    "evaluate 0.0@2 row 2",
-    "save 0.0@2!",
+    "chunk 0.0@0+1",
+    "evaluate 0.0@1 row 1",
+    "save 0.0@1!",
+    "evaluate 0.0@1 row 2",
+    "save 0.0@1!",
+    "chunk 0.0@1+1",
+    "save 0.0@2",
     "evaluate 1.0@0 row 3",
     "save 1.0@0!",
   ]
   assert told(it.units(None, 0))[2:] == expected
-  assert told(it.units(Position(0, 0, (2,)), 2))[1:] == expected[3:]
+  assert told(it.units(Position(0, 0, (1,)), 2))[1:] == expected[3:]
+
+
+def test_a_task_of_less_than_a_batch_is_looked_at_before_it():
+  it = timeline([phase(enter=edge)], [3, 27], boundaries=False)
+  assert told(it.units(None, 0))[2:5] == ["enter 0.0@0", "evaluate 0.0@0 row 1", "save 0.0@0!"]
 
 
 def test_saves_are_due_every_so_many_chunks():
