@@ -156,7 +156,7 @@ def test_the_loss_may_be_watched_and_running_out_of_slots_names_the_key():
     ({"passes": 0}, {}, r"config\.stream\.passes=0: at least 1"),
     ({"boundaries": True, "passes": 2}, {}, r"config\.stream\.passes=2.*config\.method\.epochs"),
     ({}, {"watch": "entropy"}, "scores, last, loss"),
-    ({}, {"infer": "guess"}, "entropy, pseudo_grad, supsup_oneshot, hamming, oracle"),
+    ({}, {"infer": "guess"}, "entropy, features, pictures, pseudo_grad, supsup_oneshot, hamming, oracle"),
     ({}, {"onset_batches": 3}, r"config\.method\.decide_after=2: at least config\.method\.onset_batches=3"),
     ({"permuted_rounds": -1}, {}, r"config\.stream\.permuted_rounds=-1"),
   ],
