@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from benchmarks.timing import Ratio, Timing, ratio
-from cljax.types import choose
+from cljax.errors import choose
 
 TOLERANCE, LEARNT = 0.03, 0.5  # accuracies that differ by less are alike; less than this is not learning
 PEERS = {"torch": "torch", "avalanche": "avalanche"}  # first part of a subject's name -> the module that it needs

@@ -17,10 +17,10 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from cljax.data import STREAMS
+from cljax.errors import ConfigError, choose
 from cljax.methods import METHODS
 from cljax.nets import NETS
-from cljax.ops.learner import sgd
-from cljax.types import ConfigError, choose
+from cljax.pieces.learner import sgd
 
 OPTIMIZERS = {"sgd": sgd, "adam": optax.adam, "adagrad": optax.adagrad, "rmsprop": optax.rmsprop}
 PRECISIONS = ("highest", "high", "default")

@@ -9,11 +9,13 @@ import jax
 import numpy as np
 
 from cljax.checkpoint import Checkpoints
-from cljax.experiment import INIT, TRAIN, Experiment
+from cljax.errors import ConfigError
+from cljax.experiment import Experiment
+from cljax.keys import INIT, TRAIN
 from cljax.mesh import agree, gather
 from cljax.monitor import Monitor, compile_seconds, rows_to_log
 from cljax.timeline import Position, Unit
-from cljax.types import Clock, ConfigError, State, View
+from cljax.types import Clock, State, View
 
 
 class Stopped(Exception):  # noqa: N818 - not an error

@@ -27,13 +27,14 @@ from cljax.config import (
 )
 from cljax.data import STREAMS, bank, join
 from cljax.data.streams import stack
+from cljax.errors import ConfigError, choose
+from cljax.keys import STREAM
 from cljax.mesh import EXECUTORS, choose_executor, make_mesh, put
 from cljax.methods import METHODS
 from cljax.nets import NETS
 from cljax.timeline import Timeline, edges_of
-from cljax.types import ConfigError, Method, Spec, Stream, choose
+from cljax.types import Method, Spec, Stream
 
-INIT, STREAM, TRAIN = range(3)  # purposes of a seed's key
 LONGEST_CHUNK = 1000
 
 Laid = tuple[Spec, Stream, Any, str]  # what `build_stream` gives

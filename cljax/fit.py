@@ -12,15 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from cljax.data.sample import current, fetch, held_pictures, split_batch
+from cljax.keys import ENTER, EXIT, ORDER, PLAN, STEP, TICK, use
 from cljax.types import NONE, Array, Batch, Clock, Info, Key, Method, Phase, Plan, Rows, State, Stream, View
-
-# Uses of a phase's key: an order takes the epoch beside it, all others the step within this task's phase.
-ORDER, PLAN, STEP, ENTER, TICK, EXIT = range(6)
-
-
-def use(key: Key, purpose: int, position: Array) -> Key:
-  """The key of one use at one position."""
-  return jax.random.fold_in(jax.random.fold_in(key, purpose), position)
 
 
 def position(clock: Clock) -> Array:

@@ -19,7 +19,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cljax.types import Batch, ConfigError
+from cljax.errors import ConfigError
+from cljax.types import Batch
 
 EXECUTORS = ("vmap", "map", "each")
 

@@ -14,10 +14,11 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from cljax import parts
+from cljax import artifacts
 from cljax.data.sample import decode
+from cljax.errors import ConfigError
 from cljax.experiment import build_method
-from cljax.types import Array, ConfigError, Spec
+from cljax.types import Array, Spec
 
 
 class Answers(NamedTuple):
@@ -44,7 +45,7 @@ class Predictor:
     Raises:
       ConfigError: no finished run, another method without parts, an unknown seed or a damaged file.
     """
-    self.folder = parts.folder_of(workdir, seed)
+    self.folder = artifacts.folder_of(workdir, seed)
     path = self.folder.parent / "spec.json"
     if not path.exists():
       raise ConfigError(
@@ -68,7 +69,7 @@ class Predictor:
   def load(self, name: str) -> Any:
     """One part from disk, its bytes noted."""
     path = self.folder / f"{name}.npz"
-    tree = parts.fill(self.shapes[name], parts.read(path), path)
+    tree = artifacts.fill(self.shapes[name], artifacts.read(path), path)
     self.loaded[name] = path.stat().length
     return tree
 

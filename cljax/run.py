@@ -15,20 +15,22 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from cljax import fit, parts
+from cljax import artifacts, files, fit
 from cljax.checkpoint import Checkpoints
 from cljax.config import complete, sweep_values, with_values
 from cljax.data.sample import pool_of, view_at, warped_rows
 from cljax.data.warp import COSTLY
 from cljax.drive import Carry, Driver, drive, resume, start, steps_done
 from cljax.experiment import Experiment, build
+from cljax.files import located
+from cljax.keys import keys_of
 from cljax.mesh import agree, gather, over_seeds, places, spread_rows
 from cljax.monitor import Monitor
 from cljax.predict import told_of
 from cljax.report import plots, store
 from cljax.timeline import edges_of
 from cljax.types import Method, State, View, nothing
-from cljax.workdir import claim, environment, located, note_environment
+from cljax.workdir import claim, environment, note_environment
 
 POOL_BYTES = 2**30  # of the pictures of one task, of all seeds together
 
@@ -39,18 +41,6 @@ class Outcome(NamedTuple):
   state: State | None = None  # [S, ...]; None when a finished run was only read
   experiment: Experiment | None = None
   sweep: tuple["Outcome", ...] = ()  # one for each value of a sweep, whose first one the fields above tell
-
-
-def keys_of(seeds: jax.Array, positions: jax.Array) -> jax.Array:
-  """[S] keys: key(seed), then a fold for each of the positions (purpose, task, phase)."""
-
-  def one(seed):
-    key = jax.random.key(seed)
-    for i in range(positions.shape[0]):
-      key = jax.random.fold_in(key, positions[i])
-    return key
-
-  return jax.vmap(one)(seeds)
 
 
 # What is compiled, as functions of the method at the numbers of one row, and of that row's arguments.
@@ -297,9 +287,9 @@ def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
   if method.parts is not nothing:
     found = jax.vmap(method.parts)(outcome.state)
     for s, seed in enumerate(outcome.result["seeds"]):
-      parts.write(parts.folder_of(folder, seed), jax.tree.map(lambda leaf, s=s: leaf[s], found))
+      artifacts.write(artifacts.folder_of(folder, seed), jax.tree.map(lambda leaf, s=s: leaf[s], found))
     if outcome.experiment is not None:
-      store.write_json(folder / "parts" / "spec.json", told_of(outcome.experiment.config, outcome.experiment.spec))
+      files.write_json(folder / "parts" / "spec.json", told_of(outcome.experiment.config, outcome.experiment.spec))
   store.write_report_arrays(folder / "report.npz", outcome.arrays)
   plots.save(folder / "figures", plots.run_figures(outcome.result, outcome.arrays))
-  store.write_json(folder / "result.json", outcome.result)
+  files.write_json(folder / "result.json", outcome.result)

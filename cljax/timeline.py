@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cljax.types import ConfigError, Phase, Spec, keep
+from cljax.errors import ConfigError
+from cljax.types import Phase, Spec, keep
 
 
 class Position(NamedTuple):

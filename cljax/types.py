@@ -7,8 +7,7 @@ Shape legend, used in every file: S seeds, T tasks, L layers, E experts, K candi
 D features, C classes; inside a `Plan`, n steps and W columns.
 """
 
-import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,24 +21,6 @@ Info = dict[
 ]  # scalars, the same keys at every step of a phase: `loss` always, `accuracy` where it classifies
 
 NONE = np.int32(2**31 - 1)  # "no slot": a scatter with mode='drop' ignores it, where -1 would wrap to the last row
-
-
-class ConfigError(Exception):
-  """A mistake of the person who typed the command: says what was wrong, what is allowed and what to type instead."""
-
-
-def choose(name: str, value: str, allowed: Iterable[str]) -> str:
-  """`value` if it is allowed.
-
-  Raises:
-    ConfigError: naming what is allowed and the nearest of it.
-  """
-  allowed = list(allowed)
-  if value in allowed:
-    return value
-  near = difflib.get_close_matches(str(value), allowed, n=1)
-  hint = f" Did you mean {near[0]}?" if near else ""
-  raise ConfigError(f"{name}={value!r} is not known.{hint} Choose one of: {', '.join(allowed)}")
 
 
 class Bank(NamedTuple):

@@ -1,6 +1,5 @@
 """The folder of one run: whose it is, what stands in it, and refusing to mix two runs."""
 
-import json
 import platform
 import shlex
 import subprocess
@@ -14,16 +13,10 @@ import jax
 from absl import logging
 from etils import epath
 
-from cljax.report.store import write_json
-from cljax.types import ConfigError
+from cljax.errors import ConfigError
+from cljax.files import as_json, read_json, write_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "cljax")
-
-
-def located(workdir: str | epath.Path) -> epath.Path:
-  """A folder by its whole path: orbax takes no other, and finds out late."""
-  folder = epath.Path(workdir)
-  return folder if "://" in str(workdir) else folder.expanduser().absolute()
 
 
 def environment() -> dict[str, Any]:
@@ -74,11 +67,6 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def as_json(value: Any) -> Any:
-  """What `value` looks like after a round trip through a file."""
-  return json.loads(json.dumps(value))
-
-
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
   """One line for each key whose value differs."""
   there, here = flatten(there), flatten(here)
@@ -88,17 +76,6 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     for key in sorted({*there, *here})
     if there.get(key, missing) != here.get(key, missing)
   ]
-
-
-def read_json(path: epath.Path) -> Any:
-  """
-  Raises:
-    ConfigError: a damaged file.
-  """
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise ConfigError(f"{path} is damaged ({error}); move it away, or use another --workdir") from error
 
 
 def claim(folder: epath.Path, config: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from etils import epath
 
 from cljax.drive import Stopped
-from cljax.types import ConfigError, choose
+from cljax.errors import ConfigError, choose
 from cljax.workdir import flatten
 
 USAGE, STORAGE, REQUEUE = 2, 74, 75  # exit codes: a mistake in the command; the disk; saved, run it again

@@ -13,7 +13,7 @@ import sys
 from absl import flags
 
 from benchmarks import problem, rows, suite, table, timing
-from cljax.types import ConfigError
+from cljax.errors import ConfigError
 from launch import app
 
 ROUNDS = flags.DEFINE_integer("rounds", 5, "How often every subject has its turn.", lower_bound=1)

@@ -10,11 +10,11 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cljax.config import relabel
+from cljax.errors import ConfigError
 from cljax.report.pages import read_published, write_report
 from cljax.report.store import find_results
 from cljax.report.tables import labels, readme_table, splice, text_table
 from cljax.run import train
-from cljax.types import ConfigError
 from cljax.workdir import flatten
 from launch.app import ROOT, stop_asked
 

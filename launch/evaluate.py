@@ -13,9 +13,9 @@ import sys
 import jax
 from absl import flags
 
-from cljax.again import evaluations, name_of, note
+from cljax.errors import ConfigError
+from cljax.evaluation import evaluations, name_of, note
 from cljax.report.tables import evaluation_table
-from cljax.types import ConfigError
 from launch import app
 
 OVER = flags.DEFINE_multi_string(

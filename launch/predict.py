@@ -14,9 +14,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cljax.config import complete
+from cljax.errors import ConfigError
 from cljax.experiment import build_stream
 from cljax.predict import Predictor
-from cljax.types import ConfigError
 from launch import app
 
 PICTURES = flags.DEFINE_string("pictures", "", "A .npy file of pictures [N, height, width, channels], uint8 or 0 to 1.")

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from absl import flags
 
 from cljax.data import bank
-from cljax.types import ConfigError
+from cljax.errors import ConfigError
 from launch import app
 
 DATASET = flags.DEFINE_string("dataset", None, "A TFDS name, such as mnist or emnist/letters.")

@@ -7,7 +7,7 @@ The same command again skips finished cells and goes on with the others.
 
 from absl import flags
 
-from cljax.types import choose
+from cljax.errors import choose
 from launch import app, cells
 
 PAPER = flags.DEFINE_string("paper", "", "A folder of configs/papers.")

@@ -12,9 +12,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from cljax.config import relabel
+from cljax.errors import ConfigError
 from cljax.report.tables import text_table
 from cljax.run import train
-from cljax.types import ConfigError
 from launch import app, cells
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "File and variant, FILE.py:key=value.", lock_config=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cljax.data import bank
-from cljax.types import ConfigError
+from cljax.errors import ConfigError
 from tests.banks import ROOT, ROWS, data_folder, files_of_cache, pictures, refusal, write
 
 

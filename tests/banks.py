@@ -12,7 +12,7 @@ from array_record.python import array_record_module
 from PIL import Image
 
 from cljax.data import bank
-from cljax.types import ConfigError
+from cljax.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = {"train": 13, "test": 6}  # in two files a split

@@ -14,8 +14,9 @@ from benchmarks.rows import Result, Row
 from benchmarks.timing import Ratio, Timing
 from cljax import fit
 from cljax.data.sample import view_at
+from cljax.errors import ConfigError
 from cljax.methods import METHODS
-from cljax.types import Clock, ConfigError
+from cljax.types import Clock
 from tests.toys import mlp, routed, stream
 
 LR, EXPERTS, K = 0.1, 6, 2

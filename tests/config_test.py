@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cljax.config import complete, default, relabel, sweep_values, with_values
+from cljax.errors import ConfigError
 from cljax.experiment import build
-from cljax.types import ConfigError
 from launch.app import load_config
 
 TABLE = "configs/papers/cotraining/table1.py"

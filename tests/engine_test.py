@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import fit
+from cljax import keys
 from cljax.data.streams import stack
 from cljax.drive import Driver, Stopped, drive, start
+from cljax.errors import ConfigError
 from cljax.monitor import Monitor, rows_to_log
-from cljax.types import ConfigError, Method, Outputs
+from cljax.types import Method, Outputs
 from tests import toys
 from tests.subjects import Subject, assert_same, cut, finished, method_of
 from tests.subjects import compiled as subject
@@ -231,8 +232,8 @@ def test_the_order_of_events_of_two_phases():
 def test_every_use_has_its_own_key():
   """Edges, plans, steps and orders of all positions draw different numbers; enter of two tasks too."""
   key = jax.random.key(0)
-  purposes = (fit.ORDER, fit.PLAN, fit.STEP, fit.ENTER, fit.TICK, fit.EXIT)
-  uses = [fit.use(key, purpose, jnp.int32(p)) for purpose in purposes for p in range(20)]
+  purposes = (keys.ORDER, keys.PLAN, keys.STEP, keys.ENTER, keys.TICK, keys.EXIT)
+  uses = [keys.use(key, purpose, jnp.int32(p)) for purpose in purposes for p in range(20)]
   assert len({tuple(np.asarray(jax.random.key_data(use)).tolist()) for use in uses}) == 120
 
 

@@ -7,13 +7,13 @@ import shutil
 import numpy as np
 import pytest
 
-from cljax.again import evaluate_again, evaluations, name_of, note
 from cljax.checkpoint import Checkpoints
 from cljax.config import complete, default, typed
 from cljax.drive import Stopped
+from cljax.errors import ConfigError
+from cljax.evaluation import evaluate_again, evaluations, name_of, note
 from cljax.report.tables import evaluation_table
 from cljax.run import train
-from cljax.types import ConfigError
 from tests.launch_test import shell
 
 

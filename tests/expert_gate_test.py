@@ -12,12 +12,13 @@ import pytest
 
 from cljax.data.sample import decode, view_at
 from cljax.drive import Driver, drive, start
+from cljax.errors import ConfigError
 from cljax.methods import METHODS
 from cljax.monitor import Monitor
 from cljax.nets.features import FEATURES, feature_function
-from cljax.ops.experts import FINETUNE, LWF, SCRATCH
+from cljax.pieces.experts import FINETUNE, LWF, SCRATCH
 from cljax.run import compile_events, train
-from cljax.types import Bank, Clock, ConfigError, Rows, Spec, Stream, Task
+from cljax.types import Bank, Clock, Rows, Spec, Stream, Task
 from tests import toys
 
 GATE = {

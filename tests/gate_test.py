@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from cljax.nets.autoencoder import Autoencoder, sparse
-from cljax.ops import early, gate
+from cljax.ops import gate
 from cljax.ops.losses import distillation, probabilities
+from cljax.pieces import early
 
 
 @pytest.mark.parametrize("temperature", [0.1, 2.0, 50.0])

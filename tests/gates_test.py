@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from cljax.errors import ConfigError
 from cljax.methods import METHODS
 from cljax.run import train
-from cljax.types import ConfigError
 from tests import toys
 
 

@@ -9,7 +9,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(path for room in ("cljax", "launch", "configs") for path in (ROOT / room).rglob("*.py"))
-METHOD_FILES = [path for path in FILES if path.parent.name == "methods" and path.name != "__init__.py"]
+METHOD_FILES = [path for path in FILES if "methods" in path.parts and path.name != "__init__.py"]
+
+ROOMS_BELOW_METHODS = tuple(
+  f"cljax.{room}" for room in ("types", "errors", "ops", "pieces", "nets", "data.sample", "fit", "artifacts", "methods")
+)
 
 
 def name_of(path: Path) -> str:
@@ -50,10 +54,10 @@ def test_loops_over_the_stream_live_in_fit():
   loops = files_with("lax.fori_loop", "lax.scan", "lax.while_loop")
   assert loops == {
     "cljax/fit.py",
-    "cljax/ops/first.py",
-    "cljax/ops/replay.py",
+    "cljax/pieces/blocks.py",
+    "cljax/pieces/replay.py",
     "cljax/ops/slots.py",
-    "cljax/ops/watching.py",
+    "cljax/methods/subnetwork/watching.py",
     "cljax/data/sample.py",
   }
 
@@ -82,9 +86,7 @@ def test_a_method_imports_the_vocabulary_and_maths_only(path):
         assert [alias.name for alias in node.names] == ["mean_over"]
     for module in modules:
       if module.startswith("cljax"):
-        assert module.startswith(
-          ("cljax.types", "cljax.ops", "cljax.nets", "cljax.data.sample", "cljax.fit", "cljax.parts")
-        ), module
+        assert module.startswith(ROOMS_BELOW_METHODS), module
       else:
         assert module.split(".")[0] in libraries | set(sys.stdlib_module_names), module
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cljax.errors import ConfigError
 from cljax.ops import infer
-from cljax.types import ConfigError
 
 X = jnp.array([[1.0, 0.5, -0.2], [0.3, -1.0, 0.8]])
 NETS = jnp.stack([0.1 * jnp.eye(3), 4.0 * jnp.eye(3), 1.0 * jnp.ones((3, 3)).at[0].set(-2.0)])

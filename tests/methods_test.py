@@ -19,7 +19,7 @@ from cljax.data.sample import fetch
 from cljax.drive import Driver, drive, start
 from cljax.methods import METHODS
 from cljax.monitor import Monitor
-from cljax.ops.learner import sgd
+from cljax.pieces.learner import sgd
 from cljax.run import compile_events
 from cljax.types import Bank, Clock, Place, View
 from tests import toys

@@ -9,8 +9,9 @@ from cljax.data import bank, join
 from cljax.data.bank import Source
 from cljax.data.mixed import copies, datasets
 from cljax.data.streams import stratified
+from cljax.errors import ConfigError
 from cljax.experiment import build
-from cljax.types import Bank, ConfigError
+from cljax.types import Bank
 
 KEY = jax.random.key(0)
 

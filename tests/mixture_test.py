@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax.ops.mixture import Rules, home
-from cljax.ops.subnets import Subnets
+from cljax.methods.subnetwork.mixture import Rules, home
+from cljax.methods.subnetwork.subnets import Subnets
 
 RULES = Rules(
   experts=3, slots=4, decisions=4, centred=True, score="grad", select="topk", fractions=(0.1, 0.1, 0.1), above=3.0,

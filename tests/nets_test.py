@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cljax.errors import ConfigError
 from cljax.nets import CNN, MLP, RoutedMLP
 from cljax.nets.cnn import patches
 from cljax.nets.heads import Heads, own_head, with_head
 from cljax.nets.routed import Experts, match_width, parameter_count, weighted_sum
-from cljax.ops.learner import sgd, supervised
-from cljax.types import Batch, ConfigError, Place, Spec
+from cljax.pieces.learner import sgd, supervised
+from cljax.types import Batch, Place, Spec
 
 
 def count(net, *arguments) -> int:

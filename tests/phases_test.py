@@ -11,7 +11,8 @@ import pytest
 
 from cljax import fit
 from cljax.data.sample import fetch, view_at
-from cljax.types import Block, ConfigError, Phase
+from cljax.errors import ConfigError
+from cljax.types import Block, Phase
 from tests import toys
 from tests.subjects import Subject, assert_same, cut, one_after_the_other
 from tests.subjects import compiled_columns as columns

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from cljax import parts
+from cljax import artifacts
 from cljax.data.sample import decode
+from cljax.errors import ConfigError
 from cljax.predict import Predictor
 from cljax.run import train
-from cljax.types import ConfigError
 from tests import toys
 
 
@@ -77,9 +77,9 @@ def test_refusals(run, tmp_path, what, words):
     if what == "no seed":
       Predictor(folder, seed=7)
     if what == "damaged":
-      parts.folder_of(tmp_path, 0).mkdir(parents=True)
+      artifacts.folder_of(tmp_path, 0).mkdir(parents=True)
       (tmp_path / "parts" / "spec.json").write_bytes((folder / "parts" / "spec.json").read_bytes())
-      (parts.folder_of(tmp_path, 0) / "gate.npz").write_bytes(b"PK no zip")
+      (artifacts.folder_of(tmp_path, 0) / "gate.npz").write_bytes(b"PK no zip")
       Predictor(tmp_path)
     if what == "shape":
       Predictor(folder)(np.zeros((2, 4, 4, 1)))

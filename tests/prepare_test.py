@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from cljax.data import bank
-from cljax.types import ConfigError
+from cljax.errors import ConfigError
 from launch import prepare
 from tests.banks import ROOT, ROWS, data_folder, encoded, pictures, write
 

@@ -8,9 +8,9 @@ import pytest
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 
+from cljax.errors import ConfigError
 from cljax.monitor import Monitor
 from cljax.report import store
-from cljax.types import ConfigError
 from cljax.workdir import claim
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from cljax.ops.replay import Memory, draw, empty, insert, memory_bytes, reservoir
-from cljax.types import NONE, ConfigError, Place, Plan, Spec, as_it_is
+from cljax.errors import ConfigError
+from cljax.pieces.replay import Memory, draw, empty, insert, memory_bytes, reservoir
+from cljax.types import NONE, Place, Plan, Spec, as_it_is
 
 draw = jax.jit(draw, static_argnums=2)
 insert = jax.jit(insert)

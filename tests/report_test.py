@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+from cljax.errors import ConfigError
 from cljax.report import pages, plots, tables
-from cljax.types import ConfigError
 from tests.results import CONFIGS, PUBLISHED, RIGHT, ROOT, L, S, T, fake, leave, report_arrays, two_streams
 
 

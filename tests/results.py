@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cljax import files
 from cljax.report import store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,7 +65,7 @@ def with_metric(result, name, mean, std=None):
 
 def leave(folder, result, arrays=None):
   folder.mkdir(parents=True)
-  store.write_json(folder / "result.json", result)
+  files.write_json(folder / "result.json", result)
   if arrays:
     store.write_report_arrays(folder / "report.npz", arrays)
 

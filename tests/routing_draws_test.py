@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cljax.nets import RoutedMLP
-from cljax.ops import select
+from cljax.ops import gating
 from cljax.types import Clock, View
 from tests.routing_steps import (
   BATCH,
@@ -101,7 +101,7 @@ def test_noise_is_learned_or_not_there(schedule):
   for t in range(T):
     noise = states.noise[sum(STEPS[: t + 1]) - 1]
     assert noise[:, : t + 1].any(axis=(0, 2)).all() and not noise[:, t + 1 :].any()
-  for name in select.SAMPLERS:
+  for name in gating.SAMPLERS:
     shapes = jax.eval_shape(method(sample=name, learned_noise=name != "noisy_topk").init, jax.random.key(0))
     assert shapes.noise.shape == (0, T, E)
 
@@ -139,8 +139,8 @@ def test_balancing_losses_move_the_router_by_their_gradient(schedule):
     for l in range(L):
       draws = [jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, l), t), (E,)) for t in range(T)]
       noisy = router[l] + jnp.stack(draws)
-      importance += select.importance_loss(select.top_k_gates(noisy, 2)[task], ones)
-      load += select.load_loss(router[l][task], noisy[task], jnp.ones((len(task), E)), 2, ones)
+      importance += gating.importance_loss(gating.top_k_gates(noisy, 2)[task], ones)
+      load += gating.load_loss(router[l][task], noisy[task], jnp.ones((len(task), E)), 2, ones)
     return importance, load
 
   gradients = jax.jit(jax.jacrev(losses))(start.router)

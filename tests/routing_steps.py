@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import fit
+from cljax import fit, keys
 from cljax.data.sample import fetch, view_at
 from cljax.methods.routing import routing
-from cljax.ops import replay as memories
+from cljax.pieces import replay as memories
 from cljax.types import Array, Batch, Clock, Plan, View
 from tests import toys
 
@@ -60,12 +60,12 @@ def make_schedule() -> Schedule:
     view = view_at(data, t)
     clock = Clock(jnp.int32(0), jnp.int32(0), count, total)
     plan = fit.plan_current(phase, max(STEPS), task_key(t), view, clock, count)
-    keys = jax.vmap(lambda k: fit.use(task_key(t), fit.PLAN, k))(steps)
-    state, plan = phase.plan(keys, state, view, plan)
+    drawn = jax.vmap(lambda k: keys.use(task_key(t), keys.PLAN, k))(steps)
+    state, plan = phase.plan(drawn, state, view, plan)
     batch = jax.vmap(lambda place: fetch(view, place))(plan.place)._replace(slot=plan.slot, live=plan.live)
-    keys = jax.random.key_data(jax.vmap(lambda k: fit.use(task_key(t), fit.STEP, k))(steps))
+    drawn = jax.random.key_data(jax.vmap(lambda k: keys.use(task_key(t), keys.STEP, k))(steps))
     return state, Schedule(
-      keys, plan, batch, jax.vmap(lambda k: fit.clock_at(clock, k))(steps), jnp.full_like(steps, t)
+      drawn, plan, batch, jax.vmap(lambda k: fit.clock_at(clock, k))(steps), jnp.full_like(steps, t)
     )
 
   state, parts = fresh(), []

@@ -11,11 +11,12 @@ from flax import linen as nn
 
 from cljax import fit
 from cljax.data.sample import view_at
+from cljax.errors import ConfigError
 from cljax.methods.er import er
 from cljax.methods.routing import routing
 from cljax.nets import MLP, RoutedMLP
-from cljax.ops import select
-from cljax.types import NONE, Array, Batch, Clock, ConfigError, Outputs, Spec, View, as_it_is
+from cljax.ops import gating
+from cljax.types import NONE, Array, Batch, Clock, Outputs, Spec, View, as_it_is
 from tests import toys
 from tests.routing_reference import Paper, assert_follows_the_paper
 from tests.routing_steps import (
@@ -139,7 +140,7 @@ def test_usage_by_hand(schedule):
   np.testing.assert_array_equal(state.used, expected)
   report = jax.jit(method().report)(state)
   np.testing.assert_array_equal(report["unused"], [2, 2])
-  np.testing.assert_array_equal(select.unused_gates(state.used.any(axis=1)), [[0, 0, 0.5, 0.5, 0]] * L)
+  np.testing.assert_array_equal(gating.unused_gates(state.used.any(axis=1)), [[0, 0, 0.5, 0.5, 0]] * L)
 
 
 def test_usage_of_finished_tasks_stays_unless_refreshed(schedule):

@@ -10,30 +10,30 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from cljax.ops import select
+from cljax.ops import gating
 
-top_k_mask = jax.jit(select.top_k_mask, static_argnums=1)
-top_k_gates = jax.jit(select.top_k_gates, static_argnums=1)
+top_k_mask = jax.jit(gating.top_k_mask, static_argnums=1)
+top_k_gates = jax.jit(gating.top_k_gates, static_argnums=1)
 
 
 @partial(jax.jit, static_argnums=3)
 def noisy_topk(key, logits, sigma, k):
-  return select.noisy_topk(select.NOISES["noisy_topk"](key, logits.shape), logits, sigma, k)
+  return gating.noisy_topk(gating.NOISES["noisy_topk"](key, logits.shape), logits, sigma, k)
 
 
 @partial(jax.jit, static_argnums=3)
 def gumbel_topk(key, logits, scale, k):
-  return select.gumbel_topk(select.NOISES["gumbel_topk"](key, logits.shape), logits, scale, k)
+  return gating.gumbel_topk(gating.NOISES["gumbel_topk"](key, logits.shape), logits, scale, k)
 
 
 @jax.jit
 def gumbel_matrix(key, logits, temperature):
-  return select.gumbel_matrix(select.NOISES["gumbel_matrix"](key, logits.shape), logits, temperature)
+  return gating.gumbel_matrix(gating.NOISES["gumbel_matrix"](key, logits.shape), logits, temperature)
 
 
-unused_gates = jax.jit(select.unused_gates)
-importance_loss = jax.jit(select.importance_loss)
-load_loss = jax.jit(select.load_loss, static_argnums=3)
+unused_gates = jax.jit(gating.unused_gates)
+importance_loss = jax.jit(gating.importance_loss)
+load_loss = jax.jit(gating.load_loss, static_argnums=3)
 ALL = np.ones(4, bool)
 
 H = np.array([2, 1, 0, -1, 3], np.float32)
@@ -254,7 +254,7 @@ def test_importance_loss_against_numpy():
 def test_equal_importance_costs_nothing():
   gates = np.stack([np.roll([0.7, 0.3, 0, 0], e) for e in range(4)])
   assert abs(importance_loss(gates, ALL)) < 1e-7
-  assert jax.jit(select.squared_variation)(np.zeros(4)) == 0
+  assert jax.jit(gating.squared_variation)(np.zeros(4)) == 0
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])

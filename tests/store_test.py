@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from etils import epath
 
+from cljax import files
+from cljax.errors import ConfigError
 from cljax.report import store
-from cljax.types import ConfigError
 from tests.results import RIGHT, S, T, fake, leave, report_arrays, two_streams
 
 
@@ -45,7 +46,7 @@ def test_a_result_with_other_fields_is_refused(change):
 
 def test_a_result_survives_its_file(tmp_path):
   result = fake(task_confusion=np.arange(S * T * T).reshape(S, T, T))
-  store.write_json(tmp_path / "result.json", result)
+  files.write_json(tmp_path / "result.json", result)
   assert store.read_result(tmp_path / "result.json") == result
   text = (tmp_path / "result.json").read_text()
   assert '\n "seeds": [0, 1],\n' in text and "NaN" not in text and '\n  "executor": "map"' in text
@@ -53,28 +54,28 @@ def test_a_result_survives_its_file(tmp_path):
 
 def test_numpy_nan_and_tuples_become_json(tmp_path):
   value = {"a": np.float32(0.5), "b": (np.int64(1), float("nan")), "c": np.array([[True]]), "d": None, "e": "x"}
-  store.write_json(tmp_path / "v.json", value)
+  files.write_json(tmp_path / "v.json", value)
   assert json.loads((tmp_path / "v.json").read_text()) == {"a": 0.5, "b": [1, None], "c": [[True]], "d": None, "e": "x"}
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, fails):
   path = tmp_path / "result.json"
-  store.write_json(path, {"old": 1})
+  files.write_json(path, {"old": 1})
 
   def full(*_):
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(os, fails, full)
   with pytest.raises(OSError, match=r"No space left on device; .*result\.json could not be written"):
-    store.write_json(path, {"new": 2})
+    files.write_json(path, {"new": 2})
   assert json.loads(path.read_text()) == {"old": 1} and [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_a_kill_in_the_middle_leaves_the_old_file(tmp_path, monkeypatch):
   """The new content is whole and on the disk before it gets the name."""
   path, seen = tmp_path / "result.json", []
-  store.write_json(path, {"old": 1})
+  files.write_json(path, {"old": 1})
 
   def killed(source, target):
     seen.append((json.loads(Path(source).read_text()), json.loads(path.read_text()), Path(source).parent))
@@ -82,7 +83,7 @@ def test_a_kill_in_the_middle_leaves_the_old_file(tmp_path, monkeypatch):
 
   monkeypatch.setattr(os, "replace", killed)
   with pytest.raises(KeyboardInterrupt):
-    store.write_json(path, {"new": 2})
+    files.write_json(path, {"new": 2})
   assert seen == [({"new": 2}, {"old": 1}, tmp_path)] and json.loads(path.read_text()) == {"old": 1}
 
 

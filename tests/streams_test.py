@@ -10,7 +10,8 @@ import scipy.ndimage
 from cljax.data.bank import Source
 from cljax.data.streams import permuted, rotated, split, stack
 from cljax.data.warp import Permutation, Rotation
-from cljax.types import Bank, ConfigError, Spec
+from cljax.errors import ConfigError
+from cljax.types import Bank, Spec
 
 LABELS = np.array([1, 3, 4, 7, 8, 9], np.int32)  # neither from zero nor without gaps
 

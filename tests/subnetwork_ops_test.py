@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
+from cljax.errors import ConfigError
+from cljax.methods.subnetwork import saliency
 from cljax.nets import CNN, MLP
-from cljax.ops import masks, onset, saliency
-from cljax.types import ConfigError
+from cljax.ops import masks, onset
 
 
 @pytest.mark.parametrize("shape", [(3,), (8,), (5, 7), (2, 3, 5)])

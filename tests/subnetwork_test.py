@@ -11,13 +11,13 @@ import pytest
 
 from cljax.config import complete, default
 from cljax.drive import Driver, drive, start
+from cljax.errors import ConfigError
 from cljax.methods import METHODS
+from cljax.methods.subnetwork.subnets import book_of, deviations
 from cljax.monitor import Monitor
 from cljax.ops import masks
 from cljax.ops.infer import mean_entropy
-from cljax.ops.subnets import book_of, deviations
 from cljax.run import compile_events, train
-from cljax.types import ConfigError
 from tests import toys
 
 SMALL = {"batch_size": 10, "epochs": 20, "retrain": 60, "experts": 3, "fractions": (0.2, 0.2, 0.3)}

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from cljax.errors import ConfigError
 from cljax.timeline import Position, Timeline, edges_of
-from cljax.types import ConfigError, Phase, Spec
+from cljax.types import Phase, Spec
 
 
 def edge(key, state, view, clock):

@@ -17,9 +17,10 @@ from cljax.fit import mean_over
 from cljax.mesh import make_mesh
 from cljax.mesh import put as on_devices
 from cljax.nets import MLP, RoutedMLP
-from cljax.ops import replay
-from cljax.ops.learner import supervised
-from cljax.ops.slots import apply_by_slot, put, take
+from cljax.ops.slots import apply_by_slot
+from cljax.ops.trees import put, take
+from cljax.pieces import replay
+from cljax.pieces.learner import supervised
 from cljax.types import Bank, Method, Phase, Place, Rows, Spec, Stream, Task
 
 

@@ -12,12 +12,14 @@ import pytest
 from cljax.config import complete, default
 from cljax.data import STREAMS, bank
 from cljax.drive import Driver, drive, start
+from cljax.errors import ConfigError
 from cljax.methods import METHODS
+from cljax.methods.subnetwork import saliency
 from cljax.monitor import Monitor
 from cljax.nets import MLP
-from cljax.ops import masks, recent, saliency
+from cljax.ops import masks, recent
 from cljax.run import compile_events, train
-from cljax.types import ConfigError, Place, Rows
+from cljax.types import Place, Rows
 from tests import toys
 
 SMALL = {

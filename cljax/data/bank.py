@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from cljax.types import Bank, ConfigError
+from cljax.errors import ConfigError
+from cljax.types import Bank
 
 EMBEDDED = ("digits", "synthetic")
 KNOWN = (*EMBEDDED, "mnist", "fashion_mnist", "kmnist", "emnist", "emnist/letters", "usps", "cifar10", "cifar100")

@@ -13,7 +13,8 @@ from absl import logging
 
 from cljax.data import bank
 from cljax.data.bank import Source
-from cljax.types import Bank, ConfigError, choose
+from cljax.errors import ConfigError, choose
+from cljax.types import Bank
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 GROUP = 2000  # pictures at once

@@ -18,7 +18,8 @@ import numpy as np
 from cljax.data.bank import Source
 from cljax.data.sample import shuffle
 from cljax.data.warp import Permutation, Rotation
-from cljax.types import ConfigError, Key, Rows, Spec, Stream, Task, choose
+from cljax.errors import ConfigError, choose
+from cljax.types import Key, Rows, Spec, Stream, Task
 
 SCENARIOS = ("task", "class", "domain")
 PERMUTE, ROWS, ORDER, PASS = range(4)  # purposes of a stream's key

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.ops import experts as grown
+from cljax.errors import ConfigError
 from cljax.ops.losses import probabilities
-from cljax.ops.slots import parameters
-from cljax.types import Array, ConfigError, Method, Outputs, Spec
+from cljax.ops.trees import parameters
+from cljax.pieces import experts as grown
+from cljax.types import Array, Method, Outputs, Spec
 
 
 @flax.struct.dataclass
@@ -37,8 +38,8 @@ def confident(
 
   Args:
     net, tx: of one expert, with one head; trained afresh for each task.
-    batch_size, epochs, warmup_epochs, distill_weight, distill_temperature: see `ops.experts.Training`.
-    parent, mode: see `ops.experts.chain`.
+    batch_size, epochs, warmup_epochs, distill_weight, distill_temperature: see `pieces.experts.Training`.
+    parent, mode: see `pieces.experts.chain`.
 
   Raises:
     ConfigError: an unknown choice, or tasks without heads of their own.

@@ -15,10 +15,11 @@ from flax import linen as nn
 
 from cljax.fit import mean_over
 from cljax.nets.features import FeatureFn, feature_function
-from cljax.ops import early, gate
-from cljax.ops import experts as grown
+from cljax.ops import gate, trees
 from cljax.ops.losses import mean_live
-from cljax.ops.slots import parameters
+from cljax.ops.trees import parameters
+from cljax.pieces import early
+from cljax.pieces import experts as grown
 from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
 
 
@@ -57,8 +58,8 @@ def discriminative(
 
   Args:
     net, tx: of one expert, with one head; trained afresh for each task.
-    batch_size, epochs, warmup_epochs, distill_weight, distill_temperature: see `ops.experts.Training`.
-    parent, mode: see `ops.experts.chain`.
+    batch_size, epochs, warmup_epochs, distill_weight, distill_temperature: see `pieces.experts.Training`.
+    parent, mode: see `pieces.experts.chain`.
     phi: frozen feature function, as in `expert_gate`.
     hidden: units of the gate.
     gate_batch, gate_epochs, gate_lr: of the gate, by Adam; an epoch is all rows of all tasks so far.
@@ -88,7 +89,7 @@ def discriminative(
   def enter(key: Key, state: State, view: View, clock: Clock) -> State:
     measured = gate.standard_of(features, view, view.tasks.train)
     return state.replace(
-      standard=early.choose(view.t == 0, measured, state.standard),
+      standard=trees.where(view.t == 0, measured, state.standard),
       opt_state=optimizer.init(state.params),
       best=early.begin(state.params),
       live=state.live.at[view.t].set(True),

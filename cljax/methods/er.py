@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.ops import replay as memories
-from cljax.ops.learner import supervised
+from cljax.errors import choose
 from cljax.ops.losses import rows
-from cljax.ops.slots import parameters
-from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View, choose
+from cljax.ops.trees import parameters
+from cljax.pieces import replay as memories
+from cljax.pieces.learner import supervised
+from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
 
 
 @flax.struct.dataclass
@@ -46,7 +47,7 @@ def er(
     replay: memory rows a step; fewer while the memory holds fewer.
     capacity: rows of the memory, over all tasks; 0 is fine-tuning.
     update: `sequential`, a step on the current rows, then one on the replayed; or `union`, one step on all.
-    block: steps that share a pass over the first layer's weights (`ops.first`); 0 chooses, 1 is step by step.
+    block: steps that share a pass over the first layer's weights (`pieces.blocks`); 0 chooses, 1 is step by step.
 
   Raises:
     ConfigError: 0 < capacity < replay, or an unknown update.

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.ops.learner import supervised
-from cljax.ops.slots import parameters
+from cljax.ops.trees import parameters
+from cljax.pieces.learner import supervised
 from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
 
 
@@ -26,7 +26,7 @@ def joint(
   Args:
     batch_size: rows a step, of any task.
     epochs: passes over all rows so far.
-    block: steps that share a pass over the first layer's weights (`ops.first`); 0 chooses, 1 is step by step.
+    block: steps that share a pass over the first layer's weights (`pieces.blocks`); 0 chooses, 1 is step by step.
   """
   learner = supervised(net, tx, spec)
 

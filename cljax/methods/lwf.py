@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.ops.learner import supervised
 from cljax.ops.losses import accuracy, cross_entropy, distillation, mean_live
-from cljax.ops.slots import parameters
+from cljax.ops.trees import parameters
+from cljax.pieces.learner import supervised
 from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
 
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.ops.learner import supervised
-from cljax.ops.slots import apply_by_slot, parameters, put, take
+from cljax.ops.slots import apply_by_slot
+from cljax.ops.trees import parameters, put, take
+from cljax.pieces.learner import supervised
 from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
 
 
@@ -30,7 +31,7 @@ def single(
   Args:
     batch_size: rows a step.
     epochs: passes over each task.
-    block: steps that share a pass over the first layer's weights (`ops.first`); 0 chooses, 1 is step by step.
+    block: steps that share a pass over the first layer's weights (`pieces.blocks`); 0 chooses, 1 is step by step.
   """
   learner = supervised(net, tx, spec)
 

@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cljax.errors import choose
 from cljax.nets.heads import initializer
-from cljax.types import Array, Key, choose
+from cljax.types import Array, Key
 
 SPARSE = 15  # non-zero incoming weights of a unit under `sparse`
 

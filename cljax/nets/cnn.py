@@ -3,8 +3,9 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from cljax.errors import ConfigError
 from cljax.nets.heads import Heads, initializer
-from cljax.types import Array, ConfigError, Outputs
+from cljax.types import Array, Outputs
 
 
 def patches(x: Array, size: int, stride: int) -> Array:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cljax.types import Array, ConfigError, choose
+from cljax.errors import ConfigError, choose
+from cljax.types import Array
 
 FeatureFn = Callable[[Array], Array]
 

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cljax.types import Array, choose
+from cljax.errors import choose
+from cljax.types import Array
 
 INITIALIZERS: dict[str, tuple[Any, ...]] = {
   "he": (2.0, "fan_in", "truncated_normal"),

@@ -2,8 +2,9 @@
 
 import flax.linen as nn
 
+from cljax.errors import ConfigError
 from cljax.nets.heads import Heads, initializer
-from cljax.types import Array, ConfigError, Outputs
+from cljax.types import Array, Outputs
 
 
 class MLP(nn.Module):

@@ -9,8 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cljax.errors import ConfigError
 from cljax.nets.heads import Heads, initializer
-from cljax.types import Array, ConfigError, Outputs
+from cljax.types import Array, Outputs
 
 
 class Experts(nn.Module):

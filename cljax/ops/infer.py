@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cljax.errors import choose
 from cljax.ops import masks
-from cljax.ops.selecting import Layers
+from cljax.ops.masking import Layers
 from cljax.ops.slots import mean_of_live, over_live
-from cljax.types import Array, choose
+from cljax.types import Array
 
 
 class Known(NamedTuple):

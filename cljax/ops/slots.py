@@ -1,31 +1,16 @@
 """Several networks of one shape, stacked on a leading axis, and a batch whose rows ask for different ones."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from cljax.types import Array, Outputs
+from cljax.ops.trees import put, take
+from cljax.types import Array
 
 
-def parameters(tree: Any) -> Array:
-  """[] int32: how many numbers a tree of arrays holds."""
-  return jnp.int32(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)))
-
-
-def take(stacked: Any, slot: Array | int) -> Any:
-  """The tree of one slot out of leaves [T, ...]."""
-  return jax.tree.map(lambda leaf: leaf[slot], stacked)
-
-
-def put(stacked: Any, slot: Array | int, tree: Any) -> Any:
-  """The leaves [T, ...] with one slot replaced."""
-  return jax.tree.map(lambda all, leaf: all.at[slot].set(leaf), stacked, tree)
-
-
-def apply_by_slot(apply: Callable[[Any, Array, Array], Outputs], stacked: Any, x: Array, slot: Array) -> Outputs:
+def apply_by_slot(apply: Callable[[Any, Array, Array], Any], stacked: Any, x: Array, slot: Array) -> Any:
   """Each row of x [B, ...] through the network of its own slot [B]; networks that no row asks for are not run."""
   return by_slot(lambda s: apply(take(stacked, s), x, slot), jax.tree.leaves(stacked)[0].shape[0], slot)
 

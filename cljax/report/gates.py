@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cljax.ops.experts import MODES
+from cljax.pieces.experts import MODES
 
 Result = Mapping[str, Any]
 

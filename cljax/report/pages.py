@@ -9,9 +9,10 @@ from typing import Any
 
 from etils import epath
 
+from cljax import files
+from cljax.errors import ConfigError
 from cljax.metrics import METRICS
 from cljax.report import plots, store, tables
-from cljax.types import ConfigError
 
 STYLE = (
   "body{font:15px/1.5 sans-serif;max-width:72em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
@@ -105,6 +106,6 @@ def write_report(workdir: epath.Path | str, configs: Path | None = None) -> list
     page.append(as_page(title, table, remarks, pictures))
   head = "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>Results</title>"
   written = [root / "report.md", root / "report.html"]
-  store.write_atomically(written[0], ("\n\n".join(text) + "\n").encode())
-  store.write_atomically(written[1], "\n".join([head, *page, "</body></html>\n"]).encode())
+  files.write_atomically(written[0], ("\n\n".join(text) + "\n").encode())
+  files.write_atomically(written[1], "\n".join([head, *page, "</body></html>\n"]).encode())
   return written

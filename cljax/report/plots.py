@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cljax.files import write_atomically
 from cljax.report.gates import gate_figures, transfer_figure
-from cljax.report.store import write_atomically
 from cljax.report.subnets import subnet_figures
 
 # Okabe and Ito's palette, told apart by colour-blind readers too; more than seven lines differ by their dashes.

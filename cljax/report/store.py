@@ -8,14 +8,15 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from cljax.errors import ConfigError
+from cljax.files import plain, write_atomically
 from cljax.metrics import spread, summarize
-from cljax.types import ConfigError
 
 SCHEMA = 3
 OLDER: dict[int, dict[str, Any]] = {1: {"report": {}, "train_rows": None}, 2: {"train_rows": None}}  # what they lacked
@@ -100,56 +101,6 @@ def make_result(
   if set(result) != set(FIELDS):
     raise ValueError(f"fields differ from the schema: {sorted(set(result) ^ set(FIELDS))}")
   return plain({name: result[name] for name in FIELDS})
-
-
-def plain(value: Any) -> Any:
-  """Numpy, tuples and NaN as JSON has them."""
-  if isinstance(value, Mapping):
-    return {str(key): plain(item) for key, item in value.items()}
-  if isinstance(value, np.ndarray):
-    return plain(value.tolist())
-  if isinstance(value, Sequence) and not isinstance(value, str):
-    return [plain(item) for item in value]
-  if isinstance(value, np.generic):
-    return plain(value.item())
-  if isinstance(value, float) and not np.isfinite(value):
-    return None
-  return value
-
-
-def write_json(path: epath.Path | str, value: Any) -> None:
-  """Writes all or nothing: a reader never sees half a file. Mappings go line by line, lists stay on one line.
-
-  Raises:
-    OSError: it cannot be written; an older file stays as it was.
-  """
-  path = epath.Path(path)
-  write_atomically(path, (format_json(plain(value)) + "\n").encode())
-
-
-def write_atomically(path: epath.Path, content: bytes) -> None:
-  """The whole content under its name, or the old file."""
-  if "://" in os.fspath(path):  # object stores replace whole files by themselves
-    path.write_bytes(content)
-    return
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  try:
-    with open(temporary, "wb") as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except OSError as error:
-    temporary.unlink(missing_ok=True)
-    raise OSError(error.errno, f"{error.strerror}; {path} could not be written", os.fspath(path)) from error
-
-
-def format_json(value: Any, indent: int = 0) -> str:
-  if not isinstance(value, dict) or not value:
-    return json.dumps(value, allow_nan=False)
-  inner = " " * (indent + 1)
-  lines = [f"{inner}{json.dumps(key)}: {format_json(item, indent + 1)}" for key, item in value.items()]
-  return "{\n" + ",\n".join(lines) + "\n" + " " * indent + "}"
 
 
 def read_result(path: epath.Path | str) -> dict[str, Any]:

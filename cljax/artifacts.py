@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from cljax.types import ConfigError, PyTree
+from cljax.errors import ConfigError
+from cljax.types import PyTree
 
 
 def folder_of(workdir: epath.Path | str, seed: int) -> epath.Path:

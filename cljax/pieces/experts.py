@@ -15,12 +15,14 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from cljax.artifacts import fill, read
+from cljax.errors import ConfigError, choose
 from cljax.nets.heads import Heads
-from cljax.ops import early
+from cljax.ops import trees
 from cljax.ops.losses import accuracy, cross_entropy, distillation, mean_live
-from cljax.ops.slots import apply_by_slot, put, take
-from cljax.parts import fill, read
-from cljax.types import Array, Batch, Clock, ConfigError, Info, Key, Outputs, Phase, Spec, State, View, choose
+from cljax.ops.slots import apply_by_slot
+from cljax.ops.trees import put, take
+from cljax.types import Array, Batch, Clock, Info, Key, Outputs, Phase, Spec, State, View
 
 SCRATCH, FINETUNE, LWF = range(3)  # how an expert was trained
 MODES = ("scratch", "finetune", "lwf")
@@ -89,7 +91,7 @@ def growing(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, traini
   def begin(key: Key, experts: Experts, view: View, parent: Array, mode: Array) -> Experts:
     new, has = fresh(key), parent >= 0
     old = take(experts.store, jnp.maximum(parent, 0))
-    params = {"net": early.choose(has, {**old, "head": new["head"]}, new), "old_head": old["head"]}
+    params = {"net": trees.where(has, {**old, "head": new["head"]}, new), "old_head": old["head"]}
     return experts.replace(
       params=params,
       opt_state=tx.init(params),

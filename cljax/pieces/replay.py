@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from cljax.data.sample import shuffle
-from cljax.types import NONE, Array, ConfigError, Key, Place, Plan, PlanFn, Spec, State, View, as_it_is
+from cljax.errors import ConfigError
+from cljax.types import NONE, Array, Key, Place, Plan, PlanFn, Spec, State, View, as_it_is
 
 
 class Memory(NamedTuple):

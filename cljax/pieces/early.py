@@ -3,10 +3,10 @@
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import optax
 
+from cljax.ops import trees
 from cljax.types import Array
 
 
@@ -29,7 +29,7 @@ def measure(best: Best, params: Any, loss: Array, patience: int) -> Best:
   better = ~best.stopped & (loss < best.loss)
   waited = jnp.where(better, 0, best.waited + 1).astype(jnp.int32)
   return Best(
-    choose(better, params, best.params),
+    trees.where(better, params, best.params),
     jnp.where(better, loss, best.loss),
     waited,
     best.stopped | (waited >= patience),
@@ -40,9 +40,4 @@ def measure(best: Best, params: Any, loss: Array, patience: int) -> Best:
 def update(rests: Array, tx: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
   """(params, opt_state) after a step of the optimizer, or as they are where it rests []."""
   updates, new = tx.update(grads, opt_state, params)
-  return choose(rests, params, optax.apply_updates(params, updates)), choose(rests, opt_state, new)
-
-
-def choose(condition: Array, yes: Any, no: Any) -> Any:
-  """One of two trees of the same shapes, by a condition []."""
-  return jax.tree.map(lambda one, other: jnp.where(condition, one, other), yes, no)
+  return trees.where(rests, params, optax.apply_updates(params, updates)), trees.where(rests, opt_state, new)

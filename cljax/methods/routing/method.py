@@ -21,12 +21,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from cljax.ops import replay as memories
-from cljax.ops import select
-from cljax.ops.first import alone, blocked, descend
+from cljax.errors import ConfigError, choose
+from cljax.ops import gating
 from cljax.ops.losses import accuracy, cross_entropy, rows
-from cljax.ops.slots import parameters
-from cljax.types import Array, Batch, Clock, ConfigError, Info, Key, Method, Outputs, Phase, Spec, View, choose
+from cljax.ops.trees import parameters
+from cljax.pieces import replay as memories
+from cljax.pieces.blocks import alone, blocked, descend
+from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
 
 
 @flax.struct.dataclass
@@ -99,7 +100,7 @@ def routing(
     exhausted: where a layer has no unused expert, `skip` the co-training step, or let that layer take its `routed`
       path with fixed weights; the step is skipped in any case where no layer has one.
     refresh_all_seen: step 4 for all tasks so far, since replay moves their rows too.
-    block: steps that share a pass over the first layer's weights (`ops.first`); 0 chooses, 1 is step by step.
+    block: steps that share a pass over the first layer's weights (`pieces.blocks`); 0 chooses, 1 is step by step.
 
   Raises:
     ConfigError: sizes that contradict each other, or an unknown choice.
@@ -129,11 +130,11 @@ def routing(
     )
 
   def enter(key: Key, state: State, view: View, clock: Clock) -> State:
-    return state.replace(router=select.begin_row(new_rows, key, state.router, view.t))
+    return state.replace(router=gating.begin_row(new_rows, key, state.router, view.t))
 
   def kept_gates(router: Array, task: Array) -> list[Array]:
     """One [B, E] a layer: the gates of evaluation, without noise."""
-    return [gate_scale * select.top_k_gates(router[l], ks[l])[task] for l in range(L)]
+    return [gate_scale * gating.top_k_gates(router[l], ks[l])[task] for l in range(L)]
 
   def draw_noise(key: Key, batch: Batch) -> Array:
     """[W, L, E]: what gates are drawn with, by one key for the current rows and one for the replayed.
@@ -147,7 +148,7 @@ def routing(
 
     def of_row(key, name):
       named = jax.vmap(lambda l: jax.random.fold_in(jax.random.fold_in(key, l), name))(jnp.arange(L))
-      return jax.vmap(lambda key: select.NOISES[sample](key, (E,)))(named)
+      return jax.vmap(lambda key: gating.NOISES[sample](key, (E,)))(named)
 
     return jax.vmap(of_row)(jax.random.split(key)[again.astype(jnp.int32)], names)
 
@@ -160,8 +161,8 @@ def routing(
     for l in range(L):
       sigma = noise * (jax.nn.softplus(noise_logits[l]) if learns_noise else jnp.ones((T, E)))
       logits, sigma = router[l][task], sigma[task]
-      gates.append(gate_scale * select.SAMPLERS[sample](drawn[:, l], logits, sigma, ks[l], cooled))
-      for each in select.balancing_losses(auxiliary, drawn[:, l], gates[l], logits, sigma, ks[l], batch.live):
+      gates.append(gate_scale * gating.SAMPLERS[sample](drawn[:, l], logits, sigma, ks[l], cooled))
+      for each in gating.balancing_losses(auxiliary, drawn[:, l], gates[l], logits, sigma, ks[l], batch.live):
         loss += auxiliary_weight * each
     return gates, loss
 
@@ -185,14 +186,14 @@ def routing(
   def usage(state: State, t: Array) -> Array:
     """Step 4: [L, T, E] with row t, or all rows so far, set to the top k of R."""
     if not refresh_all_seen:
-      top = jnp.stack([select.top_k_mask(state.router[l, t], ks[l]) for l in range(L)])
+      top = jnp.stack([gating.top_k_mask(state.router[l, t], ks[l]) for l in range(L)])
       return state.used.at[:, t].set(top)
-    top = jnp.stack([select.top_k_mask(state.router[l], ks[l]) for l in range(L)])
+    top = jnp.stack([gating.top_k_mask(state.router[l], ks[l]) for l in range(L)])
     return jnp.where((jnp.arange(T) <= t)[None, :, None], top, state.used)
 
   def cotrain_step(state: State, batch: Batch, used: Array, none_left: Array) -> Any:
     """Step 5: the new params; used experts and exhausted layers [L] get exactly zero gradient and keep their bits."""
-    gates = [jnp.broadcast_to(select.unused_gates(used[l]), (*batch.task.shape, E)) for l in range(L)]
+    gates = [jnp.broadcast_to(gating.unused_gates(used[l]), (*batch.task.shape, E)) for l in range(L)]
     if exhausted == "routed":
       routed = kept_gates(state.router, batch.task)
       gates = [jnp.where(none_left[l], routed[l], gates[l]) for l in range(L)]
@@ -234,7 +235,7 @@ def routing(
     return {
       "parameters": parameters((state.params, state.router, state.noise)),
       "memory_bytes": jnp.int32(memories.memory_bytes(spec, capacity)),
-      "routing": jnp.stack([select.top_k_gates(state.router[l], ks[l]) for l in range(L)]),  # [L, T, E]
+      "routing": jnp.stack([gating.top_k_gates(state.router[l], ks[l]) for l in range(L)]),  # [L, T, E]
       "used": state.used,  # [L, T, E]
       "unused": (~state.used.any(axis=1)).sum(axis=-1),  # [L] experts that no task uses
       "skipped": state.skipped,  # [T]
@@ -248,7 +249,7 @@ def routing(
 
 def check(ks, L, E, sample, noise, draw, new_rows, update, auxiliary, cotrain_rows, exhausted) -> None:
   """Refuses choices that are unknown or contradict each other."""
-  choose("config.method.sample", sample, select.SAMPLERS)
+  choose("config.method.sample", sample, gating.SAMPLERS)
   choose("config.method.draw", draw, ("step", "example"))
   choose("config.method.new_rows", new_rows, ("noise", "mean", "ties"))
   choose("config.method.update", update, ("sequential", "union"))

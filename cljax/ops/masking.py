@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from cljax.ops import masks
-from cljax.ops.early import choose as either
-from cljax.types import Array, ConfigError, choose
+from cljax.errors import ConfigError, choose
+from cljax.ops import masks, trees
+from cljax.types import Array
 
 Layers = dict[str, Array]  # by the layer's path
 
@@ -55,5 +55,5 @@ def select(
   best = largest(z, counts)
   for share in LADDER[::-1]:
     mask = {name: rank[name] < max(1, round(share * z[name].size)) for name in counts}
-    best = either(accuracy_of(mask) >= needed, mask, best)
+    best = trees.where(accuracy_of(mask) >= needed, mask, best)
   return best

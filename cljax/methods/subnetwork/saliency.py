@@ -12,8 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cljax.errors import choose
 from cljax.nets.heads import Heads
-from cljax.types import Array, choose
+from cljax.types import Array
 
 KINDS = ("grad", "taylor", "fisher")
 LAYERS = (nn.Dense, Heads)  # Heads of one head are a dense layer

@@ -13,12 +13,11 @@ import optax
 from flax import linen as nn
 
 from cljax.data.sample import fetch, shuffle
-from cljax.ops import onset, recent
-from cljax.ops.early import choose as either
+from cljax.methods.subnetwork.mixture import Learner, Mixture
+from cljax.methods.subnetwork.saliency import mean_score, slopes
+from cljax.ops import onset, recent, trees
 from cljax.ops.losses import mean_live
-from cljax.ops.mixture import Learner, Mixture
-from cljax.ops.replay import memory_bytes
-from cljax.ops.saliency import mean_score, slopes
+from cljax.pieces.replay import memory_bytes
 from cljax.types import Array, Batch, Clock, Info, Key, Phase, Place, Spec, View
 
 PARTS = 256  # of the stream, for the record of the loss
@@ -205,7 +204,7 @@ def detected(
     value, info = look(learner, batch)
     by_score = onset.watch(watching.detector, value, factor=watch.factor, quantile=watch.quantile, warmup=watch.warmup)
     by_loss = onset.watch_level(watching.detector, info["loss"], watch.recurring_below)
-    detector, fires, noticed = either(learner.reused, by_loss, by_score)
+    detector, fires, noticed = trees.where(learner.reused, by_loss, by_score)
     fires, noticed = fires & ~learner.full, noticed & ~learner.full
     held = recent.hold(watching.held, batch.place, batch.live)
     pending = watching.pending | noticed

@@ -21,13 +21,15 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from cljax.errors import ConfigError, choose
 from cljax.fit import mean_over
+from cljax.methods.expert_gate import autoencoders
 from cljax.nets.features import FeatureFn
-from cljax.ops import autoencoders, gate
-from cljax.ops import experts as grown
+from cljax.ops import gate
 from cljax.ops.losses import probabilities
-from cljax.ops.slots import parameters
-from cljax.types import Array, ConfigError, Key, Method, Outputs, Routes, Serve, Spec, View, choose
+from cljax.ops.trees import parameters
+from cljax.pieces import experts as grown
+from cljax.types import Array, Key, Method, Outputs, Routes, Serve, Spec, View
 
 
 @flax.struct.dataclass
@@ -69,7 +71,7 @@ def expert_gate(
 
   Args:
     net, tx: of one expert, with one head; trained afresh for each task.
-    batch_size, epochs, warmup_epochs, distill_weight, distill_temperature: of an expert, see `ops.experts.Training`.
+    batch_size, epochs, warmup_epochs, distill_weight, distill_temperature: of an expert, see `pieces.experts.Training`.
     parent: where an expert starts: the most `related` task's, the `previous` one's, or `none`, from scratch.
     mode: `auto`, LwF above the threshold and fine-tuning below or at it; or always `lwf` or `finetune`.
     threshold: of the relatedness.

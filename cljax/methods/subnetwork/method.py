@@ -22,24 +22,10 @@ import optax
 from flax import linen as nn
 
 from cljax.data.sample import fetch
-from cljax.ops.mixture import Mixture, Rules, mixture
-from cljax.ops.watching import WATCHED, State, Watch, detected, nothing_seen, told
-from cljax.types import (
-  Array,
-  Batch,
-  Clock,
-  ConfigError,
-  Info,
-  Key,
-  Method,
-  Outputs,
-  Phase,
-  Place,
-  Spec,
-  StepFn,
-  View,
-  choose,
-)
+from cljax.errors import ConfigError, choose
+from cljax.methods.subnetwork.mixture import Mixture, Rules, mixture
+from cljax.methods.subnetwork.watching import WATCHED, State, Watch, detected, nothing_seen, told
+from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Place, Spec, StepFn, View
 
 
 def subnetwork(

@@ -12,15 +12,16 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.ops import masks
-from cljax.ops.early import choose as either
+from cljax.errors import choose
+from cljax.methods.subnetwork.saliency import KINDS, dense_scores, kernels
+from cljax.methods.subnetwork.subnets import Subnets, book, by_layer, masked
+from cljax.ops import masks, trees
 from cljax.ops.infer import RULES, Known, infer
 from cljax.ops.losses import mean_live, moments
-from cljax.ops.saliency import KINDS, dense_scores, kernels
-from cljax.ops.selecting import Layers, largest, most, select
-from cljax.ops.slots import by_slot, over_live, parameters, put, take
-from cljax.ops.subnets import Subnets, book, by_layer, masked
-from cljax.types import Array, Batch, Info, Key, Outputs, Spec, choose
+from cljax.ops.masking import Layers, largest, most, select
+from cljax.ops.slots import by_slot, over_live
+from cljax.ops.trees import parameters, put, take
+from cljax.types import Array, Batch, Info, Key, Outputs, Spec
 
 
 @flax.struct.dataclass
@@ -161,7 +162,7 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
 
   def function_of(state: Learner, s: Array) -> Any:
     """A slot's weights: its frozen subnetwork, or the whole net while it is in training."""
-    return either(state.subnets.done[s], pages.net_of(state.subnets, s), state.params)
+    return trees.where(state.subnets.done[s], pages.net_of(state.subnets, s), state.params)
 
   def init(key: Key) -> Learner:
     subnets = pages.init(key)
@@ -186,7 +187,7 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
     overlap, deviation, share = pages.compare(subnets, lambda params: z_of(params, batch), lambda z: largest(z, counts))
     similar = (overlap >= rules.overlap_from) & (deviation <= rules.deviation_up_to)
     known, shared, full, slot, expert = home(subnets, losses, jnp.where(similar, overlap, -1), share, rules)
-    params = either(known | shared, take(subnets.store, expert), fresh(key))
+    params = trees.where(known | shared, take(subnets.store, expert), fresh(key))
     opened = jnp.where(known | full, subnets.expert_of, subnets.expert_of.at[slot].set(expert, mode="drop"))
     again = known & reopens[slot]
     done = done & ~(again & (jnp.arange(S) == slot))
@@ -224,8 +225,8 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
     rest = later & ~own_biases
     held = by_layer(lambda leaf, mask: mask, lambda path, leaf: jnp.broadcast_to(rest, leaf.shape), state.params, held)
     rests = state.reused | state.full | ~batch.live.any()
-    params = either(rests, state.params, masks.step_free(state.params, updates, held))
-    return state.replace(params=params, opt_state=either(rests, state.opt_state, opt_state)), info
+    params = trees.where(rests, state.params, masks.step_free(state.params, updates, held))
+    return state.replace(params=params, opt_state=trees.where(rests, state.opt_state, opt_state)), info
 
   def choose_own(state: Learner, scored: Batch, kept: Batch) -> Learner:
     """The task's own subnetwork (3.2).
@@ -247,7 +248,7 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
     own = select(rules.select, z, counts, above=rules.above, accuracy_of=accuracy_of, needed=needed)
     subnets = pages.write(state.subnets, state.slot, own, z, means)
     new = state.replace(subnets=subnets, own=own, opt_state=tx.init(state.params))
-    return either(state.reused | state.full, state, new)
+    return trees.where(state.reused | state.full, state, new)
 
   def finish(state: Learner, batch: Batch) -> Learner:
     """Freezes the slot's function, and keeps what is typical of the live rows of its task."""
@@ -255,7 +256,7 @@ def mixture(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, rules:
     found = looks(pages.net_of(subnets, state.slot), batch.x)
     typical = put(state.typical, state.slot, {name: moments(leaf, batch.live) for name, leaf in found.items()})
     new = state.replace(subnets=subnets, typical=typical)
-    return either(state.reused | state.full, state, new)
+    return trees.where(state.reused | state.full, state, new)
 
   def answer(state: Learner, x: Array, slot: Array | None) -> Outputs:
     """Each row through its slot, or all through the one that the rows themselves point to (3.5)."""

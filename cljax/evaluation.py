@@ -15,16 +15,19 @@ import jax
 import numpy as np
 from etils import epath
 
+from cljax import files
 from cljax.checkpoint import Checkpoints
 from cljax.config import typed, with_fields
 from cljax.drive import Carry, ask, resume, start, steps_done
+from cljax.errors import ConfigError, choose
 from cljax.experiment import Experiment, Laid, build, build_stream, seeds_of
+from cljax.files import located, read_json
 from cljax.mesh import gather
 from cljax.metrics import accuracy, spread
 from cljax.report import store
 from cljax.run import compile_events, rows_of
-from cljax.types import ConfigError, PyTree, choose
-from cljax.workdir import environment, flatten, located, read_json
+from cljax.types import PyTree
+from cljax.workdir import environment, flatten
 
 FILE = "evaluations.json"
 SCHEMA = 1
@@ -256,7 +259,7 @@ def entry_of(
     "data_hash": experiment.data_hash,
     "environment": environment(),
   }
-  return store.plain({name: entry[name] for name in FIELDS})
+  return files.plain({name: entry[name] for name in FIELDS})
 
 
 def scores(right: np.ndarray, rows: np.ndarray, by_task: str, mean: str) -> dict[str, Any]:
@@ -283,5 +286,5 @@ def note(workdir: epath.Path | str, entries: Sequence[Mapping[str, Any]]) -> epa
   if not isinstance(before, dict) or before.get("schema") != SCHEMA:
     raise ConfigError(f"{path} is no list of evaluations of schema {SCHEMA}; move it away, and it is written anew")
   new = {name_of(entry): entry for entry in entries}
-  store.write_json(path, {"schema": SCHEMA, "evaluations": {**before["evaluations"], **new}})
+  files.write_json(path, {"schema": SCHEMA, "evaluations": {**before["evaluations"], **new}})
   return path

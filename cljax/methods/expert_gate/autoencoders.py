@@ -11,14 +11,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cljax.artifacts import fill, read
+from cljax.errors import choose
 from cljax.fit import mean_over
 from cljax.nets.autoencoder import Autoencoder
 from cljax.nets.features import FeatureFn, feature_function
-from cljax.ops import early, gate
+from cljax.ops import gate, trees
 from cljax.ops.losses import mean_live
-from cljax.ops.slots import put, take
-from cljax.parts import fill, read
-from cljax.types import Array, Batch, Clock, Info, Key, Phase, Routes, Spec, View, choose
+from cljax.ops.trees import put, take
+from cljax.pieces import early
+from cljax.types import Array, Batch, Clock, Info, Key, Phase, Routes, Spec, View
 
 
 @flax.struct.dataclass
@@ -105,7 +107,7 @@ def autoencoder_gates(
     gates = state.gates
     first = jnp.array(False) if has_root else view.t == 0
     measured = gate.standard_of(features, view, view.tasks.train)
-    standard = early.choose(first, measured, gates.standard)
+    standard = trees.where(first, measured, gates.standard)
     centre = mean_over(lambda batch: gate.target_of(features, standard, batch.x), view, view.tasks.train)
     autoencoder = fresh(key, jnp.clip(centre, 1e-4, 1 - 1e-4))
     gates = gates.replace(

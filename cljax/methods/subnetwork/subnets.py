@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from cljax.methods.subnetwork.saliency import dense_scores, kernels
 from cljax.ops import masks
-from cljax.ops.saliency import dense_scores, kernels
-from cljax.ops.selecting import Layers
-from cljax.ops.slots import over_live, put, take
+from cljax.ops.masking import Layers
+from cljax.ops.slots import over_live
+from cljax.ops.trees import put, take
 from cljax.types import Array, Key
 
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from cljax.errors import ConfigError
 from cljax.nets.heads import own_head, with_head
-from cljax.ops.first import blocked, descend
 from cljax.ops.losses import accuracy, cross_entropy, rows
-from cljax.types import Array, Block, ConfigError, Info, Key, Outputs, Spec, StepFn
+from cljax.pieces.blocks import blocked, descend
+from cljax.types import Array, Block, Info, Key, Outputs, Spec, StepFn
 
 
 class PlainSGD(NamedTuple):

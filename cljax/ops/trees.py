@@ -1,0 +1,29 @@
+"""Whole trees of arrays at once."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cljax.types import Array
+
+
+def where(condition: Array, yes: Any, no: Any) -> Any:
+  """One of two trees of the same shapes, by a condition []."""
+  return jax.tree.map(lambda one, other: jnp.where(condition, one, other), yes, no)
+
+
+def parameters(tree: Any) -> Array:
+  """[] int32: how many numbers a tree of arrays holds."""
+  return jnp.int32(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)))
+
+
+def take(stacked: Any, slot: Array | int) -> Any:
+  """The tree of one slot out of leaves [T, ...]."""
+  return jax.tree.map(lambda leaf: leaf[slot], stacked)
+
+
+def put(stacked: Any, slot: Array | int, tree: Any) -> Any:
+  """The leaves [T, ...] with one slot replaced."""
+  return jax.tree.map(lambda all, leaf: all.at[slot].set(leaf), stacked, tree)
