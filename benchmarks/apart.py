@@ -89,7 +89,7 @@ def run_start(folder: str) -> None:
   from cljax.run import train
 
   jax.config.update("jax_compilation_cache_dir", folder)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # as launch.app sets it
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # as launch.hosts sets it
   data = problem.source(500)
   with mock.patch.object(bank, "load", lambda name, data_dir=None: data):
     train(config_of("routing"), quiet=True)

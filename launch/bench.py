@@ -14,14 +14,14 @@ from absl import flags
 
 from benchmarks import problem, rows, suite, table, timing
 from cljax.errors import ConfigError
-from launch import app
+from launch import app, config_files, hosts
 
 ROUNDS = flags.DEFINE_integer("rounds", 5, "How often every subject has its turn.", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 2000, "Steps of a task, a multiple of 8.", lower_bound=8)
 ROWS = flags.DEFINE_list("rows", [], f"Some of the rows: {', '.join(rows.NAMES)}.")
 WRITE = flags.DEFINE_bool("write", False, "Writes benchmarks/README.md; needs all rows and at least 5 rounds.")
 LEAST_ROUNDS = 5
-PAGE = app.ROOT / "benchmarks" / "README.md"
+PAGE = config_files.ROOT / "benchmarks" / "README.md"
 
 
 def check(missing: list[str]) -> None:
@@ -49,7 +49,7 @@ def main() -> int:
   check(missing)
   cores = timing.cores()
   timing.pin()
-  app.use_platform()
+  hosts.use_platform()
   names = [name for name in names if name not in missing]
   results, accuracy = suite.measure(names, STEPS.value, ROUNDS.value, cores)
   print(table.table(results))

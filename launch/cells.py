@@ -16,7 +16,8 @@ from cljax.report.store import find_results
 from cljax.report.tables import labels, readme_table, splice, text_table
 from cljax.run import train
 from cljax.workdir import flatten
-from launch.app import ROOT, stop_asked
+from launch.app import stop_asked
+from launch.config_files import ROOT
 
 
 def cell_config(module: ModuleType, cell: Mapping[str, str], overrides: Mapping[str, Any]) -> ConfigDict:

@@ -16,7 +16,7 @@ from absl import flags
 from cljax.errors import ConfigError
 from cljax.evaluation import evaluations, name_of, note
 from cljax.report.tables import evaluation_table
-from launch import app
+from launch import app, hosts
 
 OVER = flags.DEFINE_multi_string(
   "over", [], "KEY=V1,V2,...: a key of the config and the values to ask under; repeatable."
@@ -44,8 +44,8 @@ def over() -> dict[str, list[str]]:
 
 
 def main() -> int | None:
-  app.use_platform()
-  app.use_compilation_cache()
+  hosts.use_platform()
+  hosts.use_compilation_cache()
   entries = []
   for entry in evaluations(app.workdir(), over(), ROWS.value, app.DATA_DIR.value):
     entries.append(entry)

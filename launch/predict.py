@@ -17,7 +17,7 @@ from cljax.config import complete
 from cljax.errors import ConfigError
 from cljax.experiment import build_stream
 from cljax.predict import Predictor
-from launch import app
+from launch import app, hosts
 
 PICTURES = flags.DEFINE_string("pictures", "", "A .npy file of pictures [N, height, width, channels], uint8 or 0 to 1.")
 SEED = flags.DEFINE_integer("seed", 0, "Which seed of the run answers.", lower_bound=0)
@@ -42,7 +42,7 @@ def pictures() -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
 
 
 def main() -> None:
-  app.use_platform()
+  hosts.use_platform()
   predictor = Predictor(app.workdir(), SEED.value)
   x, tasks, labels = pictures()
   answers = predictor(x)

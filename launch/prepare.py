@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from absl import flags
 
 from cljax.data import bank
+from cljax.data.tfds import formats, versions
 from cljax.errors import ConfigError
 from launch import app
 
@@ -53,8 +54,8 @@ def check_name(name: str) -> None:
 
 def prepare(name: str, root: Path) -> str:
   """Prepares a data set unless it is there; returns what to tell, or raises ConfigError with every reason against."""
-  if there := bank.versions(root / name):
-    if "array_record" not in bank.formats(name, there[-1], root):
+  if there := versions(root / name):
+    if "array_record" not in formats(name, there[-1], root):
       raise ConfigError(f"{there[-1]} holds {name}, but not as array_record: delete that folder first")
     return f"{name} is already prepared in {there[-1]}"
   check_name(name)

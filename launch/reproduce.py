@@ -8,7 +8,7 @@ The same command again skips finished cells and goes on with the others.
 from absl import flags
 
 from cljax.errors import choose
-from launch import app, cells
+from launch import app, cells, config_files, hosts
 
 PAPER = flags.DEFINE_string("paper", "", "A folder of configs/papers.")
 PRESET = flags.DEFINE_string("preset", "paper", "A preset of its table, e.g. paper, gem1000 or smoke.")
@@ -17,11 +17,11 @@ ONLY = flags.DEFINE_string("only", "", "Pins further keys of the table, e.g. str
 
 
 def main() -> None:
-  app.use_platform()
-  app.use_compilation_cache()
-  papers = app.ROOT / "configs" / "papers"
+  hosts.use_platform()
+  hosts.use_compilation_cache()
+  papers = config_files.ROOT / "configs" / "papers"
   choose("--paper", PAPER.value, sorted(path.name for path in papers.iterdir() if (path / "table1.py").exists()))
-  module = app.load_config(str(papers / PAPER.value / "table1.py"))
+  module = config_files.load_config(str(papers / PAPER.value / "table1.py"))
   arg = f"preset={PRESET.value}" + (f",{ONLY.value}" if ONLY.value else "")
   overrides = {} if SEEDS.value is None else {"num_seeds": SEEDS.value}
   cells.run_cells(module, module.sweep(arg), app.workdir(), overrides, app.DATA_DIR.value)

@@ -15,19 +15,19 @@ from cljax.config import relabel
 from cljax.errors import ConfigError
 from cljax.report.tables import text_table
 from cljax.run import train
-from launch import app, cells
+from launch import app, cells, config_files, hosts
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "File and variant, FILE.py:key=value.", lock_config=True)
 
 
 def main() -> int | None:
-  app.use_platform()
-  app.use_compilation_cache()
+  hosts.use_platform()
+  hosts.use_compilation_cache()
   if CONFIG.value is None:
     raise ConfigError("--config is missing, for example --config=configs/quickstart.py")
   overrides = config_flags.get_override_values(flags.FLAGS["config"])
   path, _, arg = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-  module = app.load_config(path)
+  module = config_files.load_config(path)
   found = module.sweep(arg) if hasattr(module, "sweep") else [{}]
   if len(found) > 1:
     cells.run_cells(module, found, app.workdir(), overrides, app.DATA_DIR.value)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cljax.data import bank
+from cljax.data import bank, cache, tfds
 from tests.banks import ROWS, data_folder, encoded, files_of_cache, pictures, refusal, write
 
 
@@ -18,7 +18,7 @@ def root(tmp_path, monkeypatch):
 @pytest.fixture
 def warnings_said(monkeypatch):
   said: list[str] = []
-  monkeypatch.setattr(bank.logging, "warning", lambda text, *values: said.append(text % values))
+  monkeypatch.setattr(cache.logging, "warning", lambda text, *values: said.append(text % values))
   return said
 
 
@@ -77,7 +77,7 @@ def test_the_second_start_reads_the_cache(root, monkeypatch):
   def refuse(*_):
     raise AssertionError("decoded again")
 
-  monkeypatch.setattr(bank, "decode", refuse)
+  monkeypatch.setattr(tfds, "decode", refuse)
   again = bank.load("tiny", str(root))
   arrays = ((*source.train, *source.test, source.classes) for source in (first, again))
   for one, other in zip(*arrays, strict=True):

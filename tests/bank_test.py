@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cljax.data import bank
+from cljax.data import bank, tfds
 from cljax.errors import ConfigError
 from tests.banks import ROOT, ROWS, data_folder, files_of_cache, pictures, refusal, write
 
@@ -67,7 +67,7 @@ def test_the_optimum_of_two_classes_is_known(monkeypatch):
 def test_a_prepared_data_set_becomes_arrays(root, monkeypatch, shape, channels):
   data = {split: pictures(split, shape) for split in ROWS}
   write(root, data=data, channels=channels)
-  monkeypatch.setattr(bank, "READ_AT_ONCE", 4)  # several reads a file
+  monkeypatch.setattr(tfds, "READ_AT_ONCE", 4)  # several reads a file
   source = bank.load("tiny", str(root))
   for split, found in (("train", source.train), ("test", source.test)):
     assert found.x.shape == (ROWS[split], 4, 5, channels) and found.x.dtype == np.uint8 and found.y.dtype == np.int32
@@ -77,7 +77,7 @@ def test_a_prepared_data_set_becomes_arrays(root, monkeypatch, shape, channels):
 
 
 def test_pictures_without_a_channel_axis_get_one():
-  x, y = bank.as_arrays("tiny", [np.zeros((4, 5), np.uint8), np.zeros((4, 5, 1), np.uint8)], [2, 0], set())
+  x, y = tfds.as_arrays("tiny", [np.zeros((4, 5), np.uint8), np.zeros((4, 5, 1), np.uint8)], [2, 0], set())
   assert x.shape == (2, 4, 5, 1) and y.tolist() == [2, 0]
 
 
@@ -113,7 +113,7 @@ def test_a_config_is_found_or_asked_for(root):
   write(root, "family/two", data={split: pictures(split, seed=1) for split in ROWS})
   refusal("family", root, "several configs: name one of family/one, family/two")
   assert np.array_equal(bank.load("family/two", str(root)).train.x[..., 0], pictures("train", seed=1)[0])
-  assert bank.prepared(root) == ["family/one", "family/two"]
+  assert tfds.prepared(root) == ["family/one", "family/two"]
 
 
 def test_the_hash_is_of_the_files_wherever_they_lie(root, tmp_path):
@@ -123,7 +123,7 @@ def test_the_hash_is_of_the_files_wherever_they_lie(root, tmp_path):
   shutil.copytree(root, tmp_path / "copy")
   assert bank.load("tiny", str(tmp_path / "copy")).hash == first != bank.load("other", str(root)).hash
   (tmp_path / "copy/tiny/1.0.0/dataset_info.json").rename(tmp_path / "copy/tiny/1.0.0/dataset_infos.json")
-  assert bank.hash_files(tmp_path / "copy/tiny/1.0.0") != first
+  assert tfds.hash_files(tmp_path / "copy/tiny/1.0.0") != first
 
 
 def test_neither_network_nor_tensorflow_is_used(root):
@@ -205,9 +205,9 @@ def test_pictures_of_several_shapes_are_refused(root):
 
 def test_other_types_and_missing_labels_are_refused():
   with pytest.raises(ConfigError, match="float32"):
-    bank.as_arrays("tiny", [np.zeros((4, 5, 1), np.float32)], [0], set())
+    tfds.as_arrays("tiny", [np.zeros((4, 5, 1), np.float32)], [0], set())
   with pytest.raises(ConfigError, match="without a label"):
-    bank.as_arrays("tiny", [np.zeros((4, 5, 1), np.uint8)], [-1], set())
+    tfds.as_arrays("tiny", [np.zeros((4, 5, 1), np.uint8)], [-1], set())
 
 
 # The real ones
@@ -215,7 +215,7 @@ def test_other_types_and_missing_labels_are_refused():
 
 def test_real_mnist(tmp_path):
   folder = os.environ.get("TFDS_DATA_DIR", "")
-  if not folder or not bank.versions(Path(folder) / "mnist"):
+  if not folder or not tfds.versions(Path(folder) / "mnist"):
     pytest.skip("needs the prepared data sets: set TFDS_DATA_DIR")
   source = bank.load("mnist", cache_dir=str(tmp_path))
   assert source.train.x.shape == (60_000, 28, 28, 1) and source.test.x.shape == (10_000, 28, 28, 1)

@@ -6,7 +6,7 @@ import pytest
 from cljax.config import complete, default, relabel, sweep_values, with_values
 from cljax.errors import ConfigError
 from cljax.experiment import build
-from launch.app import load_config
+from launch.config_files import load_config
 
 TABLE = "configs/papers/cotraining/table1.py"
 

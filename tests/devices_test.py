@@ -14,7 +14,7 @@ import pytest
 from cljax.config import relabel
 from cljax.report.store import compare, read_result
 from cljax.run import train
-from launch.app import load_config
+from launch.config_files import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "configs/papers/cotraining/table1.py"
@@ -97,7 +97,7 @@ def test_two_processes_give_the_result_of_one(one, tmp_path):
 DATA_AXIS = f"""
 import json, jax, numpy as np
 from cljax.run import train
-from launch.app import load_config
+from launch.config_files import load_config
 
 states = []
 for data in (1, 2):

@@ -1,0 +1,85 @@
+"""Where a run computes: its hosts, its devices, and the folder of its compiled programs."""
+
+import os
+import sys
+
+import jax
+from absl import flags
+from etils import epath
+
+from cljax.errors import ConfigError
+from launch import app
+
+PLATFORM = flags.DEFINE_enum("platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Where to run; auto takes the best.")
+COMPILATION_CACHE = flags.DEFINE_string(
+  "compilation_cache", "auto", "Folder of compiled programs; auto is beside the work dir, off is none."
+)
+DISTRIBUTED = flags.DEFINE_enum(
+  "distributed", "auto", ["off", "auto", "on"], "One run over several hosts; auto: where the environment names them."
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; Cloud TPU and Slurm tell it.")
+PROCESSES = flags.DEFINE_integer("processes", None, "How many processes; with --coordinator.", lower_bound=1)
+PROCESS = flags.DEFINE_integer("process", None, "The number of this one, from 0; with --coordinator.", lower_bound=0)
+
+
+def several_hosts() -> bool:
+  """Whether the environment names more than one host: Cloud TPU, Slurm, Open MPI, or JAX's own variables."""
+  workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+  counts = [os.environ.get(name, "1") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")]
+  return len(workers) > 1 or any(count.isdigit() and int(count) > 1 for count in counts)
+
+
+def join_hosts() -> None:
+  """Joins the processes of one run, before anything asks for devices.
+
+  Raises:
+    ConfigError: they do not find each other, or the flags contradict.
+  """
+  given = {"--coordinator": COORDINATOR.value, "--processes": PROCESSES.value, "--process": PROCESS.value}
+  missing = [name for name, value in given.items() if value is None]
+  if 0 < len(missing) < len(given):
+    raise ConfigError(f"{', '.join(missing)} missing: --coordinator, --processes and --process go together")
+  if DISTRIBUTED.value == "off" or (DISTRIBUTED.value == "auto" and missing and not several_hosts()):
+    return
+  try:
+    jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+  except (RuntimeError, ValueError) as error:
+    reason = " ".join(str(error).split())[:200]
+    raise ConfigError(
+      f"--distributed={DISTRIBUTED.value}: the processes did not find each other ({reason}); on one host use "
+      "--distributed=off, elsewhere give --coordinator=HOST:PORT --processes=N --process=I"
+    ) from error
+
+
+def use_platform() -> None:
+  """Joins the hosts and takes the devices of --platform; says on stderr which.
+
+  Raises:
+    ConfigError: the device that was asked for is not there.
+  """
+  join_hosts()
+  wanted = PLATFORM.value
+  forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+  if getattr(jax.config, "jax_num_cpu_devices", 0) < 0 and not forced:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", cores)  # on a CPU each core takes a share of the seeds
+  try:
+    if wanted != "auto":
+      jax.config.update("jax_platforms", {"gpu": "cuda", "tpu": "tpu", "cpu": "cpu"}[wanted])
+    devices = jax.devices()
+  except RuntimeError as error:
+    reason = " ".join(str(error).split())[:200]
+    asked = f"--platform={wanted}" if wanted != "auto" else f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
+    raise ConfigError(f"{asked}: no such device here ({reason}); use --platform=auto or --platform=cpu") from error
+  kinds = sorted({device.device_kind for device in devices})
+  print(f"on {len(devices)} device(s) of process {jax.process_index()}: {', '.join(kinds)}", file=sys.stderr)
+
+
+def use_compilation_cache() -> None:
+  """Keeps compiled programs on disk, so that a second start compiles nothing."""
+  if COMPILATION_CACHE.value == "off":
+    return
+  folder = COMPILATION_CACHE.value
+  beside = epath.Path(app.workdir()).parent / "jax_cache"
+  jax.config.update("jax_compilation_cache_dir", os.fspath(beside) if folder == "auto" else folder)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
