@@ -5,7 +5,7 @@ to there have run. At a phase's end it means that `exit` has not run. Steps are 
 two seeds may have different lengths; where they agree all entries are equal.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,14 +23,33 @@ class Position(NamedTuple):
 class Unit(NamedTuple):
   """One call on the device or the disk.
 
-  kind: `view` | `enter` | `chunk` | `tick` | `exit` | `evaluate` | `save`.
+  kind: `view` | `enter` | `chunk` | `tick` | `exit` | `evaluate` | `look` | `save`.
   """
 
   kind: str
   at: Position  # before the unit; for `evaluate` and `save` the position that a checkpoint records
   stop: tuple[int, ...] = ()  # chunk: steps of each seed
-  row: int = 0  # evaluate: row of the accuracy matrix (0 is before training)
+  row: int = 0  # evaluate and look: row of the accuracy matrix (0 is before training), the one to come inside a task
   due: bool = False  # save: by the calendar; others are chances to save before stopping early
+  look: "Look | None" = None  # look: what is asked
+  epoch: int = 0  # look: epochs of the phase that are done; 1 at the end of a phase that counts steps
+
+
+Counts = dict[str, np.ndarray]  # what a look has found so far: integers, which go into the cursor of a checkpoint
+Answers = Callable[[str], Mapping[int, np.ndarray]]  # split -> {task: [S] right answers, -1 where it has no slot}
+
+
+class Look(NamedTuple):
+  """A question beside the readouts, which are asked at every row of the accuracy matrix; the table is `looks.LOOKS`."""
+
+  name: str  # of config.looks, and of what it leaves in the result
+  split: str  # of the rows asked about: test | valid
+  tasks: Callable[
+    [str, int, int, tuple[int, ...]], list[int]
+  ]  # (config.evaluate, row, T, tasks trained) -> tasks asked
+  when: str  # row: beside each row of the matrix | epoch: after each epoch | exit: before the `exit` of a task's end
+  blank: Callable[[int, int], Counts]  # (S, T) -> before anything was asked
+  note: Callable[[Counts, Unit, Answers], None]  # asks, and writes into the counts
 
 
 class Timeline(NamedTuple):
@@ -42,6 +61,7 @@ class Timeline(NamedTuple):
   tasks: tuple[int, ...]  # tasks that are trained: all, or the last one for an oracle
   chunk: int  # n of fit_chunk
   save_every: int  # chunks between saves within a phase; 0: at task ends only
+  looks: tuple[Look, ...] = ()  # where boundaries are hidden those beside rows of the matrix only
 
   def epoch_steps(self, task: int, phase: int) -> np.ndarray:
     """[S] steps of one epoch."""
@@ -75,10 +95,12 @@ class Timeline(NamedTuple):
       edges = np.cumsum(self.rows, axis=1) // it.batch
       return [("evaluate", edges[:, k], k + 1) for k in range(self.spec.T - 1)] + [("end", end, 0)]
     epoch = self.epoch_steps(task, phase)
-    ticks = range(1, int((end // epoch).max()) + 1) if "tick" in edges_of(it) else ()
+    kind = "tick" if "tick" in edges_of(it) else "epoch"
+    watched = it.epochs and any(look.when == "epoch" for look in self.looks)
+    ticks = range(1, int((end // epoch).max()) + 1) if kind == "tick" or watched else ()
     if len(ticks) != (end // epoch).min() and ticks:
       raise ConfigError(f"phase {it.name!r} counts steps and ticks by epochs, which differ by seed; count it in epochs")
-    inside = [("tick", np.minimum(e * epoch, end), 0) for e in ticks]
+    inside = [(kind, np.minimum(e * epoch, end), 0) for e in ticks]
     return [*inside, ("end", end, 0)]
 
   def segments(self) -> Sequence[int]:
@@ -93,7 +115,7 @@ class Timeline(NamedTuple):
     """
     zero = (0,) * len(self.rows)
     if row == 0:
-      yield Unit("evaluate", cursor or Position(self.segments()[0], 0, zero), row=0)
+      yield from self.row_units(cursor or Position(self.segments()[0], 0, zero), 0)
     for task in self.segments():
       if cursor and task < cursor.task:
         continue
@@ -106,14 +128,14 @@ class Timeline(NamedTuple):
         yield from self.phase_units(task, p, step, row)
       last = self.spec.T if not self.spec.boundaries else task + 1
       after = Position(task + 1, 0, zero)
-      yield Unit("evaluate", after, row=last)
+      yield from self.row_units(after, last)
       yield Unit("save", after, due=True)
 
   def phase_units(self, task: int, p: int, step: np.ndarray, row: int) -> Iterator[Unit]:
     def at():
       return Position(task, p, tuple(int(n) for n in step))
 
-    edges = edges_of(self.phases[p])
+    edges, end = edges_of(self.phases[p]), self.phase_steps(task, p)
     if "enter" in edges and not step.any():
       yield Unit("enter", at())
     chunks = 0
@@ -128,13 +150,26 @@ class Timeline(NamedTuple):
           yield self.save(at(), chunks)
       if kind == "tick" and not reached:
         yield Unit("tick", at())
+      if not reached and (self.phases[p].epochs or not (mark < end).any()):
+        epoch = int(mark[0] // self.epoch_steps(task, p)[0]) if self.phases[p].epochs else 1
+        yield from self.look_units("epoch", at(), task + 1, epoch)
       if kind == "evaluate" and mark_row >= row:
-        yield Unit("evaluate", at(), row=mark_row)
+        yield from self.row_units(at(), mark_row)
         yield Unit("save", at(), due=True)
       elif not reached:
         yield self.save(at(), chunks)
+    if p == len(self.phases) - 1:
+      yield from self.look_units("exit", at(), task + 1)
     if "exit" in edges:
       yield Unit("exit", at())
+
+  def row_units(self, at: Position, row: int) -> Iterator[Unit]:
+    """A row of the accuracy matrix, and what is asked beside it."""
+    yield Unit("evaluate", at, row=row)
+    yield from self.look_units("row", at, row)
+
+  def look_units(self, when: str, at: Position, row: int, epoch: int = 0) -> Iterator[Unit]:
+    return (Unit("look", at, row=row, look=look, epoch=epoch) for look in self.looks if look.when == when)
 
   def save(self, at: Position, chunks: int) -> Unit:
     return Unit("save", at, due=bool(self.save_every and chunks % self.save_every == 0))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cljax.errors import ConfigError
-from cljax.timeline import Position, Timeline, edges_of
+from cljax.timeline import Look, Position, Timeline, edges_of
 from cljax.types import Phase, Spec
 
 
@@ -17,16 +17,24 @@ def phase(name="fit", batch=10, **fields):
   return Phase(name, batch, lambda *_: None, **fields)
 
 
-def timeline(phases, rows, chunk=4, save_every=0, boundaries=True, tasks=None):
+def look(when):
+  return Look(when, "test", lambda *_: [], when, lambda *_: {}, lambda *_: None)
+
+
+BESIDE, EPOCH, BEFORE_EXIT = look("row"), look("epoch"), look("exit")
+
+
+def timeline(phases, rows, chunk=4, save_every=0, boundaries=True, tasks=None, looks=()):
   """Of one seed for a flat list of rows, else of each seed in rows [S][T]."""
   rows = np.atleast_2d(np.array(rows, np.int64))
   T = rows.shape[1]
   spec = Spec((4,), T, 2, T if boundaries else 1, boundaries)
-  return Timeline(tuple(phases), spec, rows, tuple(range(T)) if tasks is None else tasks, chunk, save_every)
+  return Timeline(tuple(phases), spec, rows, tuple(range(T)) if tasks is None else tasks, chunk, save_every, looks)
 
 
 def told(units):
-  """Units as text: `kind task.phase@step`, a chunk with its length, an evaluation with its row, a due save with `!`."""
+  """Units as text: `kind task.phase@step`, a chunk with its length, an evaluation with its row, a look with its name,
+  row and epoch, a due save with `!`."""
 
   def numbers(values):
     return (
@@ -38,6 +46,7 @@ def told(units):
     line = f"{unit.kind} {unit.at.task}.{unit.at.phase}@{numbers(unit.at.step)}"
     line += f"+{numbers(unit.stop)}" if unit.kind == "chunk" else ""
     line += f" row {unit.row}" if unit.kind == "evaluate" else ""
+    line += f" {unit.look.name} row {unit.row} epoch {unit.epoch}" if unit.kind == "look" else ""
     lines.append(line + ("!" if unit.due else ""))
   return lines
 
@@ -241,6 +250,94 @@ def test_edges_of_a_phase():
   assert edges_of(phase(tick=edge, exit=edge)) == {"tick", "exit"}
 
 
+def test_looks_of_ragged_seeds_in_two_phases():
+  """Beside every row; after each epoch's tick, and once at the end of the phase that counts steps; before the `exit`
+  of the last phase alone. No look stands behind a save that knows of what it looks at."""
+  phases = [phase("fit", epochs=2, tick=edge, exit=edge), phase("retrain", steps=3, exit=edge)]
+  it = timeline(phases, [[20], [40]], chunk=3, looks=(BESIDE, EPOCH, BEFORE_EXIT))
+  expected = [
+    "evaluate 0.0@0 row 0",
+    "look 0.0@0 row row 0 epoch 0",
+    "view 0.0@0",
+    "chunk 0.0@0+2/3",
+    "save 0.0@2/3",
+    "chunk 0.0@2/3+0/1",
+    "tick 0.0@2/4",
+    "look 0.0@2/4 epoch row 1 epoch 1",
+    "save 0.0@2/4",
+    "chunk 0.0@2/4+2/3",
+    "save 0.0@4/7",
+    "chunk 0.0@4/7+0/1",
+    "tick 0.0@4/8",
+    "look 0.0@4/8 epoch row 1 epoch 2",
+    "save 0.0@4/8",
+    "exit 0.0@4/8",
+    "chunk 0.1@0+3",
+    "look 0.1@3 epoch row 1 epoch 1",
+    "save 0.1@3",
+    "look 0.1@3 exit row 1 epoch 0",
+    "exit 0.1@3",
+    "evaluate 1.0@0 row 1",
+    "look 1.0@0 row row 1 epoch 0",
+    "save 1.0@0!",
+  ]
+  assert told(it.units(None, 0)) == expected
+  without = [line for line in expected if not line.startswith("look")]
+  assert told(it._replace(looks=()).units(None, 0)) == without
+  assert told(it.units(Position(0, 1, (3, 3)), 1)) == ["view 0.0@0", *expected[-5:]]
+
+
+def test_epochs_are_looked_at_without_a_tick():
+  """The chunks end with the epochs, which one that looks at the end alone has no need of."""
+  it = timeline([phase(epochs=2), phase("all", batch=20, joint=True, epochs=1)], [30, 20], chunk=9, looks=(EPOCH,))
+  assert [line for line in told(it.units(None, 0)) if not line.startswith(("evaluate", "view"))] == [
+    "chunk 0.0@0+3",
+    "look 0.0@3 epoch row 1 epoch 1",
+    "save 0.0@3",
+    "chunk 0.0@3+3",
+    "look 0.0@6 epoch row 1 epoch 2",
+    "save 0.0@6",
+    "chunk 0.1@0+2",
+    "look 0.1@2 epoch row 1 epoch 1",
+    "save 0.1@2",
+    "save 1.0@0!",
+    "chunk 1.0@0+2",
+    "look 1.0@2 epoch row 2 epoch 1",
+    "save 1.0@2",
+    "chunk 1.0@2+2",
+    "look 1.0@4 epoch row 2 epoch 2",
+    "save 1.0@4",
+    "chunk 1.1@0+3",
+    "look 1.1@3 epoch row 2 epoch 1",
+    "save 1.1@3",
+    "save 2.0@0!",
+  ]
+  assert "chunk 0.0@0+6" in told(it._replace(looks=(BESIDE, BEFORE_EXIT)).units(None, 0))
+
+
+def test_a_phase_that_counts_steps_is_looked_at_once():
+  """At its end, whether a tick is there as well or not."""
+  for steps, last in ((7, "chunk 0.0@6+1"), (6, "tick 0.0@6")):
+    lines = told(timeline([phase(tick=edge, steps=steps)], [30], chunk=100, looks=(EPOCH,)).units(None, 0))
+    at = lines.index(f"look 0.0@{steps} epoch row 1 epoch 1")
+    assert lines[at - 1] == last and sum(line.startswith("look") for line in lines) == 1
+
+
+def test_rows_are_looked_at_where_boundaries_are_hidden():
+  it = timeline([phase()], [12, 3, 5], boundaries=False, looks=(BESIDE,))
+  assert told(it.units(Position(0, 0, (1,)), 2)) == [
+    "view 0.0@0",
+    "evaluate 0.0@1 row 2",
+    "look 0.0@1 row row 2 epoch 0",
+    "save 0.0@1!",
+    "chunk 0.0@1+1",
+    "save 0.0@2",
+    "evaluate 1.0@0 row 3",
+    "look 1.0@0 row row 3 epoch 0",
+    "save 1.0@0!",
+  ]
+
+
 def random_timelines(count=40):
   random = np.random.default_rng(7)
   for _ in range(count):
@@ -255,7 +352,10 @@ def random_timelines(count=40):
       by_steps = boundaries and "tick" not in edges and random.integers(2)
       length = {"steps": int(random.integers(1, 30))} if by_steps else {"epochs": int(random.integers(1, 4))}
       phases.append(phase(f"p{p}", int(random.integers(1, 12)), joint=bool(random.integers(2)), **length, **edges))
-    yield timeline(phases, rows, int(random.integers(1, 12)), int(random.integers(0, 4)), boundaries)
+    looks = [it for it in ((BESIDE, EPOCH, BEFORE_EXIT) if boundaries else (BESIDE,)) if random.integers(2)]
+    yield timeline(
+      phases, rows, int(random.integers(1, 12)), int(random.integers(0, 4)), boundaries, looks=tuple(looks)
+    )
 
 
 def test_going_on_is_the_tail():
@@ -302,6 +402,9 @@ def test_no_save_between_an_edge_and_the_units_that_belong_to_it():
       if now.kind == "tick":
         assert before.kind == "chunk"
       if now.kind == "save":
-        assert before.kind in ("chunk", "tick", "evaluate")
+        assert before.kind in ("chunk", "tick", "evaluate", "look")
+    for before, now in zip(units, units[1:], strict=False):
+      if now.kind == "look":
+        assert before.kind != "save" or now.look is BEFORE_EXIT
       if now.kind == "enter":
         assert before.kind in ("view", "exit", "save") and not any(now.at.step)
