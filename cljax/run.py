@@ -161,6 +161,7 @@ def result_of(experiment: Experiment, carry: Carry, v: int = 0) -> dict[str, Any
     report={name: value[own] for name, value in carry.reports.items()},
     parameters=int(carry.reports["parameters"][own][0, -1]),
     memory_bytes=int(carry.reports["memory_bytes"][own][0, -1]),
+    state_bytes=None,
     timing={
       "compile_seconds": seconds["compile"],
       "train_seconds": seconds["train"],

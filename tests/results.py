@@ -37,6 +37,7 @@ def fake(method="routing_cotrain", stream="mnist_perm", preset="paper", **change
     "oracle": method == "joint",
     "parameters": np.int64(310700),
     "memory_bytes": np.int32(792000),
+    "state_bytes": 4000,
     "timing": {"compile_seconds": 6.0, "train_seconds": 60.0, "eval_seconds": 6.0, "steps": 9, "steps_per_second": 1.0},
     "environment": {"devices": ["cpu"], "git_commit": "0123456789abcdef", "command": "train --config=<a>&b"},
     "data_hash": "00ff",
@@ -44,6 +45,20 @@ def fake(method="routing_cotrain", stream="mnist_perm", preset="paper", **change
     "config": {"seed": 0, "net": {"widths": (19, 19)}},
   }
   return store.make_result(**(fields | changes))
+
+
+def looked():
+  """What looks found: validation rows before and after the last task, and the best epochs of all tasks but one."""
+  valid = np.full((S, T + 1, T), -1)
+  valid[:, 0], valid[:, T] = 2, [[9, 6, 3], [12, 9, 6]]
+  rows = {"valid_rows": np.full((S, T), 12), "test_rows": np.full((S, T), 100)}
+  peak = {
+    "valid": np.array([[12, 6, 9], [-1, 3, 12]]),
+    "test": np.array([[80, 50, 70], [-1, 30, 90]]),
+    "epoch": np.array([[3, 1, 2], [-1, 1, 4]]),
+    "phase": np.array([[0, 0, 1], [-1, 0, 1]]),
+  }
+  return {"valid": {"right": valid, "right_rows": rows["valid_rows"]}, "watch": {**peak, **rows}}
 
 
 def report_arrays():

@@ -11,7 +11,7 @@ from etils import epath
 from cljax import files
 from cljax.errors import ConfigError
 from cljax.report import store
-from tests.results import RIGHT, S, T, fake, leave, report_arrays, two_streams
+from tests.results import RIGHT, S, T, fake, leave, looked, report_arrays, two_streams
 
 
 @pytest.fixture
@@ -28,6 +28,33 @@ def test_a_result_has_the_documented_fields_and_json_types():
   assert result["metrics"]["BWT"]["values"] == [pytest.approx(-0.15), pytest.approx(-0.25)]
   assert list(result["readouts"]) == ["class"] and result["readouts"]["class"]["accuracy"][1][3] == [0.3, 0.37, 0.4]
   assert result["readouts"]["class"]["metrics"]["ACC"]["values"][0] == pytest.approx((0.35 + 0.42 + 0.45) / 3)
+
+
+def test_looks_are_readouts_out_of_their_own_rows_and_the_peak():
+  """By hand; a task that was not watched is null, and so is the mean of its seed."""
+  result = fake(looked=looked())
+  assert list(result["readouts"]) == ["class", "valid"]
+  valid = result["readouts"]["valid"]
+  assert valid["accuracy"][0] == [[2 / 12] * 3, [None] * 3, [None] * 3, [0.75, 0.5, 0.25]]
+  assert valid["metrics"]["ACC"]["values"] == [0.5, 0.75] and valid["metrics"]["BWT"]["mean"] is None
+  peak = result["peak"]
+  assert peak["valid"] == [[1.0, 0.5, 0.75], [None, 0.25, 1.0]] and peak["test"] == [[0.8, 0.5, 0.7], [None, 0.3, 0.9]]
+  assert peak["epoch"] == [[3, 1, 2], [None, 1, 4]] and peak["phase"] == [[0, 0, 1], [None, 0, 1]]
+  assert peak["values"] == [pytest.approx(2 / 3), None] and peak["mean"] is None
+  whole = looked()
+  whole["watch"] |= {"valid": np.full((S, T), 6), "test": np.array([[50, 60, 70], [40, 50, 60]])}
+  peak = fake(looked=whole)["peak"]
+  assert (peak["mean"], peak["std"]) == (pytest.approx(0.55), pytest.approx(0.1 / 2**0.5))
+  assert fake()["peak"] is None
+
+
+@pytest.mark.parametrize("schema", sorted(store.OLDER))
+def test_a_result_of_an_older_version_is_read(tmp_path, schema):
+  result = fake()
+  for name in store.OLDER[schema]:
+    del result[name]
+  files.write_json(tmp_path / "result.json", {**result, "schema": schema})
+  assert store.read_result(tmp_path / "result.json") == {**fake(), **store.OLDER[schema]}
 
 
 def test_test_rows_may_be_the_same_for_all_seeds_and_differ_by_task():
@@ -103,8 +130,8 @@ def broken(change):
     ("cut off", "damaged"),
     ("empty", "damaged"),
     ("no text", "damaged"),
-    ("no object", "schema 3"),
-    ("another schema", "schema 3"),
+    ("no object", "schema 4"),
+    ("another schema", "schema 4"),
     ("a field less", "data_hash"),
   ],
 )

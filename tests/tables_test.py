@@ -2,10 +2,11 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from cljax.report import tables
-from tests.results import PUBLISHED, fake, with_metric
+from tests.results import PUBLISHED, S, T, fake, looked, with_metric
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,14 @@ def test_undefined_values_and_single_seeds_are_shown_as_such():
   assert line[at] == "0.5000"
   at = headings.index("BWT")
   assert line[at : at + 3] == ["-", "-0.038", "-"]
+
+
+def test_the_peak_has_a_column_where_some_result_has_one():
+  found = looked()
+  found["watch"] |= {"valid": np.full((S, T), 6), "test": np.array([[50, 60, 70], [40, 50, 60]])}
+  headings, table = tables.rows([fake("er"), fake("routing", looked=found)], PUBLISHED)
+  assert [line[headings.index(tables.PEAK)] for line in table] == ["-", "0.5500 ± 0.0707"]
+  assert tables.PEAK not in tables.rows([fake("er")], PUBLISHED)[0]
 
 
 def test_oracles_are_marked():

@@ -18,8 +18,10 @@ from cljax.errors import ConfigError
 from cljax.files import plain, write_atomically
 from cljax.metrics import spread, summarize
 
-SCHEMA = 3
-OLDER: dict[int, dict[str, Any]] = {1: {"report": {}, "train_rows": None}, 2: {"train_rows": None}}  # what they lacked
+SCHEMA = 4
+LACKED_3: dict[str, Any] = {"peak": None, "state_bytes": None}
+LACKED_2 = {**LACKED_3, "train_rows": None}
+OLDER = {1: {**LACKED_2, "report": {}}, 2: LACKED_2, 3: LACKED_3}  # what the older versions lacked
 LONGEST = 1000  # numbers a seed of a report array that stands in the result file
 FIELDS = {
   "schema": "version of this list",
@@ -34,12 +36,19 @@ FIELDS = {
   "accuracy": "[S][T+1][T] share of test rows right; row 0 before training, row i after task i; null: not evaluated",
   "metrics": "{ACC, BWT, FWT, forgetting, learning_accuracy: {mean, std over seeds (ddof 1), values [S]}}",
   "readouts": "{name: {accuracy, metrics}} of the other readouts; `inferred` also has task_recognition, the share of "
-  "each task's test rows that went to its own slot: {by_task [S][T], and of its mean over tasks mean, std, values [S]}",
+  "each task's test rows that went to its own slot: {by_task [S][T], and of its mean over tasks mean, std, values "
+  "[S]}. By config.looks also `valid`, the main readout on the validation rows, and `before_exit`, on the test rows "
+  "before the `exit` of each task's last phase (no row 0)",
+  "peak": "where config.looks has `watch`, the best epoch of each task while it was trained, by accuracy on its "
+  "validation rows, the first of equals: {valid, test [S][T] accuracy then, epoch [S][T] epochs of its phase that were "
+  "done (1 for a phase that counts steps), phase [S][T] from 0, and of test's mean over tasks mean, std, values [S]}; "
+  "null: a task that was not trained by itself. Else null",
   "train_rows": "[S][T] training rows of each task, its passes counted; null in results of older versions",
   "task_confusion": "[S][T][slots] test rows of each task by the slot inferred, after the last task; or null",
   "report": "{name: [S]...} what the method told after the last task, short arrays only (all: report.npz)",
   "parameters": "numbers that the method learns",
   "memory_bytes": "bytes of stored examples: pixels, label and task of each row",
+  "state_bytes": "bytes of the method's whole state, of one seed; null in results of older versions",
   "timing": "{compile_seconds, train_seconds, eval_seconds, steps (of one seed), steps_per_second (of all seeds)}",
   "environment": "versions, devices, git commit and command of the process that finished the run",
   "data_hash": "sha256 of the data set",
@@ -62,6 +71,19 @@ def recognition(confusion: np.ndarray, slot_of: np.ndarray) -> dict[str, Any]:
   return {"by_task": by_task, **spread(list(by_task.mean(axis=1)))}
 
 
+def peak_of(counts: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """The field `peak`.
+
+  Args:
+    counts: `valid` and `test` [S, T] right answers at the best epoch, -1 where there was none, out of `valid_rows` and
+      `test_rows`; `epoch` and `phase` [S, T].
+  """
+  known = counts["valid"] >= 0
+  found = {name: np.where(known, counts[name] / counts[f"{name}_rows"], np.nan) for name in ("valid", "test")}
+  found |= {name: np.where(known, counts[name], None) for name in ("epoch", "phase")}
+  return {**found, **spread(list(found["test"].mean(axis=1)))}
+
+
 def make_result(
   *,
   right: Mapping[str, np.ndarray],
@@ -70,6 +92,7 @@ def make_result(
   task_confusion: np.ndarray | None,
   slot_of: np.ndarray | None = None,
   report: Mapping[str, np.ndarray] | None = None,
+  looked: Mapping[str, Mapping[str, np.ndarray]] | None = None,
   **fields: Any,
 ) -> dict[str, Any]:
   """A result from counts.
@@ -81,7 +104,9 @@ def make_result(
     task_confusion: [S, T, slots] counts, or None.
     slot_of: [S, T] the slot of each task; None: the task itself.
     report: [S, T, ...] what the method told after each task.
-    fields: all others of FIELDS but schema, accuracy, metrics and readouts.
+    looked: look -> its counts: `right` as above, of a readout of that name out of `right_rows` [S, T]; or those of
+      `peak_of`.
+    fields: all others of FIELDS but schema, accuracy, metrics, readouts and peak.
 
   Raises:
     ValueError: a field is missing or unknown.
@@ -90,6 +115,9 @@ def make_result(
   result = {"schema": SCHEMA, "readout": readout, "task_confusion": task_confusion, **fields}
   result |= {"accuracy": matrices[readout], "metrics": summarize(matrices[readout])}
   others = {name: matrix for name, matrix in matrices.items() if name != readout}
+  looked = looked or {}
+  others |= {name: shares(one["right"], one["right_rows"]) for name, one in looked.items() if "right" in one}
+  result["peak"] = next((peak_of(one) for one in looked.values() if "valid" in one), None)
   result["readouts"] = {name: {"accuracy": m, "metrics": summarize(m)} for name, m in others.items()}
   if task_confusion is not None and "inferred" in others:
     slots = (

@@ -25,6 +25,7 @@ HEADINGS = {
   "forgetting": "forgetting",
   "learning_accuracy": "learning accuracy (average)",
 }
+PEAK = "peak (test at best validation)"
 TOLERANCE = 0.01
 RULE = (
   "Verdict: `reproduced` if the means differ by at most .01 plus our standard deviation over seeds; beyond that "
@@ -109,6 +110,8 @@ def rows(
     headings += [HEADINGS[metric], *(["published", "verdict"] if metric in compared else [])]
   infers = any("inferred" in result["readouts"] for result in results)
   headings += ["ACC, task inferred", "task recognition"] if infers else []
+  watched = any(result["peak"] for result in results)
+  headings += [PEAK] if watched else []
   own = [subnets.columns(result) for result in results]
   extra = list(dict.fromkeys(heading for found in own for heading in found))
   table = []
@@ -128,6 +131,7 @@ def rows(
         else:
           line.append(verdict(metric, summary["mean"], summary["std"], value))
     line += inferred_texts(result) if infers else []
+    line += [cell_text(result["peak"]) if result["peak"] else "-"] if watched else []
     for heading in extra:
       told = own[i].get(heading, "-")
       line.append(told if isinstance(told, str) else cell_text(told))
