@@ -44,9 +44,7 @@ class Look(NamedTuple):
 
   name: str  # of config.looks, and of what it leaves in the result
   split: str  # of the rows asked about: test | valid
-  tasks: Callable[
-    [str, int, int, tuple[int, ...]], list[int]
-  ]  # (config.evaluate, row, T, tasks trained)
+  tasks: Callable[[str, int, int, tuple[int, ...]], list[int]]  # (config.evaluate, row, T, tasks trained)
   when: str  # row: beside each row of the matrix | epoch: after each epoch | exit: before the `exit` of a task's end
   blank: Callable[[int, int], Counts]  # (S, T) -> before anything was asked
   note: Callable[[Counts, Unit, Answers], None]  # asks, and writes into the counts

@@ -80,7 +80,7 @@ def peak_of(counts: Mapping[str, np.ndarray]) -> dict[str, Any]:
   """
   known = counts["valid"] >= 0
   found = {name: np.where(known, counts[name] / counts[f"{name}_rows"], np.nan) for name in ("valid", "test")}
-  found |= {name: np.where(known, counts[name], None) for name in ("epoch", "phase")}
+  found |= {name: np.where(known, counts[name], np.array(None)) for name in ("epoch", "phase")}
   return {**found, **spread(list(found["test"].mean(axis=1)))}
 
 
