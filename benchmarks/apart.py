@@ -43,6 +43,7 @@ def answer(process: Any, question: str = "") -> Any:
 
 
 def finish(*processes: Any) -> None:
+  """Closes the pipes of child processes and waits for them."""
   for process in processes:
     process.stdin.close()
     process.stdout.close()

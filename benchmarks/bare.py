@@ -39,6 +39,8 @@ class Setting(NamedTuple):
 
 
 class Weights(NamedTuple):
+  """What a bare scan trains; the router and `used` are of size 0 for the shared bottom."""
+
   kernel: Array  # [D, H] of the first layer
   bias: Array  # [H]
   upper: Any  # (kernel and bias of the second layer, heads [h, T, C], their biases [T, C])
@@ -47,6 +49,7 @@ class Weights(NamedTuple):
 
 
 def pixels(x: Array) -> Array:
+  """Pictures as float32 in [0, 1]."""
   return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
 
 
@@ -79,6 +82,7 @@ def logits_of(setting: Setting, upper: Any, z: Array, task: Array, gates: Any) -
 
 
 def cross_entropy(logits: Array, y: Array) -> Array:
+  """[] mean over the rows of logits [B, C]."""
   return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], axis=1).mean()
 
 

@@ -24,6 +24,7 @@ def gating(rounds: int) -> list[Result]:
 
 
 def measure(width: int, rounds: int) -> Result:
+  """The time of the gate and one expert against that of all experts, of networks of this width."""
   spec = Spec(SHAPE, TASKS, 10, TASKS)
   net = MLP(heads=TASKS, classes=10, hidden=(width, width))
   method = METHODS["expert_gate"](net, optax.adam(1e-3), spec, code=CODE)

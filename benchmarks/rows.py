@@ -78,6 +78,7 @@ def subjects_of(rows: Iterable[Row]) -> list[str]:
 
 
 def present(module: str) -> bool:
+  """Whether a module is installed."""
   return importlib.util.find_spec(module) is not None
 
 
@@ -116,6 +117,7 @@ def shown(timing: Timing) -> str:
 
 
 def result(row: Row, timings: dict[str, Timing], accuracy: dict[str, float]) -> Result:
+  """A row of the table from the times and accuracies of its two subjects."""
   ours, other = timings[row.ours], timings[row.other]
   found = ratio(other, ours) if row.at_least else ratio(ours, other)
   return Result(row.text, shown(ours), shown(other), found, row.goal, row.at_least, trouble(row, accuracy))

@@ -18,6 +18,7 @@ SETTINGS = (
 
 
 def say(text: str) -> None:
+  """A line on stderr."""
   print(text, file=sys.stderr, flush=True)
 
 

@@ -33,6 +33,7 @@ absent: see `benchmarks/avalanche_replay.py`.
 
 
 def cells(result: Result) -> tuple[str, ...]:
+  """The texts of a row."""
   ratio, unit = result.ratio, result.unit
   goal = "" if result.goal is None else f"{'≥' if result.at_least else '≤'} {result.goal:g}{unit}"
   met = {None: "", True: "yes", False: "no"}[result.met()]
@@ -50,6 +51,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def table(results: Sequence[Result]) -> str:
+  """All rows as markdown."""
   return markdown(HEAD, [cells(result) for result in results])
 
 

@@ -39,6 +39,8 @@ class Timing(NamedTuple):
 
 
 class Ratio(NamedTuple):
+  """The median of the rounds' ratios, and their range."""
+
   median: float
   low: float
   high: float

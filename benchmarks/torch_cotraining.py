@@ -86,6 +86,7 @@ def as_linear(layer: Any) -> Any:
 
 
 def gumbel(shape: Any) -> Any:
+  """Gumbel noise as a tensor of that shape."""
   import torch
 
   return -torch.empty(shape).exponential_().log_()

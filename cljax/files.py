@@ -60,6 +60,7 @@ def write_atomically(path: epath.Path, content: bytes) -> None:
 
 
 def format_json(value: Any, indent: int = 0) -> str:
+  """`value` as JSON: a line for each entry of a mapping, lists on one line."""
   if not isinstance(value, dict) or not value:
     return json.dumps(value, allow_nan=False)
   inner = " " * (indent + 1)

@@ -48,10 +48,13 @@ def forgetting(R: np.ndarray) -> float:
 
 
 def mean_or_nan(values: np.ndarray) -> float:
+  """The mean; NaN of no values."""
   return float(np.mean(values)) if len(values) else float("nan")
 
 
 class Metric(NamedTuple):
+  """A number from an accuracy matrix, how it is read and what it means."""
+
   compute: Callable[[np.ndarray], float]
   better: str  # higher | lower
   meaning: str  # one line, printed under every table

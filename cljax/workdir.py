@@ -41,6 +41,7 @@ def command() -> str:
 
 
 def version(package: str) -> str | None:
+  """The version of an installed package; None where it is not installed."""
   try:
     return metadata.version(package)
   except metadata.PackageNotFoundError:

@@ -13,7 +13,7 @@ from launch import app, cells, config_files, hosts
 PAPER = flags.DEFINE_string("paper", "", "A folder of configs/papers.")
 PRESET = flags.DEFINE_string("preset", "paper", "A preset of its table, e.g. paper, gem1000 or smoke.")
 SEEDS = flags.DEFINE_integer("seeds", None, "Number of seeds; by default the config's.", lower_bound=1)
-ONLY = flags.DEFINE_string("only", "", "Pins further keys of the table, e.g. stream=mnist_perm,method=er.")
+ONLY = flags.DEFINE_string("only", "", "Pins further keys of the table, e.g. stream=mnist_perm.")
 
 
 def main() -> None:

@@ -80,6 +80,8 @@ def shaped(x: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:
 
 
 def shape_group(x: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:
+  """Pictures x [N, h, w, c] as [N, size, size, channels] uint8: grey where one channel is
+  wanted, then brought to size by `fit`."""
   pixels = x.astype(np.float32)
   if channels == 1 and pixels.shape[-1] == 3:
     pixels = pixels @ np.array(GREY, np.float32)[:, None]

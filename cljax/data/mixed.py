@@ -17,6 +17,7 @@ def groups_of(source: Source) -> tuple[tuple[str, np.ndarray], ...]:
 
 
 def keyed(key: Key, purpose: int, t: int) -> Key:
+  """The key of one task for one purpose."""
   return jax.random.fold_in(jax.random.fold_in(key, purpose), t)
 
 

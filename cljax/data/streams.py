@@ -33,6 +33,7 @@ class Layout(NamedTuple):
 
 
 def require(condition: bool, message: str) -> None:
+  """ConfigError with the message unless the condition holds."""
   if not condition:
     raise ConfigError(message)
 
@@ -122,6 +123,7 @@ def lay(
 
 
 def check(tasks: int, scenario: str, examples_per_task: int, valid_per_task: int) -> None:
+  """ConfigError for a wrong value of the keywords that all streams share."""
   require(tasks >= 1, f"config.stream.tasks={tasks}: at least 1 task is needed")
   choose("config.stream.scenario", scenario, SCENARIOS)
   for name, value in (("examples_per_task", examples_per_task), ("valid_per_task", valid_per_task)):

@@ -61,10 +61,12 @@ def weighted_sum(z: Array, gates: Array) -> Array:
 
 
 def weighted_sum_forwards(z: Array, gates: Array) -> tuple[Array, tuple[Array, Array]]:
+  """The sum, and what its derivative needs."""
   return weighted_sum(z, gates), (z, gates)
 
 
 def weighted_sum_backwards(kept: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+  """The derivatives by z [B, E, h] and by the gates [B, E], of a slope [B, h]."""
   z, gates = kept
   by_gate = jnp.einsum("beh,bh->be", nn.relu(z), slope)
   by_z = jnp.where(z > 0, slope[:, None] * gates[..., None], 0)

@@ -13,6 +13,8 @@ from cljax.types import Array
 
 @flax.struct.dataclass
 class Detector:
+  """What a search for onsets has seen."""
+
   history: Array  # [W] scores, NaN where there is none yet
   waiting: Array  # [m] the latest scores that did not fire, oldest first, NaN where there is none
   count: Array  # [] int32 scores that ever entered the history

@@ -8,6 +8,8 @@ from cljax.types import NONE, Array, Place
 
 @flax.struct.dataclass
 class Window:
+  """The places of the newest rows."""
+
   place: Place  # [W] a ring
   count: Array  # [] int32 rows that ever entered since it was emptied
 
@@ -40,6 +42,8 @@ def picked(window: Window, wanted: Array, size: int) -> tuple[Place, Array]:
 
 @flax.struct.dataclass
 class Held:
+  """Batches that wait until it is decided which task they belong to."""
+
   place: Place  # [H, B] batches in the order in which they came
   live: Array  # [H, B]
   count: Array  # [] int32 batches that are held

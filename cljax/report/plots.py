@@ -47,11 +47,13 @@ def band(axis: Axes, x: np.ndarray, values: np.ndarray, label: str, i: int) -> N
 
 
 def number_tasks(axis: Axes) -> None:
+  """Whole numbers along the axis of tasks, and a grid."""
   axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
   axis.grid(alpha=0.3)
 
 
 def legend_below(figure: Figure, axis: Axes) -> None:
+  """One legend for all axes of a figure, below them; the names are those of `axis`."""
   names = axis.get_legend_handles_labels()[1]
   figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(names)), frameon=False)
 
@@ -211,6 +213,7 @@ def table_figures(
 
 
 def file_name(text: str) -> str:
+  """`text` with what a file's name should not hold replaced by `_`."""
   return re.sub(r"[^\w.=-]+", "_", text)
 
 
@@ -229,6 +232,7 @@ def save(folder: epath.Path, figures: Mapping[str, Figure]) -> list[epath.Path]:
 
 
 def png(figure: Figure) -> bytes:
+  """The bytes of a figure's PNG file."""
   content = io.BytesIO()
   figure.savefig(content, format="png")
   return content.getvalue()

@@ -79,6 +79,7 @@ def order(results: Sequence[Result], published: Published) -> list[int]:
 
 
 def published_value(result: Result, metric: str, published: Published) -> float | None:
+  """The paper's number beside a result; None where it has none."""
   return published.get("values", {}).get(result["stream"], {}).get(result["method"], {}).get(metric)
 
 
@@ -149,11 +150,13 @@ def inferred_texts(result: Result) -> list[str]:
 
 
 def markdown(headings: Sequence[str], table: Sequence[Sequence[str]]) -> str:
+  """A table for a README or report.md."""
   lines = [headings, ["---"] * len(headings), *table]
   return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
 
 
 def as_html(headings: Sequence[str], table: Sequence[Sequence[str]]) -> str:
+  """A table for report.html."""
   head = "".join(f"<th>{html.escape(text)}</th>" for text in headings)
   body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in line) + "</tr>" for line in table)
   return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

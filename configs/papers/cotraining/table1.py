@@ -35,6 +35,7 @@ RATES = {
 
 
 def pins(arg: str) -> dict[str, str]:
+  """The keys of the table that `arg` pins."""
   return variant(arg, preset=PRESETS, stream=tuple(STREAMS), method=METHODS)
 
 

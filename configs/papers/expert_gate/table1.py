@@ -25,6 +25,7 @@ METHODS = (*TABLE, "expert_gate_paper")
 
 
 def pins(arg: str) -> dict[str, str]:
+  """The keys of the table that `arg` pins."""
   return variant(arg, preset=PRESETS, stream=STREAMS, method=METHODS)
 
 

@@ -56,6 +56,7 @@ PAIRS = tuple((label, label + 1) for label in range(0, 20, 2))
 
 
 def pins(arg: str) -> dict[str, str]:
+  """The keys of the table that `arg` pins."""
   return variant(arg, preset=PRESETS, stream=STREAMS, method=METHODS)
 
 
