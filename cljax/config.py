@@ -5,39 +5,39 @@ of the builder that their `name` picks.
 """
 
 import contextlib
-import inspect
 import itertools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import optax
-from flax import linen as nn
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from cljax.data import STREAMS
+from cljax.declared import REQUIRED, Field, at_least, check, fields, free, kinds_of, one_of
 from cljax.errors import ConfigError, choose
+from cljax.mesh import EXECUTORS
 from cljax.methods import METHODS
 from cljax.nets import NETS
-from cljax.pieces.learner import sgd
 
-OPTIMIZERS = {"sgd": sgd, "adam": optax.adam, "adagrad": optax.adagrad, "rmsprop": optax.rmsprop}
 PRECISIONS = ("highest", "high", "default")
 EVALUATE = ("all", "seen", "ends")
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
-# The least value of every number that a config may hold, by the last part of its key.
-AT_LEAST = {
-  **dict.fromkeys(("num_seeds", "log_every_steps", "evaluate_group", "batch_size", "epochs"), 1),
-  **dict.fromkeys(("hidden", "widths", "experts", "k", "data_devices"), 1),
-  **dict.fromkeys(("seed", "chunk", "block", "checkpoint_every_chunks", "examples_per_task", "valid_per_task"), 0),
-  **dict.fromkeys(("replay", "capacity", "lr", "cotrain_lr", "router_lr", "noise", "router_init"), 0),
-  **dict.fromkeys(("code", "autoencoder_batch", "autoencoder_epochs", "patience", "gate_batch", "gate_epochs"), 1),
-  **dict.fromkeys(("size", "channels"), 1),
-  **dict.fromkeys(("warmup_epochs", "distill_weight", "autoencoder_lr", "autoencoder_decay", "gate_lr"), 0),
-  **dict.fromkeys(("valid_share", "activate_above", "tasks"), 0),
-  **dict.fromkeys(("temperature", "temperature_min", "gate_scale", "auxiliary_weight", "momentum"), 0),
+# The range of the keys that the engine itself reads; those of streams, nets, optimizers and methods stand where these
+# are declared.
+OUTER = {
+  "seed": Field(int, at_least(0, "the first seed", 2**31 - 1_000_001), 0),
+  "num_seeds": Field(int, at_least(1, "seeds are seed, seed + 1, ...", 1_000_000), 5),
+  "evaluate": Field(str, one_of(EVALUATE, "pairs of tasks asked"), "all"),
+  "evaluate_group": Field(int, at_least(1, "test rows a batch", 1_000_000), 500),
+  "chunk": Field(int, at_least(0, "steps of one compiled call; 0 chooses", 1_000_000), 0),
+  "checkpoint_every_chunks": Field(int, at_least(0, "besides every task's end; 0: at task ends only"), 20),
+  "log_every_steps": Field(int, at_least(1, "steps"), 100),
+  "seed_executor": Field(str, one_of(("auto", *EXECUTORS), "how seeds run on a device"), "auto"),
+  "data_devices": Field(int, at_least(1, "devices that share each batch"), 1),
+  "matmul_precision": Field(str, one_of(PRECISIONS, "of matrix products"), "highest"),
+  "every_task": Field(bool, free("an oracle trains anew at every task"), False),
+  "debug": Field(bool, free("2 tasks, 10 steps a phase"), False),
 }
 
 
@@ -86,36 +86,32 @@ def variant(arg: str, **allowed: tuple[str, ...]) -> dict[str, str]:
   return pinned
 
 
-def check_numbers(config: ConfigDict, prefix: str = "config") -> None:
-  """Refuses numbers that are too small or not finite, wherever they stand."""
-  for key, value in config.items():
-    name = f"{prefix}.{key}"
-    if isinstance(value, ConfigDict):
-      check_numbers(value, name)
-      continue
-    for number in value if isinstance(value, tuple | list) else (value,):
-      if isinstance(number, bool) or not isinstance(number, int | float):
-        continue
-      if not math.isfinite(number):
-        raise ConfigError(f"{name}={value} is not a finite number")
-      if key in AT_LEAST and number < AT_LEAST[key]:
-        raise ConfigError(f"{name}={value} is too small; the least is {AT_LEAST[key]}")
+def check_outer(config: ConfigDict) -> None:
+  """Refuses wrong values of the keys that the engine itself reads.
+
+  Raises:
+    ConfigError: says what is allowed.
+  """
+  for name, field in OUTER.items():
+    check(f"config.{name}", config[name], field)
 
 
-def keywords(section: str, fields: dict[str, Any], factory: Callable, given: tuple[str, ...]) -> dict[str, Any]:
+def keywords(section: str, given: Mapping[str, Any], factory: Callable, skipped: int = 0) -> dict[str, Any]:
   """The fields of a section as keywords of what its name picks.
+
+  Args:
+    skipped: the factory's first parameters, which the engine passes.
 
   Raises:
     ConfigError: a field that the factory does not take, or one that it needs and did not get.
   """
-  parameters = inspect.signature(factory).parameters
-  allowed = [name for name in parameters if name not in (*given, *hidden(factory))]
-  for name in fields:
-    choose(f"config.{section} field", name, allowed)
-  for name in allowed:
-    if name not in fields and parameters[name].default is inspect.Parameter.empty:
+  known = fields(factory, skipped)
+  for name in given:
+    choose(f"config.{section} field", name, known)
+  for name, field in known.items():
+    if name not in given and field.default is REQUIRED:
       raise ConfigError(f"config.{section}.{name} is missing")
-  return fields
+  return dict(given)
 
 
 def complete(config: ConfigDict) -> ConfigDict:
@@ -143,12 +139,46 @@ def complete(config: ConfigDict) -> ConfigDict:
     for key, value in taken.items():
       if key not in config[name]:
         config[name][key] = placeholder(float) if value is None else value
+  for key, choice in choices(config).items():
+    config.method[key] = complete_choice(f"config.method.{key}", config.method[key], choice)
   for key in ("lr", *numbers_of(config)):
     if key not in config.sweep:
       config.sweep[key] = ()
   for key in config.sweep:
     choose("config.sweep field", key, ("lr", *numbers_of(config)))
   return config
+
+
+def choices(config: ConfigDict) -> dict[str, Mapping[str, Callable]]:
+  """The keywords of the method that are chosen from a table, and the table."""
+  found = fields(METHODS[config.method.name], 3)
+  return {key: field.bound.table() for key, field in found.items() if field.bound.table}
+
+
+def complete_choice(where: str, given: Mapping[str, Any], table: Mapping[str, Callable]) -> ConfigDict:
+  """{"name": ..., and its keywords}, complete; under `none` those of the whole table, without values, so that each
+  can be set on a command line.
+
+  Raises:
+    ConfigError: an unknown name, or a keyword of another choice that was set.
+  """
+  own = dict(given)
+  name = choose(f"{where}.name", str(own.pop("name", "none")), ("none", *table))
+  all_fields = {key: field for factory in table.values() for key, field in fields(factory, 2).items()}
+  taken = fields(table[name], 2) if name != "none" else {}
+  for key, value in own.items():
+    choose(f"{where} field", key, all_fields)
+    if value is not None and key not in taken:
+      raise ConfigError(
+        f"{where}.{key}={value!r} means nothing to {where}.name={name!r}, which takes {', '.join(taken)}"
+      )
+  own = {key: value for key, value in own.items() if value is not None}
+  found = ConfigDict({"name": name})
+  for key, field in (taken or all_fields).items():
+    kind = next(one for one in (float, bool, int, str) if one in kinds_of(field.kind))
+    value = own.get(key, field.default) if taken else None
+    found[key] = placeholder(kind) if value is None else value
+  return found
 
 
 def with_fields(told: Mapping[str, Any], changes: Mapping[str, Any]) -> ConfigDict:
@@ -207,10 +237,17 @@ def relabel(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
     config.preset = ""
 
 
-def numbers_of(config: ConfigDict) -> list[str]:
-  """The keywords of the method that are real numbers: those that a sweep may vary."""
-  found = defaults(METHODS[config.method.name], 3)
-  return [key for key, value in found.items() if value is None or isinstance(value, float)]
+def numbers_of(config: ConfigDict) -> dict[str, tuple[str, ...]]:
+  """The keywords of the method that are real numbers, those that a sweep may vary, and where below config.method they
+  stand; those of a choice have its name before theirs, `guard_strength`."""
+  found: dict[str, tuple[str, ...]] = {}
+  for key, field in fields(METHODS[config.method.name], 3).items():
+    if field.bound.table and config.method[key].name != "none":
+      below = fields(field.bound.table()[config.method[key].name], 2)
+      found |= {f"{key}_{name}": (key, name) for name, own in below.items() if float in kinds_of(own.kind)}
+    elif float in kinds_of(field.kind):
+      found[key] = (key,)
+  return found
 
 
 def sweep_values(config: ConfigDict) -> tuple[dict[str, float], ...]:
@@ -231,30 +268,61 @@ def sweep_values(config: ConfigDict) -> tuple[dict[str, float], ...]:
 def with_values(config: ConfigDict, values: Mapping[str, float]) -> ConfigDict:
   """The config of one value of a sweep, as if it ran alone."""
   config = ConfigDict(config.to_dict())
+  numbers = numbers_of(config)
   for key, value in values.items():
-    config["optimizer" if key == "lr" else "method"][key] = value
+    *above, last = ("optimizer", "lr") if key == "lr" else ("method", *numbers[key])
+    place = config
+    for name in above:
+      place = place[name]
+    place[last] = value
   config.sweep = {key: () for key in config.sweep}
   return config
 
 
 def defaults(factory: Callable, given: int) -> dict[str, Any]:
   """Keywords and defaults of a factory, without the first `given` that the engine passes."""
-  parameters = list(inspect.signature(factory).parameters.values())[given:]
-  return {parameter.name: parameter.default for parameter in parameters if parameter.name not in hidden(factory)}
-
-
-def hidden(factory: Callable) -> tuple[str, ...]:
-  """Parameters of a net that linen adds and nobody sets."""
-  return ("parent", "name") if isinstance(factory, type) and issubclass(factory, nn.Module) else ()
+  return {name: dict(f.default) if f.bound.table else f.default for name, f in fields(factory, given).items()}
 
 
 def section(config: ConfigDict, name: str, table: dict[str, Any]) -> tuple[Callable, dict[str, Any]]:
   """(what `config.<name>.name` picks from the table, the other fields); a list in a field becomes a tuple."""
-  fields = {key: tuple(v) if isinstance(v, list) else v for key, v in config[name].items()}
-  return table[choose(f"config.{name}.name", str(fields.pop("name", "")), table)], fields
+  own = {key: tuple(v) if isinstance(v, list) else v for key, v in config[name].to_dict().items()}
+  return table[choose(f"config.{name}.name", str(own.pop("name", "")), table)], own
 
 
-def hyperparameters(config: ConfigDict) -> dict[str, float]:
-  """The numbers of a config that are passed to the compiled functions: one program serves all their values."""
-  found = {key: config.method[key] for key in numbers_of(config) if config.method[key] is not None}
-  return {"lr": config.optimizer.lr, **found}
+def hyperparameters(config: ConfigDict) -> tuple[dict[str, float], ...]:
+  """For each value of the sweep the numbers that are passed to the compiled functions: one program serves them all.
+
+  The numbers of a choice whose strength is 0 and is not swept are not passed: it is no choice at all, and the program
+  is that without it.
+  """
+  numbers = {}
+  for key, place in numbers_of(config).items():
+    own = config.method
+    for name in place:
+      parent, own = own, own[name]
+    off = len(place) > 1 and parent.get("strength") == 0 and not config.sweep.get(f"{place[0]}_strength")
+    if own is not None and not off:
+      numbers[key] = place
+  found = []
+  for values in sweep_values(config):
+    config_of_value = with_values(config, values)
+    row = {"lr": config_of_value.optimizer.lr}
+    for key, place in numbers.items():
+      value = config_of_value.method
+      for name in place:
+        value = value[name]
+      row[key] = value
+    found.append(row)
+  return tuple(found)
+
+
+def method_fields(config: ConfigDict, hyper: Mapping[str, Any]) -> dict[str, Any]:
+  """The keywords of config.method with the numbers of `hyper` in their places, which may be traced."""
+  _, own = section(config, "method", METHODS)
+  for key, place in numbers_of(config).items():
+    if key in hyper and len(place) == 1:
+      own[key] = hyper[key]
+    elif key in hyper:
+      own[place[0]] = {**own[place[0]], place[1]: hyper[key]}
+  return own

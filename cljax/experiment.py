@@ -15,23 +15,21 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cljax.config import (
-  EVALUATE,
-  OPTIMIZERS,
-  PRECISIONS,
-  check_numbers,
+  check_outer,
   hyperparameters,
   keywords,
+  method_fields,
   section,
   sweep_values,
-  with_values,
 )
 from cljax.data import STREAMS, bank, join
 from cljax.data.streams import stack
-from cljax.errors import ConfigError, choose
+from cljax.errors import ConfigError
 from cljax.keys import STREAM
-from cljax.mesh import EXECUTORS, choose_executor, make_mesh, put
+from cljax.mesh import choose_executor, make_mesh, put
 from cljax.methods import METHODS
 from cljax.nets import NETS
+from cljax.pieces.optimizers import OPTIMIZERS
 from cljax.timeline import Timeline, edges_of
 from cljax.types import Method, Spec, Stream
 
@@ -70,7 +68,7 @@ def build_stream(config: ConfigDict, seeds: tuple[int, ...], data_dir: str | Non
   """(spec, stream of numpy arrays with the seeds joined, its axes, the data's hash)."""
   builder, fields = section(config, "stream", STREAMS)
   source_name = fields.pop("source", "digits")
-  keywords("stream", fields, builder, ("source", "key"))
+  keywords("stream", fields, builder, 2)
   if config.debug and "tasks" in fields:
     fields["tasks"] = min(fields["tasks"] or 2, 2)
   shape = {key: fields[key] for key in ("size", "channels", "fit") if key in fields}
@@ -86,7 +84,7 @@ def build_method(config: ConfigDict, spec: Spec, hyper: Mapping[str, Any] | None
   hyper = dict(hyper or {})
   factory, fields = section(config, "method", METHODS)
   net_type, net_fields = section(config, "net", NETS)
-  keywords("net", net_fields, net_type, ("heads", "classes"))
+  keywords("net", net_fields, net_type)
   net = net_type(heads=spec.heads, classes=spec.C, **net_fields)
   optimizer, rates = section(config, "optimizer", OPTIMIZERS)
   if "lr" not in rates:
@@ -98,9 +96,10 @@ def build_method(config: ConfigDict, spec: Spec, hyper: Mapping[str, Any] | None
       f"config.method.name={config.method.name!r} takes plain sgd steps of its own; "
       f"config.optimizer={config.optimizer.to_dict()} is refused: use name='sgd' with lr only"
     )
-  keywords("optimizer", rates, optimizer, ("learning_rate",))
+  keywords("optimizer", rates, optimizer, 1)
   tx = lr if second == "lr" else optimizer(lr, **rates)
-  method = factory(net, tx, spec, **{**keywords("method", fields, factory, ("net", second, "spec")), **hyper})
+  keywords("method", fields, factory, 3)
+  method = factory(net, tx, spec, **method_fields(config, hyper))
   if config.debug:
     method = method._replace(phases=tuple(p._replace(epochs=0, steps=min(p.steps or 10, 10)) for p in method.phases))
   return method
@@ -151,12 +150,8 @@ def build(config: ConfigDict, data_dir: str | None = None, data: Laid | None = N
   Raises:
     ConfigError: for every wrong value, before anything is trained.
   """
-  check_numbers(config)
-  choose("config.evaluate", config.evaluate, EVALUATE)
-  choose("config.seed_executor", config.seed_executor, ("auto", *EXECUTORS))
-  choose("config.matmul_precision", config.matmul_precision, PRECISIONS)
-  values = sweep_values(config)
-  own = [hyperparameters(with_values(config, value)) for value in values]
+  check_outer(config)
+  values, own = sweep_values(config), hyperparameters(config)
   hyper = {key: np.repeat(np.array([each[key] for each in own], np.float32), config.num_seeds) for key in own[0]}
   seeds = seeds_of(config)
   spec, stream, axes, data_hash = data or build_stream(config, seeds, data_dir)

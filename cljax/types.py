@@ -106,6 +106,14 @@ class Clock(NamedTuple):
   total: Array  # [] int32, steps of this phase since the stream began
 
 
+class At(NamedTuple):
+  """Where a step is."""
+
+  key: Key
+  clock: Clock
+  view: View
+
+
 class Outputs(NamedTuple):
   logits: Array  # [B, C] raw: masks live in the loss and in `evaluate`
   features: Array  # [B, D]
@@ -163,6 +171,46 @@ class Phase(NamedTuple):
   enter: EdgeFn = keep  # before the first step
   tick: EdgeFn = keep  # after each epoch
   exit: EdgeFn = keep  # after the last step
+
+
+def unguarded(params: PyTree) -> PyTree:
+  """The past of a guard that keeps nothing."""
+  return None
+
+
+def past_as_it_is(key: Key, past: PyTree, params: PyTree, view: View) -> PyTree:
+  """The edge of a guard that does nothing."""
+  return past
+
+
+def no_pull(past: PyTree, params: PyTree, batch: Batch) -> Array | float:
+  """The loss of a guard that adds none."""
+  return 0.0
+
+
+def as_asked(at: At, past: PyTree, gradient: PyTree, ask: Callable[[Batch], PyTree]) -> PyTree:
+  """The gradient of a guard that projects nothing."""
+  return gradient
+
+
+def unmoved(past: PyTree, before: PyTree, gradient: PyTree, after: PyTree) -> PyTree:
+  """The past of a guard that watches no step."""
+  return past
+
+
+class Guard(NamedTuple):
+  """What holds a network to its past. These hooks and no others, in this order, and none may change the params: the
+  guard's loss is added, the whole gradient is projected once, and the step that came of it is told."""
+
+  init: Callable[[PyTree], PyTree] = unguarded  # params -> past, the guard's own state
+  enter: Callable[[Key, PyTree, PyTree, View], PyTree] = past_as_it_is  # as a task begins
+  loss: Callable[[PyTree, PyTree, Batch], Array | float] = no_pull  # (past, params, batch) -> []
+  project: Callable[[At, PyTree, PyTree, Callable[[Batch], PyTree]], PyTree] = as_asked  # ask(batch) -> its gradient
+  moved: Callable[[PyTree, PyTree, PyTree, PyTree], PyTree] = unmoved  # (past, before, the loss's own gradient, after)
+  exit: Callable[[Key, PyTree, PyTree, View], PyTree] = past_as_it_is  # as a task ends
+
+
+FREE = Guard()
 
 
 class Routes(NamedTuple):

@@ -14,8 +14,9 @@ from cljax.nets import CNN, MLP, RoutedMLP
 from cljax.nets.cnn import patches
 from cljax.nets.heads import Heads, own_head, with_head
 from cljax.nets.routed import Experts, match_width, parameter_count, weighted_sum
-from cljax.pieces.learner import sgd, supervised
-from cljax.types import Batch, Place, Spec
+from cljax.pieces.learner import Trained, supervised
+from cljax.pieces.optimizers import sgd
+from cljax.types import At, Batch, Place, Spec
 
 
 def count(net, *arguments) -> int:
@@ -216,16 +217,19 @@ def test_one_head_may_be_taken_out_and_put_back(heads, slot, head):
 def test_a_learner_that_is_told_that_rows_are_alike_takes_the_same_step():
   net, spec = MLP(heads=3, classes=4, hidden=(5, 5)), Spec(T=3, C=4, x_shape=(2, 2, 1), heads=3)
   learner = supervised(net, sgd(0.1), spec)
-  params, rest = learner.init(jax.random.key(0))
+  state = Trained(**learner.init(jax.random.key(0)))
   random, B = np.random.default_rng(0), 6
   slot = jnp.full(B, 1)
   place = Place(slot, jnp.arange(B))
   live = jnp.arange(B) < 4
   x, y = random.normal(size=(B, 2, 2, 1)).astype(np.float32), random.integers(4, size=B)
   batch = Batch(x, y, slot, jnp.ones((B, 4), bool), place, slot, live)
-  plain, alike = (jax.jit(partial(learner.learn, alike=told))(params, rest, batch) for told in (False, True))
+  at = At(jax.random.key(0), None, None)
+  plain, alike = (jax.jit(partial(learner.step, at, alike=told))(state, batch) for told in (False, True))
   chex.assert_trees_all_close(alike, plain, atol=1e-7)
-  assert (np.asarray(alike[0]["head"]["kernel"])[:, 4:8] != np.asarray(params["head"]["kernel"])[:, 4:8]).any()
+  assert (
+    np.asarray(alike[0].params["head"]["kernel"])[:, 4:8] != np.asarray(state.params["head"]["kernel"])[:, 4:8]
+  ).any()
 
 
 def test_heads_start_by_the_fan_of_one_head():

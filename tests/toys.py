@@ -20,8 +20,8 @@ from cljax.nets import MLP, RoutedMLP
 from cljax.ops.slots import apply_by_slot
 from cljax.ops.trees import put, take
 from cljax.pieces import replay
-from cljax.pieces.learner import supervised
-from cljax.types import Bank, Method, Phase, Place, Rows, Spec, Stream, Task
+from cljax.pieces.learner import Trained, supervised
+from cljax.types import At, Bank, Method, Phase, Place, Rows, Spec, Stream, Task
 
 
 def bank(rows: int = 120, classes: int = 4, shape: tuple[int, ...] = (4, 4, 1), seed: int = 0) -> Bank:
@@ -126,10 +126,15 @@ def config_of(
   return complete(config)
 
 
-@flax.struct.dataclass
-class Plain:
-  params: Any
-  opt_state: Any
+def learn(learner: Any, params: Any, opt_state: Any, batch: Any) -> tuple[Any, Any, Any]:
+  """(params, opt_state, info) after one step of a learner whose net draws nothing."""
+  state, info = learner.step(At(None, None, None), Trained(params, opt_state), batch)
+  return state.params, state.opt_state, info
+
+
+def answer(learner: Any) -> Any:
+  """(params, x, slot) -> Outputs of a learner whose net has no other collections."""
+  return lambda params, x, slot: learner.apply(Trained(params, None), x, slot)
 
 
 def plain(spec: Spec, *, batch: int = 10, epochs: int = 1, steps: int = 0, **phase: Any) -> Method:
@@ -137,13 +142,13 @@ def plain(spec: Spec, *, batch: int = 10, epochs: int = 1, steps: int = 0, **pha
   learner = supervised(mlp(spec), optax.sgd(0.1), spec)
 
   def step(key, state, batch, clock, view):
-    params, opt_state, info = learner.learn(state.params, state.opt_state, batch)
-    return Plain(params, opt_state), info
+    params, opt_state, info = learn(learner, state.params, state.opt_state, batch)
+    return state.replace(params=params, opt_state=opt_state), info
 
   return Method(
-    lambda key: Plain(*learner.init(key)),
+    lambda key: Trained(**learner.init(key)),
     (Phase("fit", batch, step, epochs=0 if steps else epochs, steps=steps, **phase),),
-    lambda state, x, slot: learner.apply(state.params, x, slot),
+    learner.apply,
     lambda state: {"parameters": jnp.int32(1), "memory_bytes": jnp.int32(0)},
   )
 
@@ -163,20 +168,20 @@ def early_stop(spec: Spec, epochs: int = 4) -> Method:
   learner = supervised(mlp(spec), optax.sgd(1.0), spec)
 
   def init(key):
-    params, opt_state = learner.init(key)
+    params, opt_state = (learner.init(key)[name] for name in ("params", "opt_state"))
     return Stopping(params, opt_state, params, jnp.full((spec.T, epochs), jnp.inf), jnp.array(False), jnp.int32(0))
 
   def enter(key, state, view, clock):
     return state.replace(stopped=jnp.array(False))
 
   def step(key, state, batch, clock, view):
-    params, opt_state, info = learner.learn(state.params, state.opt_state, batch)
+    params, opt_state, info = learn(learner, state.params, state.opt_state, batch)
     params = jax.tree.map(lambda old, new: jnp.where(state.stopped, old, new), state.params, params)
     return state.replace(params=params, opt_state=opt_state), info
 
   def valid_loss(params, view):
     def each(batch):
-      logits = learner.apply(params, batch.x, batch.task).logits
+      logits = answer(learner)(params, batch.x, batch.task).logits
       return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
 
     return mean_over(each, view, view.tasks.valid, group=3)
@@ -194,7 +199,7 @@ def early_stop(spec: Spec, epochs: int = 4) -> Method:
   return Method(
     init,
     (Phase("fit", 10, step, epochs=epochs, enter=enter, tick=tick, exit=leave),),
-    lambda state, x, slot: learner.apply(state.params, x, slot),
+    learner.apply,
     lambda state: {"parameters": jnp.int32(1), "memory_bytes": jnp.int32(0), "losses": state.losses},
   )
 
@@ -212,11 +217,11 @@ def columns(spec: Spec) -> Method:
   learner = supervised(mlp(spec), optax.sgd(0.1), spec)
 
   def init(key):
-    store = jax.vmap(lambda t: learner.init(jax.random.fold_in(key, t))[0])(jnp.arange(spec.T))
+    store = jax.vmap(lambda t: learner.init(jax.random.fold_in(key, t))["params"])(jnp.arange(spec.T))
     return Columns(take(store, jnp.int32(0)), store, jnp.full(spec.T, -1), jnp.full(spec.T, -1))
 
   def anew(key, state, view, clock):
-    return state.replace(params=learner.init(key)[0])
+    return state.replace(params=learner.init(key)["params"])
 
   def choose(key, state, view, clock):
     losses = jax.vmap(lambda params: mean_over(error(params), view, view.tasks.train))(state.store)
@@ -228,12 +233,12 @@ def columns(spec: Spec) -> Method:
 
   def error(params):
     def each(batch):
-      return learner.apply(params, batch.x, batch.task).logits.argmax(axis=-1) != batch.y
+      return answer(learner)(params, batch.x, batch.task).logits.argmax(axis=-1) != batch.y
 
     return each
 
   def step(key, state, batch, clock, view):
-    params, _, info = learner.learn(state.params, optax.sgd(0.1).init(state.params), batch)
+    params, _, info = learn(learner, state.params, optax.sgd(0.1).init(state.params), batch)
     return state.replace(params=params), info
 
   def keep_it(key, state, view, clock):
@@ -246,7 +251,7 @@ def columns(spec: Spec) -> Method:
   return Method(
     init,
     phases,
-    lambda state, x, slot: apply_by_slot(learner.apply, state.store, x, slot),
+    lambda state, x, slot: apply_by_slot(answer(learner), state.store, x, slot),
     lambda state: {"parameters": jnp.int32(1), "memory_bytes": jnp.int32(0), "parent": state.parent},
   )
 
@@ -270,22 +275,22 @@ def onsets(spec: Spec, experts: int = 3, recent: int = 12, first: int = 0) -> Me
   learner = supervised(mlp(spec._replace(heads=1)), optax.sgd(0.3), spec)
 
   def init(key):
-    params = jax.vmap(lambda e: learner.init(jax.random.fold_in(key, e))[0])(jnp.arange(experts))
+    params = jax.vmap(lambda e: learner.init(jax.random.fold_in(key, e))["params"])(jnp.arange(experts))
     place = Place(jnp.zeros(recent, jnp.int32), jnp.zeros(recent, jnp.int32))
     return Onsets(params, jnp.int32(0), jnp.float32(2), jnp.int32(0), place, replay.empty(9))
 
-  def learn(params, slot, batch):
-    own, _, info = learner.learn(take(params, slot), optax.sgd(0.3).init(take(params, slot)), batch)
+  def learn_by_slot(params, slot, batch):
+    own, _, info = learn(learner, take(params, slot), optax.sgd(0.3).init(take(params, slot)), batch)
     return put(params, slot, own), info
 
   def step(key, state, batch, clock, view):
     current = jax.tree.map(lambda leaf: leaf[:10], batch)
-    params, info = learn(state.params, state.slot, current)
-    params, _ = learn(params, state.slot, jax.tree.map(lambda leaf: leaf[10:], batch))
+    params, info = learn_by_slot(state.params, state.slot, current)
+    params, _ = learn_by_slot(params, state.slot, jax.tree.map(lambda leaf: leaf[10:], batch))
 
     def switch(params):
       slot = jnp.minimum(state.slot + 1, experts - 1)
-      return learn(params, slot, fetch(view, state.recent))[0], slot, info["loss"], jnp.int32(0)
+      return learn_by_slot(params, slot, fetch(view, state.recent))[0], slot, info["loss"], jnp.int32(0)
 
     def stay(params):
       return params, state.slot, 0.7 * state.mean + 0.3 * info["loss"], state.age + 1
@@ -302,7 +307,7 @@ def onsets(spec: Spec, experts: int = 3, recent: int = 12, first: int = 0) -> Me
   return Method(
     init,
     (Phase("fit", 10, step, epochs=1, plan=replay.reservoir(3, 9)),),
-    lambda state, x, slot: apply_by_slot(learner.apply, state.params, x, slot),
+    lambda state, x, slot: apply_by_slot(answer(learner), state.params, x, slot),
     report,
     slots=experts,
     branches=True,

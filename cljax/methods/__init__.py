@@ -6,7 +6,7 @@ from cljax.methods.confident import confident
 from cljax.methods.discriminative import discriminative
 from cljax.methods.er import er
 from cljax.methods.expert_gate import expert_gate
-from cljax.methods.finetune import finetune
+from cljax.methods.finetune import finetune, under
 from cljax.methods.joint import joint
 from cljax.methods.lwf import lwf
 from cljax.methods.routing import routing
@@ -18,11 +18,13 @@ METHODS: dict[str, Callable[..., Method]] = {
   "confident": confident,
   "discriminative": discriminative,
   "er": er,
+  "ewc": under("ewc"),
   "expert_gate": expert_gate,
   "finetune": finetune,
   "joint": joint,
   "lwf": lwf,
   "routing": routing,
+  "si": under("si"),
   "single": single,
   "subnetwork": subnetwork,
 }

@@ -1,50 +1,64 @@
-"""Fine-tuning: one network trained on task after task, with nothing against forgetting. The lower bound.
+"""Fine-tuning: one network trained on task after task, with nothing against forgetting but the guard it is given.
 
-With the MLP of widths 256-256 this is the "shared bottom" of Collier et al. 2020.
+Without one it is the lower bound, a plain baseline; with the MLP of widths 256-256 it is the "shared bottom" of Collier
+et al. 2020 (https://arxiv.org/abs/2009.04381). Penalty methods are this method under a guard (`pieces.guards`).
 """
 
-from typing import Any
+from collections.abc import Callable
 
-import flax.struct
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from cljax.declared import declared
 from cljax.ops.trees import parameters
-from cljax.pieces.learner import supervised
-from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
+from cljax.pieces.guards import GUARDS, NO_GUARD, Guarded
+from cljax.pieces.learner import Fit, Trained, supervised
+from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Phase, Spec, View
 
 
-@flax.struct.dataclass
-class State:
-  params: Any  # of the net
-  opt_state: Any  # of the optimizer
-
-
+@declared("method", given=3)
 def finetune(
-  net: nn.Module, tx: optax.GradientTransformation, spec: Spec, *, batch_size: int = 10, epochs: int = 1, block: int = 0
+  net: nn.Module,
+  tx: optax.GradientTransformation,
+  spec: Spec,
+  *,
+  fit: Fit = Fit(),
+  guard: Guarded = NO_GUARD,
 ) -> Method:
-  """Plain training on each task in turn; the optimizer's state goes on from task to task.
+  """Plain training on each task in turn; the optimizer's state goes on from task to task."""
+  learner = supervised(net, tx, spec, guard=guard)
 
-  Args:
-    batch_size: rows a step.
-    epochs: passes over each task.
-    block: steps that share a pass over the first layer's weights (`pieces.blocks`); 0 chooses, 1 is step by step.
-  """
-  learner = supervised(net, tx, spec)
+  def init(key: Key) -> Trained:
+    return Trained(**learner.init(key))
 
-  def init(key: Key) -> State:
-    return State(*learner.init(key))
+  def step(key: Key, state: Trained, batch: Batch, clock: Clock, view: View) -> tuple[Trained, Info]:
+    return learner.step(At(key, clock, view), state, batch, alike=True)
 
-  def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
-    params, opt_state, info = learner.learn(state.params, state.opt_state, batch, alike=True)
-    return State(params, opt_state), info
-
-  def apply(state: State, x: Array, slot: Array) -> Outputs:
-    return learner.apply(state.params, x, slot)
-
-  def report(state: State) -> dict[str, Array]:
+  def report(state: Trained) -> dict[str, Array]:
     return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(0)}
 
-  phase = Phase("fit", batch_size, step, epochs=epochs, block=learner.block(step, batch_size, block))
-  return Method(init, (phase,), apply, report)
+  phase = Phase(
+    "fit",
+    fit.batch_size,
+    step,
+    epochs=fit.epochs,
+    block=learner.block(step, fit.batch_size, fit.block),
+    enter=learner.edge("enter"),
+    exit=learner.edge("exit"),
+  )
+  return Method(init, (phase,), learner.apply, report, told=learner.bound)
+
+
+def under(guard: str) -> Callable[..., Method]:
+  """Fine-tuning under a guard of that name, as a method of its own."""
+  own = {"name": guard}
+
+  @declared("method", given=3)
+  def guarded(
+    net: nn.Module, tx: optax.GradientTransformation, spec: Spec, *, fit: Fit = Fit(), guard: Guarded = own
+  ) -> Method:
+    return finetune(net, tx, spec, fit=fit, guard=guard)
+
+  guarded.__doc__ = GUARDS[guard].__doc__
+  return guarded

@@ -1,51 +1,36 @@
-"""Joint training on the rows of all tasks so far, from a fresh start: the oracle that continual learning cannot see."""
+"""Joint training on the rows of all tasks so far, from a fresh start: the oracle that continual learning cannot see. It
+is a plain baseline and belongs to no paper."""
 
-from typing import Any
-
-import flax.struct
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from cljax.declared import declared
 from cljax.ops.trees import parameters
-from cljax.pieces.learner import supervised
-from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
+from cljax.pieces.learner import Fit, Trained, supervised
+from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Phase, Spec, View
 
 
-@flax.struct.dataclass
-class State:
-  params: Any  # of the net
-  opt_state: Any  # of the optimizer
-
-
-def joint(
-  net: nn.Module, tx: optax.GradientTransformation, spec: Spec, *, batch_size: int = 10, epochs: int = 1, block: int = 0
-) -> Method:
+@declared("method", given=3)
+def joint(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, *, fit: Fit = Fit()) -> Method:
   """Starts anew at each task and trains on all rows so far in one shuffled order, each row with its own task's head.
 
-  Args:
-    batch_size: rows a step, of any task.
-    epochs: passes over all rows so far.
-    block: steps that share a pass over the first layer's weights (`pieces.blocks`); 0 chooses, 1 is step by step.
+  A step's rows are of any task, and an epoch is a pass over all rows so far.
   """
   learner = supervised(net, tx, spec)
 
-  def init(key: Key) -> State:
-    return State(*learner.init(key))
+  def init(key: Key) -> Trained:
+    return Trained(**learner.init(key))
 
-  def enter(key: Key, state: State, view: View, clock: Clock) -> State:
+  def enter(key: Key, state: Trained, view: View, clock: Clock) -> Trained:
     return init(key)
 
-  def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
-    params, opt_state, info = learner.learn(state.params, state.opt_state, batch)
-    return State(params, opt_state), info
+  def step(key: Key, state: Trained, batch: Batch, clock: Clock, view: View) -> tuple[Trained, Info]:
+    return learner.step(At(key, clock, view), state, batch)
 
-  def apply(state: State, x: Array, slot: Array) -> Outputs:
-    return learner.apply(state.params, x, slot)
-
-  def report(state: State) -> dict[str, Array]:
+  def report(state: Trained) -> dict[str, Array]:
     return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(0)}
 
-  together = learner.block(step, batch_size, block)
-  phase = Phase("fit", batch_size, step, epochs=epochs, joint=True, block=together, enter=enter)
-  return Method(init, (phase,), apply, report, told=True)
+  together = learner.block(step, fit.batch_size, fit.block)
+  phase = Phase("fit", fit.batch_size, step, epochs=fit.epochs, joint=True, block=together, enter=enter)
+  return Method(init, (phase,), learner.apply, report, told=True)

@@ -4,17 +4,27 @@ A memory stores places, not pictures, so its rules can run before the weights mo
 any phase can take. It adds `replay` columns to the plan and finds its `Memory` as `state.memory`.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cljax.data.sample import shuffle
+from cljax.declared import at_least
 from cljax.errors import ConfigError
 from cljax.types import NONE, Array, Key, Place, Plan, PlanFn, Spec, State, View, as_it_is
 
 
+class Replay(NamedTuple):
+  """How much is stored and replayed."""
+
+  replay: Annotated[int, at_least(0, "memory rows a step; fewer while the memory holds fewer")] = 10
+  capacity: Annotated[int, at_least(0, "rows of the memory, over all tasks; 0 is no replay")] = 1000
+
+
 class Memory(NamedTuple):
+  """Stored places, and how many rows were offered."""
+
   place: Place  # [M] int32
   seen: Array  # [] int32, examples offered so far
 

@@ -1,0 +1,228 @@
+"""Keywords with their range and a line about each, where they are declared.
+
+  @declared("method", given=3)
+  def er(net, tx, spec, *, capacity: Annotated[int, at_least(0, "rows of the memory")] = 1000, fit: Fit = Fit()):
+
+A keyword whose default is a NamedTuple stands for the fields of that record, which are annotated in the same way: a
+caller gives `batch_size=10` or `fit=Fit(batch_size=10)`. A keyword that is `chosen` from a table is a mapping of a name
+and of the keywords of what the name picks. Every value is checked when the factory is called, from Python and from a
+config alike; traced numbers pass.
+"""
+
+import functools
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from cljax.errors import ConfigError, choose
+
+LARGEST = {int: 2**31 - 1, float: 3e38}  # what int32 and float32 hold
+REQUIRED = inspect.Parameter.empty
+Made = TypeVar("Made", bound=Callable[..., Any])
+
+
+class Bound(NamedTuple):
+  """What a keyword may be."""
+
+  about: str  # a line for the person who sets it
+  low: float = -math.inf
+  high: float = math.inf
+  above: bool = False  # `low` itself is refused
+  words: tuple[str, ...] | None = None
+  least: int = 0  # entries, where it holds several
+  table: Callable[[], Mapping[str, Any]] | None = None  # that it is `chosen` from
+
+
+class Field(NamedTuple):
+  """One keyword of a factory."""
+
+  kind: Any  # its type: int, float, bool, str, tuple[int, ...], a union of these, or anything else
+  bound: Bound
+  default: Any  # REQUIRED where there is none
+
+
+def at_least(low: float, about: str, high: float = math.inf, least: int = 1) -> Bound:
+  """A number of `low` or more, up to `high`; or several, at least `least` of them."""
+  return Bound(about, low, high, least=least)
+
+
+def above(low: float, about: str, high: float = math.inf) -> Bound:
+  """A number over `low`, up to `high`."""
+  return Bound(about, low, high, above=True, least=1)
+
+
+def any_number(about: str) -> Bound:
+  """Any finite number, or several."""
+  return Bound(about)
+
+
+def one_of(words: Sequence[str], about: str) -> Bound:
+  """One of these words."""
+  return Bound(about, words=tuple(words))
+
+
+def free(about: str) -> Bound:
+  """Any word, true or false, or what only the factory can judge."""
+  return Bound(about)
+
+
+def chosen(table: Callable[[], Mapping[str, Any]], about: str) -> Bound:
+  """A mapping {"name": a name of the table, and keywords of the declared factory that it picks}."""
+  return Bound(about, table=table)
+
+
+def is_record(default: Any) -> bool:
+  """Whether a default is a NamedTuple, which stands for its fields."""
+  return isinstance(default, tuple) and hasattr(default, "_fields")
+
+
+def field_of(annotation: Any, default: Any) -> Field:
+  """The field of an annotation, `Annotated[kind, bound]` or a kind alone."""
+  if typing.get_origin(annotation) is typing.Annotated:
+    kind, *extras = typing.get_args(annotation)
+    bound = next((extra for extra in extras if isinstance(extra, Bound)), free(""))
+    return Field(kind, bound, default)
+  return Field(annotation, free(""), default)
+
+
+def fields(factory: Any, given: int = 0) -> dict[str, Field]:
+  """The keywords of a factory or of a net's class, without the first `given` that the engine passes; records opened."""
+  if isinstance(factory, type) and not hasattr(factory, "_fields"):
+    skipped = ("parent", "name", "heads", "classes")
+    hints = typing.get_type_hints(factory, include_extras=True)
+    own = getattr(factory, "__dataclass_fields__", {})
+    return {
+      name: field_of(hints[name], REQUIRED if field.default.__class__.__name__ == "_MISSING_TYPE" else field.default)
+      for name, field in own.items()
+      if name not in skipped and field.init
+    }
+  target = inspect.unwrap(factory)
+  hints = typing.get_type_hints(target, include_extras=True)
+  found: dict[str, Field] = {}
+  for name, parameter in list(inspect.signature(target).parameters.items())[given:]:
+    if is_record(parameter.default):
+      kinds = typing.get_type_hints(type(parameter.default), include_extras=True)
+      found |= {key: field_of(kinds[key], getattr(parameter.default, key)) for key in parameter.default._fields}
+    elif parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+      found[name] = field_of(hints.get(name, Any), parameter.default)
+  return found
+
+
+def kinds_of(kind: Any) -> tuple[Any, ...]:
+  """The alternatives of a union, or the kind alone."""
+  return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def expected(kind: Any) -> str:
+  """A kind in words."""
+  words = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", type(None): "none"}
+  found = [words.get(typing.get_origin(one) or one, "several of them") for one in kinds_of(kind)]
+  return " or ".join(dict.fromkeys(found))
+
+
+def check(name: str, value: Any, field: Field) -> Any:
+  """The value if the field may have it, a list as a tuple and a whole number as the float that is asked for.
+
+  Raises:
+    ConfigError: another type, or outside the bound; says what is allowed.
+  """
+  kinds = kinds_of(field.kind)
+  plain = {one for one in kinds if one in (bool, int, float, str)}
+  several = [
+    one for one in kinds if typing.get_origin(one) in (tuple, list, Sequence, typing.get_origin(Sequence[int]))
+  ]
+  if isinstance(value, jax.Array) or (value is None and type(None) in kinds) or field.bound.table:
+    return value
+  if several and isinstance(value, tuple | list):
+    inner = Field(typing.get_args(several[0])[0], field.bound, REQUIRED)
+    if len(value) < field.bound.least:
+      raise ConfigError(f"{name}={value} holds {len(value)} values; the least is {field.bound.least}")
+    return tuple(check_one(name, value, each, inner.kind, field.bound) for each in value)
+  if not plain and not several:
+    return value
+  return check_one(name, value, value, field.kind, field.bound)
+
+
+def check_one(name: str, whole: Any, value: Any, kind: Any, bound: Bound) -> Any:
+  """One value of a field whose text is `whole`, as `check`."""
+  kinds = kinds_of(kind)
+  if isinstance(value, np.generic):
+    value = value.item()
+  if isinstance(value, int) and not isinstance(value, bool) and float in kinds and int not in kinds:
+    value = float(value) if abs(value) <= LARGEST[float] else math.inf
+  if callable(value) and any(one not in (bool, int, float, str) for one in kinds):
+    return value
+  if type(value) not in kinds:
+    raise ConfigError(f"{name}={whole!r} must be {expected(kind)}")
+  if bound.words is not None and isinstance(value, str):
+    return choose(name, value, bound.words)
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    return value
+  if not math.isfinite(value):
+    raise ConfigError(f"{name}={whole} is not a finite number")
+  if value < bound.low or (bound.above and value == bound.low):
+    least = f"it must be above {bound.low:g}" if bound.above else f"the least is {bound.low:g}"
+    raise ConfigError(f"{name}={whole} is too small; {least}")
+  high = min(bound.high, LARGEST[type(value)])
+  if abs(value) > high if value < 0 else value > high:
+    raise ConfigError(f"{name}={whole} is too large; the most is {high:g}")
+  return value
+
+
+def checked(section: str, known: Mapping[str, Field], given: Mapping[str, Any]) -> dict[str, Any]:
+  """The keywords of a section, each checked.
+
+  Raises:
+    ConfigError: an unknown keyword or a wrong value; named as `config.<section>.<keyword>`.
+  """
+  for name in given:
+    choose(f"config.{section} field", name, known)
+  return {name: check(f"config.{section}.{name}", value, known[name]) for name, value in given.items()}
+
+
+def declared(section: str, given: int = 0) -> Callable[[Made], Made]:
+  """A factory whose keywords, after the first `given` parameters, are checked and may stand for fields of records."""
+
+  def declare(factory: Made) -> Made:
+    parameters = list(inspect.signature(factory).parameters.values())
+    records = {p.name: p.default for p in parameters[given:] if is_record(p.default)}
+    home = {field: name for name, default in records.items() for field in default._fields}
+    known = fields(factory, given)
+
+    @functools.wraps(factory)
+    def call(*args: Any, **keywords: Any) -> Any:
+      keywords |= dict(zip([p.name for p in parameters[given:]], args[given:], strict=False))
+      args = args[:given]
+      whole = {name: keywords.pop(name) for name in records if is_record(keywords.get(name))}
+      opened = {key: value for record in whole.values() for key, value in record._asdict().items()}
+      keywords = checked(section, known, {**opened, **keywords})
+      for name, default in records.items():
+        own = {key: keywords.pop(key) for key in default._fields if key in keywords}
+        keywords[name] = default._replace(**own)
+      return factory(*args, **keywords)
+
+    flat = [*parameters[:given]]
+    for parameter in parameters[given:]:
+      names = records[parameter.name]._fields if parameter.name in records else (parameter.name,)
+      for name in names:
+        flat.append(inspect.Parameter(name, parameter.kind, default=known[name].default))
+    call.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
+    call.homes = home  # type: ignore[attr-defined]
+    return call  # type: ignore[return-value]
+
+  return declare
+
+
+class Checked:
+  """A net's class whose fields are checked when it is made: a base beside `nn.Module`, before it."""
+
+  def __post_init__(self) -> None:
+    for name, field in fields(type(self)).items():
+      object.__setattr__(self, name, check(f"config.net.{name}", getattr(self, name), field))
+    super().__post_init__()  # type: ignore[misc]
