@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cljax.data.sample import current, fetch, held_pictures, split_batch
+from cljax.data.sample import current, fetch, held_pictures, some_rows, split_batch
 from cljax.keys import ENTER, EXIT, ORDER, PLAN, STEP, TICK, use
 from cljax.types import NONE, Array, Batch, Clock, Info, Key, Method, Phase, Plan, Rows, State, Stream, View
 
@@ -138,8 +138,7 @@ def mean_over(fn: Callable[[Batch], Any], view: View, rows: Rows, task: Array | 
 
   def batch(g):
     i = g * group + jnp.arange(group)
-    live = i < count
-    return split_batch(view.bank, view.tasks, rows, task, jnp.where(live, i, 0), live)
+    return some_rows(view, rows, task, i, i < count)
 
   def add(g, total):
     now = batch(g)

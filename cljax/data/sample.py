@@ -5,6 +5,7 @@ Row indices live here and nowhere else. Every function is pure; every random num
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -179,3 +180,18 @@ def split_batch(bank: Bank, tasks: Task, rows: Rows, task: Array, i: Array, live
   y = tasks.label_map[task, bank.y[row]]
   classes = jnp.broadcast_to(tasks.classes[task], row.shape + tasks.classes.shape[-1:])
   return Batch(x, y, of_task, classes, Place(of_task, row), jnp.full_like(row, NONE), live)
+
+
+def some_rows(view: View, rows: Rows, task: Array, i: Array, live: Array) -> Batch:
+  """Rows of one split of a task by number, as training may see them: what a statistic over a split is made of.
+
+  Args:
+    rows: the split, leaves [T, ...]: `view.tasks.train` or `view.tasks.valid`.
+    task: [] int32; of a task after `view.t` there is nothing to see.
+    i: [B] int32 in 0..count-1, in the table's order; of a dead row any number.
+    live: [B] bool, copied into the batch.
+  """
+  chex.assert_rank((task, i, live), (0, 1, 1))
+  chex.assert_equal_shape((i, live))
+  chex.assert_type((i, live), (int, bool))
+  return split_batch(view.bank, view.tasks, rows, task, jnp.where(live, i, 0), live)

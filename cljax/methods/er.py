@@ -1,4 +1,4 @@
-"""Experience replay with a reservoir (Chaudhry et al. 2019, "On tiny episodic memories in continual learning",
+"""Experience replay, by default with a reservoir (Chaudhry et al. 2019, "On tiny episodic memories in continual learning",
 https://arxiv.org/abs/1902.10486).
 
 After each batch of the current task an additional batch comes from the memory. In Collier et al. 2020 (Algorithm 1)
@@ -17,15 +17,16 @@ from flax import linen as nn
 from cljax.declared import declared, one_of
 from cljax.ops.losses import rows
 from cljax.ops.trees import parameters
-from cljax.pieces import replay as memories
 from cljax.pieces.guards import NO_GUARD, Guarded
 from cljax.pieces.learner import Fit, Trained, supervised
+from cljax.pieces.memories import MEMORIES, memory_of
+from cljax.pieces.replay import Replay, memory_bytes
 from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Phase, Spec, View
 
 
 @flax.struct.dataclass
 class State(Trained):
-  memory: Any = None  # place [M] and seen []
+  memory: Any = None  # place [M] and seen: [], [rings] or [classes]
 
 
 @declared("method", given=3)
@@ -35,22 +36,26 @@ def er(
   spec: Spec,
   *,
   fit: Fit = Fit(),
-  replay: memories.Replay = memories.Replay(),
+  replay: Replay = Replay(),
   update: Annotated[
     str,
     one_of(("sequential", "union"), "a step on the current rows, then one on the replayed; or one step on all"),
   ] = "sequential",
+  memory: Annotated[
+    str, one_of(MEMORIES, "which rows stay: any, equally likely; the last of each task; as many of each class")
+  ] = "reservoir",
   guard: Guarded = NO_GUARD,
 ) -> Method:
   """Fine-tuning with replay; a memory of capacity 0 is fine-tuning.
 
   Raises:
-    ConfigError: 0 < capacity < replay.
+    ConfigError: 0 < capacity < replay, or a capacity that the rings of the tasks cannot share equally.
   """
+  empty, plan = memory_of(memory, *replay, spec)
   learner = supervised(net, tx, spec, current=fit.batch_size, guard=guard)
 
   def init(key: Key) -> State:
-    return State(**learner.init(key), memory=memories.empty(replay.capacity))
+    return State(**learner.init(key), memory=empty())
 
   def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
     if update == "union" or not replay.capacity:
@@ -62,15 +67,15 @@ def er(
     return state, info
 
   def report(state: State) -> dict[str, Array]:
-    held = jnp.int32(memories.memory_bytes(spec, replay.capacity))
-    return {"parameters": parameters(state.params), "memory_bytes": held, "seen": state.memory.seen}
+    held, seen = jnp.int32(memory_bytes(spec, replay.capacity)), state.memory.seen.sum(dtype=jnp.int32)
+    return {"parameters": parameters(state.params), "memory_bytes": held, "seen": seen}
 
   phase = Phase(
     "fit",
     fit.batch_size,
     step,
     epochs=fit.epochs,
-    plan=memories.reservoir(*replay),
+    plan=plan,
     block=learner.block(step, fit.batch_size + (replay.replay if replay.capacity else 0), fit.block),
     enter=learner.edge("enter"),
     exit=learner.edge("exit"),

@@ -1,11 +1,17 @@
 """Episodic memory as a schedule: which past example is replayed when, decided by position and key alone.
 
 A memory stores places, not pictures, so its rules can run before the weights move: `reservoir(...)` is a `PlanFn` that
-any phase can take. It adds `replay` columns to the plan and finds its `Memory` as `state.memory`.
+any phase can take. It adds `replay` columns to the plan and finds its `Memory` as `state.memory`. Other rules of what
+is stored are in `rings.py` and `balanced.py`; `draw_only(...)` leaves storing to the method.
+
+What every such plan fills in: `slot` of a current row is where it is written, NONE where it is not kept (or where a
+later row of the same step takes its place); `slot` of a replayed row is where it was read; `held` is the memory as the
+chunk found it. A step reads before it writes, and one without a live current row neither reads nor writes.
 """
 
 from typing import Annotated, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -23,15 +29,24 @@ class Replay(NamedTuple):
 
 
 class Memory(NamedTuple):
-  """Stored places, and how many rows were offered."""
+  """Stored places, filled from the first on, and how many rows were offered."""
 
   place: Place  # [M] int32
   seen: Array  # [] int32, examples offered so far
 
+  def filled(self) -> Array:
+    """[M] bool: the slots that hold a row."""
+    return jnp.arange(len(self.place.row)) < self.seen
+
+
+def no_places(capacity: int) -> Place:
+  """`capacity` places that mean nothing yet."""
+  return Place(jnp.zeros(capacity, jnp.int32), jnp.zeros(capacity, jnp.int32))
+
 
 def empty(capacity: int) -> Memory:
   """A memory of `capacity` places, none of them filled."""
-  return Memory(Place(jnp.zeros(capacity, jnp.int32), jnp.zeros(capacity, jnp.int32)), jnp.int32(0))
+  return Memory(no_places(capacity), jnp.int32(0))
 
 
 def memory_bytes(spec: Spec, capacity: int) -> int:
@@ -82,16 +97,69 @@ def written_slots(key: Key, seen: Array, live: Array, capacity: int) -> Array:
   before = seen + jnp.cumsum(live) - live
   chosen = jax.random.randint(key, live.shape, 0, before + 1)
   slot = jnp.where(before < capacity, before, chosen)
-  slot = jnp.where(live & (slot < capacity), slot, NONE).astype(jnp.int32)
+  return last_writes(jnp.where(live & (slot < capacity), slot, NONE).astype(jnp.int32))
+
+
+def last_writes(slot: Array) -> Array:
+  """The slots [B] of a step with NONE for all but the last write of each: scatter order is undefined."""
+  chex.assert_rank(slot, 1)
   again = (slot[:, None] == slot[None, :]) & (jnp.arange(len(slot))[:, None] < jnp.arange(len(slot))[None, :])
-  return jnp.where(again.any(axis=1), NONE, slot)  # scatter order is undefined: only the last write of a slot stays
+  return jnp.where(again.any(axis=1), NONE, slot)
 
 
-def reservoir(replay: int = 10, capacity: int = 1000) -> PlanFn:
-  """The plan with `replay` columns drawn from a reservoir of `capacity` rows, each step drawing before it inserts.
+def offered_before(group: Array, live: Array, groups: int) -> tuple[Array, Array]:
+  """How many rows of its own group were offered before each row, in the order of the steps and of their rows.
 
-  Capacity 0 is no replay: no column is added.
+  Args:
+    group: [n, W] int32 in 0..groups-1, of each current row.
+    live: [n, W] bool; dead rows are not offered.
 
+  Returns:
+    before [n, W] int32, counted from the chunk's start; offered [n, groups] int32, by each step.
+  """
+  chex.assert_rank((group, live), 2)
+  chex.assert_equal_shape((group, live))
+  offered = (live[..., None] & (group[..., None] == jnp.arange(groups))).sum(axis=1, dtype=jnp.int32)
+  steps_before = jnp.cumsum(offered, axis=0) - offered
+  rows = jnp.arange(group.shape[1])
+  alike = (group[:, :, None] == group[:, None, :]) & live[:, :, None] & (rows[:, None] < rows[None, :])
+  return jnp.take_along_axis(steps_before, group, axis=1) + alike.sum(axis=1, dtype=jnp.int32), offered
+
+
+def with_replayed(stored: Place, plan: Plan, read: Array, drawn: Array, write: Array) -> tuple[Place, Plan]:
+  """Carries out a schedule of reads and writes: step by step, reading before writing.
+
+  Args:
+    stored: [M] the memory as the chunk found it.
+    plan: of the current rows [n, W].
+    read: [n, R] int32 slots to replay from.
+    drawn: [n, R] bool, whether they hold anything.
+    write: [n, W] int32 slots of the current rows, NONE for nowhere; within a step no slot twice.
+
+  Returns:
+    the memory after the chunk, and the plan with R more columns.
+  """
+  chex.assert_rank((stored.row, read, drawn, write), (1, 2, 2, 2))
+  chex.assert_equal_shape((plan.live, write))
+
+  def one(held, step):
+    place, read, write = step
+    taken = jax.tree.map(lambda leaf: leaf[read], held)
+    return jax.tree.map(lambda all, new: all.at[write].set(new, mode="drop"), held, place), taken
+
+  after, taken = jax.lax.scan(one, stored, (plan.place, read, write))
+  return after, with_columns(plan._replace(slot=write), taken, read, drawn)._replace(held=stored)
+
+
+def with_columns(plan: Plan, place: Place, slot: Array, live: Array) -> Plan:
+  """The plan with more columns [n, R], dead where a step has no live current row."""
+  live_steps = plan.live.any(axis=1)[:, None]
+  columns = plan, Plan(place, jnp.where(live, slot, NONE), live & live_steps)
+  return jax.tree.map(lambda now, new: jnp.concatenate([now, new], axis=1), *columns)
+
+
+def check_sizes(replay: int, capacity: int) -> None:
+  """
   Raises:
     ConfigError: a capacity that cannot fill one replay batch, or a negative size.
   """
@@ -104,6 +172,17 @@ def reservoir(replay: int = 10, capacity: int = 1000) -> PlanFn:
       f"config.method.capacity={capacity} is smaller than one replay batch of config.method.replay={replay}; "
       f"use at least {replay}, or 0 for no replay"
     )
+
+
+def reservoir(replay: int = 10, capacity: int = 1000) -> PlanFn:
+  """The plan with `replay` columns drawn from a reservoir of `capacity` rows, each step drawing before it inserts.
+
+  Capacity 0 is no replay: no column is added.
+
+  Raises:
+    ConfigError: a capacity that cannot fill one replay batch, or a negative size.
+  """
+  check_sizes(replay, capacity)
   if not capacity:
     return as_it_is
 
@@ -117,18 +196,29 @@ def reservoir(replay: int = 10, capacity: int = 1000) -> PlanFn:
         written_slots(jax.random.fold_in(key, 1), seen, live, capacity),
       )
 
-    from_slot, drawn_live, to_slot = jax.vmap(slots)(keys, seen, plan.live)
-
-    def one(stored, step):
-      place, read, write = step
-      drawn = jax.tree.map(lambda leaf: leaf[read], stored)
-      return jax.tree.map(lambda all, new: all.at[write].set(new, mode="drop"), stored, place), drawn
-
-    stored, drawn = jax.lax.scan(one, state.memory.place, (plan.place, from_slot, to_slot))
-    live = drawn_live & (offered > 0)[:, None]  # a dead step replays nothing
-    columns = Plan(drawn, jnp.where(drawn_live, from_slot, NONE), live), plan._replace(slot=to_slot)
-    joined = jax.tree.map(lambda new, now: jnp.concatenate([now, new], axis=1), *columns)
+    stored, joined = with_replayed(state.memory.place, plan, *jax.vmap(slots)(keys, seen, plan.live))
     memory = Memory(stored, state.memory.seen + offered.sum(dtype=jnp.int32))
-    return state.replace(memory=memory), joined._replace(held=state.memory.place)
+    return state.replace(memory=memory), joined
 
   return plan_replay
+
+
+def draw_only(replay: int) -> PlanFn:
+  """The plan with `replay` columns drawn from a memory that the method fills by itself; nothing is stored.
+
+  Each step draws different entries, each equally likely, from those that `state.memory.filled()` names: all of them
+  where there are fewer than `replay`. The memory is any piece with `place` [M] and `filled()`. `slot` of a current row
+  is NONE, that of a replayed row where it was read; `held` is the memory.
+  """
+
+  def plan_draws(keys: Key, state: State, view: View, plan: Plan) -> tuple[State, Plan]:
+    stored, filled = state.memory.place, state.memory.filled()
+    chex.assert_equal_shape((stored.task, stored.row, filled))
+    count, i = filled.sum(dtype=jnp.int32), jnp.arange(replay)
+    slots = jnp.flatnonzero(filled, size=len(filled), fill_value=0).astype(jnp.int32)
+    read = slots[jax.vmap(lambda key: shuffle(jax.random.fold_in(key, 0), i, count))(keys)]
+    taken = jax.tree.map(lambda leaf: leaf[read], stored)
+    live = jnp.broadcast_to(i < count, read.shape)
+    return state, with_columns(plan, taken, read, live)._replace(held=stored)
+
+  return plan_draws

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.data.sample import fetch
+from cljax.data.sample import some_rows
 from cljax.errors import ConfigError, choose
 from cljax.methods.subnetwork.mixture import Mixture, Rules, mixture
 from cljax.methods.subnetwork.watching import WATCHED, State, Watch, detected, nothing_seen, told
-from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Place, Spec, StepFn, View
+from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, StepFn, View
 
 
 def subnetwork(
@@ -171,11 +171,10 @@ def given(mix: Mixture, batch_size: int, epochs: int, score_rows: int, retrain: 
 
   def rows_of(view: View, wanted: Array) -> Batch:
     """The first `score_rows` rows of the task that are wanted [Nmax]."""
-    idx, size = view.tasks.train.idx[view.t], view.tasks.train.idx.shape[-1]
+    size = view.tasks.train.idx.shape[-1]
     live = wanted & (jnp.arange(size) < view.tasks.train.count[view.t])
     at = jnp.flatnonzero(live, size=min(score_rows, size), fill_value=size)
-    batch = fetch(view, Place(jnp.full_like(at, view.t), idx[jnp.minimum(at, size - 1)]))
-    return batch._replace(live=at < size)
+    return some_rows(view, view.tasks.train, view.t, at, at < size)
 
   def first_rows(view: View) -> Batch:
     return rows_of(view, jnp.ones(view.tasks.train.idx.shape[-1], bool))
