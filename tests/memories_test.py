@@ -18,7 +18,7 @@ from cljax.pieces import balanced, rings
 from cljax.pieces.balanced import class_balanced, empty_balanced
 from cljax.pieces.learner import sgd
 from cljax.pieces.memories import MEMORIES, memory_of
-from cljax.pieces.replay import Memory, draw_only, empty
+from cljax.pieces.replay import Memory, draw_only, empty, offered_before
 from cljax.pieces.rings import Rings, empty_rings, keep_rows, ring, some_places
 from cljax.types import NONE, Place, Plan, Spec, as_it_is
 from tests.toys import mlp, stream
@@ -268,6 +268,16 @@ def test_the_entry_of_a_mask():
     mask[-1] = True
     for k, where in enumerate(np.flatnonzero(mask)):
       assert find(mask, np.int32(k)) == where
+
+
+def test_rows_offered_before_are_counted_without_dead_ones():
+  random = np.random.default_rng(1)
+  group, live = random.integers(0, 3, (5, 4)).astype(np.int32), random.random((5, 4)) < 0.6
+  before, offered = jax.jit(offered_before, static_argnums=2)(group, live, 3)
+  earlier = [(g, alive) for g, alive in zip(group.ravel(), live.ravel(), strict=True)]
+  expected = [sum(alive and g == own for g, alive in earlier[:i]) for i, (own, _) in enumerate(earlier)]
+  np.testing.assert_array_equal(np.ravel(before), expected)
+  np.testing.assert_array_equal(offered, [[(live[k] & (group[k] == g)).sum() for g in range(3)] for k in range(5)])
 
 
 def drawn_plan(memory, steps=7, replay=REPLAY):
