@@ -16,8 +16,8 @@ from cljax.errors import ConfigError
 from cljax.methods import METHODS
 from cljax.pieces import balanced, rings
 from cljax.pieces.balanced import class_balanced, empty_balanced
-from cljax.pieces.learner import sgd
 from cljax.pieces.memories import MEMORIES, memory_of
+from cljax.pieces.optimizers import sgd
 from cljax.pieces.replay import Memory, draw_only, empty, offered_before
 from cljax.pieces.rings import Rings, empty_rings, keep_rows, ring, some_places
 from cljax.types import NONE, Place, Plan, Spec, as_it_is

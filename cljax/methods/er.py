@@ -1,5 +1,5 @@
-"""Experience replay, by default with a reservoir (Chaudhry et al. 2019, "On tiny episodic memories in continual learning",
-https://arxiv.org/abs/1902.10486).
+"""Experience replay (Chaudhry et al. 2019, "On tiny episodic memories in continual learning",
+https://arxiv.org/abs/1902.10486), by default with a reservoir.
 
 After each batch of the current task an additional batch comes from the memory. In Collier et al. 2020 (Algorithm 1)
 that is a second step of its own, drawn before the current batch is stored: `update="sequential"`, the default. The ER
