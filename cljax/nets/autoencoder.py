@@ -1,5 +1,7 @@
 """The undercomplete autoencoder of Expert Gate: one hidden ReLU layer between a target in (0, 1) and its copy."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,9 @@ def sparse(key: Key, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
   return jnp.where(rank < SPARSE, jax.random.normal(values, shape, dtype), 0)
 
 
+KERNELS: dict[str, Any] = {"glorot": initializer("glorot"), "he": initializer("he"), "sparse": sparse}
+
+
 class Autoencoder(nn.Module):
   """x [B, inputs] -> (logits [B, inputs], code [B, code]): code = ReLU(x We + be), logits = code Wd + bd.
 
@@ -26,11 +31,10 @@ class Autoencoder(nn.Module):
 
   inputs: int
   code: int = 100
-  kernel_init: str = "glorot"  # or sparse
+  kernel_init: str = "glorot"  # a name of KERNELS
 
   @nn.compact
   def __call__(self, x: Array) -> tuple[Array, Array]:
-    name = choose("config.method.autoencoder_init", self.kernel_init, ("glorot", "he", "sparse"))
-    kernel_init = sparse if name == "sparse" else initializer(name)
+    kernel_init = KERNELS[choose("kernel_init", self.kernel_init, KERNELS)]
     code = nn.relu(nn.Dense(self.code, kernel_init=kernel_init, name="encoder")(x))
     return nn.Dense(self.inputs, kernel_init=kernel_init, name="decoder")(code), code

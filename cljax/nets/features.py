@@ -4,10 +4,12 @@ A gate takes a name of `FEATURES` or any such function.
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
+from cljax.declared import one_of
 from cljax.errors import ConfigError, choose
 from cljax.types import Array
 
@@ -32,6 +34,7 @@ def border(x: Array) -> Array:
 
 
 FEATURES: dict[str, FeatureFn] = {"flatten": flatten, "halves": halves, "border": border}
+Phi = Annotated[str | FeatureFn, one_of(tuple(FEATURES), "frozen features, or a function of pictures that gives them")]
 
 
 def feature_function(phi: str | FeatureFn, x_shape: tuple[int, ...]) -> tuple[FeatureFn, int]:

@@ -1,10 +1,13 @@
-"""Early stopping inside a fixed number of epochs: the best epoch is kept, and what has stopped stays as it is."""
+"""Early stopping inside a fixed number of epochs: the best epoch is kept, and what has stopped stays as it is.
+
+A step rests where it has stopped: `descend(..., rests=best.stopped)`.
+"""
 
 from typing import Any
 
+import chex
 import flax.struct
 import jax.numpy as jnp
-import optax
 
 from cljax.ops import trees
 from cljax.types import Array
@@ -12,6 +15,8 @@ from cljax.types import Array
 
 @flax.struct.dataclass
 class Best:
+  """The best epoch so far, and how long ago it was."""
+
   params: Any  # of the best epoch so far
   loss: Array  # [] its loss on the validation rows
   waited: Array  # [] int32 epochs since
@@ -25,7 +30,9 @@ def begin(params: Any) -> Best:
 
 
 def measure(best: Best, params: Any, loss: Array, patience: int) -> Best:
-  """After an epoch: keeps the params where the loss is a new least one, stops after `patience` epochs without."""
+  """After an epoch: keeps the params where the loss [] is a new least one, stops after `patience` epochs without."""
+  chex.assert_rank(loss, 0)
+  chex.assert_trees_all_equal_shapes_and_dtypes(best.params, params)
   better = ~best.stopped & (loss < best.loss)
   waited = jnp.where(better, 0, best.waited + 1).astype(jnp.int32)
   return Best(
@@ -35,9 +42,3 @@ def measure(best: Best, params: Any, loss: Array, patience: int) -> Best:
     best.stopped | (waited >= patience),
     jnp.where(best.stopped, best.epochs, best.epochs + 1),
   )
-
-
-def update(rests: Array, tx: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
-  """(params, opt_state) after a step of the optimizer, or as they are where it rests []."""
-  updates, new = tx.update(grads, opt_state, params)
-  return trees.where(rests, params, optax.apply_updates(params, updates)), trees.where(rests, opt_state, new)

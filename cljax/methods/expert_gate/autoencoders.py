@@ -1,10 +1,10 @@
-"""Autoencoder gates that grow one by one (Aljundi et al. 2017, sections 3.1 and 3.2): training, errors, routes.
+"""Autoencoder gates that grow one by one (Aljundi et al. 2017, https://arxiv.org/abs/1611.06194, sections 3.1 and 3.2):
+training, errors, routes.
 
-Methods keep the record as `state.gates`.
+A method keeps them as `state.gates`.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.struct
 import jax
@@ -12,19 +12,24 @@ import jax.numpy as jnp
 import optax
 
 from cljax.artifacts import fill, read
-from cljax.errors import choose
+from cljax.declared import above, at_least, free, one_of
 from cljax.fit import mean_over
-from cljax.nets.autoencoder import Autoencoder
-from cljax.nets.features import FeatureFn, feature_function
+from cljax.nets.autoencoder import KERNELS, Autoencoder
+from cljax.nets.features import FeatureFn, Phi, feature_function
 from cljax.ops import gate, trees
 from cljax.ops.losses import mean_live
 from cljax.ops.trees import put, take
 from cljax.pieces import early
+from cljax.pieces.descent import LossFn, descend
 from cljax.types import Array, Batch, Clock, Info, Key, Phase, Routes, Spec, View
+
+RULES = {"adam": optax.adam, "adagrad": lambda lr: optax.adagrad(lr, 0.0, 1e-8)}
 
 
 @flax.struct.dataclass
 class Gates:
+  """The gates of all tasks, and the one in training."""
+
   autoencoder: Any  # in training: {"params", "centre" [d] the task's mean target}
   opt_state: Any
   best: early.Best
@@ -38,125 +43,132 @@ class Gates:
   blind: Array  # [] bool, a task had no validation row
 
 
-class Gating(NamedTuple):
-  init: Callable[[Key], Gates]
-  phase: Phase  # on `state.gates`
-  errors: Callable[[Gates, Array], Array]  # x [B, ...] -> [B, T + 1] squared errors, inf where nothing is trained
-  route: Callable[[Any, Array], Routes]  # (tree of `export`, x [B, ...])
-  export: Callable[[Gates], Any]  # the tasks' gates without the root's: what routing needs
+class Autoencoders(NamedTuple):
+  """How the autoencoders are built, trained and read."""
+
+  phi: Phi = "flatten"
+  code: Annotated[int, at_least(1, "hidden units of an autoencoder", 1_000_000)] = 100
+  center: Annotated[
+    bool, free("it sees target less mean target, and its decoder's bias starts at logit(mean); else the target")
+  ] = True
+  autoencoder_batch: Annotated[int, at_least(1, "rows a step of an autoencoder", 1_000_000)] = 64
+  autoencoder_epochs: Annotated[int, at_least(1, "passes of an autoencoder over its task at most", 1_000_000)] = 30
+  patience: Annotated[
+    int, at_least(1, "epochs without a lower validation loss after which it stops, at its best; its steps still run")
+  ] = 3
+  autoencoder_optimizer: Annotated[str, one_of(tuple(RULES), "of the autoencoders")] = "adam"
+  autoencoder_lr: Annotated[Array | float, at_least(0, "of that optimizer")] = 1e-3
+  autoencoder_decay: Annotated[Array | float, at_least(0, "of the weights; biases do not decay")] = 0.0
+  autoencoder_init: Annotated[str, one_of(tuple(KERNELS), "of the weights; `sparse` is the authors'")] = "glorot"
+  gate_temperature: Annotated[Array | float, above(0, "t of softmax(-error / t)")] = 2.0
 
 
 def optimizer_of(name: str, lr: Array | float, decay: Array | float) -> optax.GradientTransformation:
-  """`adam` or `adagrad`; the weights decay, the biases do not."""
-  rules = {"adam": optax.adam, "adagrad": lambda lr: optax.adagrad(lr, 0.0, 1e-8)}
-  rule = rules[choose("config.method.autoencoder_optimizer", name, rules)]
-  return optax.chain(
-    optax.add_decayed_weights(decay, lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree)), rule(lr)
-  )
+  """The rule of that name in RULES; the weights decay, the biases do not."""
+  weights = optax.add_decayed_weights(decay, lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree))
+  return optax.chain(weights, RULES[name](lr))
 
 
-def autoencoder_gates(
-  spec: Spec,
-  *,
-  phi: str | FeatureFn,
-  code: int,
-  center: bool,
-  batch_size: int,
-  epochs: int,
-  patience: int,
-  optimizer: str,
-  lr: float,
-  decay: float,
-  kernel_init: str,
-  temperature: float,
-  has_root: bool,
-) -> Gating:
-  """The functions of the gates; the arguments are those of `methods.expert_gate`.
+class GateLearner(NamedTuple):
+  """The functions of the gates, on states with a field `gates`."""
 
-  Raises:
-    ConfigError: an unknown name, or a feature function of the wrong shape.
-  """
-  T = spec.T
-  features, d = feature_function(phi, spec.x_shape)
-  machine = Autoencoder(d, code, kernel_init)
-  tx = optimizer_of(optimizer, lr, decay)
+  T: int
+  features: FeatureFn
+  d: int  # of the features
+  machine: Autoencoder
+  tx: Any
+  autoencoders: Autoencoders
+  has_root: bool  # the root's standardisation serves all tasks
 
-  def fresh(key: Key, centre: Array) -> Any:
-    params = machine.init(key, jnp.zeros((1, d)))["params"]
-    if center:
+  def fresh(self, key: Key, centre: Array) -> Any:
+    """A new autoencoder of targets whose mean is `centre` [d]."""
+    params = self.machine.init(key, jnp.zeros((1, self.d)))["params"]
+    if self.autoencoders.center:
       params["decoder"]["bias"] = jnp.log(centre / (1 - centre))
-    return {"params": params, "centre": centre if center else jnp.zeros(d)}
+    return {"params": params, "centre": centre if self.autoencoders.center else jnp.zeros(self.d)}
 
-  def rebuild(autoencoder: Any, target: Array) -> tuple[Array, Array]:
-    return machine.apply({"params": autoencoder["params"]}, target - autoencoder["centre"])
+  def rebuild(self, autoencoder: Any, target: Array) -> tuple[Array, Array]:
+    """(logits [B, d], code [B, code]) of targets [B, d]."""
+    return self.machine.apply({"params": autoencoder["params"]}, target - autoencoder["centre"])
 
-  def errors_of(store: Any, standard: gate.Standard, trained: Array, x: Array) -> Array:
-    target = gate.target_of(features, standard, x)
-    each = jax.vmap(lambda one: gate.squared_error(rebuild(one, target)[0], target))(store)
-    return jnp.where(trained[:, None], each, jnp.inf).T
+  def init(self, key: Key) -> Gates:
+    """Before the first task: none is trained."""
+    T, d, one = self.T, self.d, self.fresh(key, jnp.full(self.d, 0.5, jnp.float32))
+    zeros, off = jnp.zeros(T), jnp.zeros(T + 1, bool)
+    return Gates(
+      autoencoder=one,
+      opt_state=self.tx.init(one["params"]),
+      best=early.begin(one["params"]),
+      store=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (T + 1, *leaf.shape)), one),
+      standard=gate.Standard(jnp.zeros(d), jnp.ones(d), jnp.int32(0)),
+      trained=off,
+      valid_error=zeros,
+      dead=zeros,
+      lost=zeros,
+      epochs=jnp.zeros(T, jnp.int32),
+      blind=off[0],
+    )
 
-  def init(key: Key) -> Gates:
-    one = fresh(key, jnp.full(d, 0.5, jnp.float32))
-    stack = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (T + 1, *leaf.shape)), one)
-    standard = gate.Standard(jnp.zeros(d), jnp.ones(d), jnp.int32(0))
-    zeros = jnp.zeros(T)
-    opt_state, best, off = tx.init(one["params"]), early.begin(one["params"]), jnp.zeros(T + 1, bool)
-    return Gates(one, opt_state, best, stack, standard, off, zeros, zeros, zeros, jnp.zeros(T, jnp.int32), off[0])
-
-  def enter(key: Key, state: Any, view: View, clock: Clock) -> Any:
-    gates = state.gates
-    first = jnp.array(False) if has_root else view.t == 0
-    measured = gate.standard_of(features, view, view.tasks.train)
-    standard = trees.where(first, measured, gates.standard)
-    centre = mean_over(lambda batch: gate.target_of(features, standard, batch.x), view, view.tasks.train)
-    autoencoder = fresh(key, jnp.clip(centre, 1e-4, 1 - 1e-4))
+  def enter(self, key: Key, state: Any, view: View, clock: Clock) -> Any:
+    """The autoencoder of task t starts anew."""
+    gates, rows = state.gates, view.tasks.train
+    first = jnp.array(False) if self.has_root else view.t == 0
+    standard = trees.where(first, gate.standard_of(self.features, view, rows), gates.standard)
+    centre = mean_over(lambda batch: gate.target_of(self.features, standard, batch.x), view, rows)
+    autoencoder = self.fresh(key, jnp.clip(centre, 1e-4, 1 - 1e-4))
     gates = gates.replace(
       standard=standard,
       autoencoder=autoencoder,
-      opt_state=tx.init(autoencoder["params"]),
+      opt_state=self.tx.init(autoencoder["params"]),
       best=early.begin(autoencoder["params"]),
       blind=gates.blind | (view.tasks.valid.count[view.t] == 0),
     )
     return state.replace(gates=gates)
 
-  def step(key: Key, state: Any, batch: Batch, clock: Clock, view: View) -> tuple[Any, Info]:
+  def loss(self, gates: Gates) -> LossFn:
+    """(params, batch) -> (mean `entropy_error` of the live rows, info)."""
+
+    def loss(params: Any, batch: Batch) -> tuple[Array, Info]:
+      target = gate.target_of(self.features, gates.standard, batch.x)
+      logits, _ = self.rebuild({**gates.autoencoder, "params": params}, target)
+      value = mean_live(gate.entropy_error(logits, target), batch.live)
+      return value, {"loss": value}
+
+    return loss
+
+  def step(self, key: Key, state: Any, batch: Batch, clock: Clock, view: View) -> tuple[Any, Info]:
+    """One step of the autoencoder in training, which rests where it has stopped."""
     gates = state.gates
-    target = gate.target_of(features, gates.standard, batch.x)
-
-    def loss(params):
-      logits, _ = rebuild({**gates.autoencoder, "params": params}, target)
-      return mean_live(gate.entropy_error(logits, target), batch.live)
-
-    params = gates.autoencoder["params"]
-    value, grads = jax.value_and_grad(loss)(params)
-    rests = gates.best.stopped | ~batch.live.any()
-    params, opt_state = early.update(rests, tx, grads, gates.opt_state, params)
+    params, opt_state, _, info = descend(
+      self.tx, self.loss(gates), gates.autoencoder["params"], gates.opt_state, batch, rests=gates.best.stopped
+    )
     gates = gates.replace(autoencoder={**gates.autoencoder, "params": params}, opt_state=opt_state)
-    return state.replace(gates=gates), {"loss": value}
+    return state.replace(gates=gates), info
 
-  def tick(key: Key, state: Any, view: View, clock: Clock) -> Any:
+  def tick(self, key: Key, state: Any, view: View, clock: Clock) -> Any:
+    """After an epoch: the best one is kept."""
     gates = state.gates
 
-    def loss(batch):
-      target = gate.target_of(features, gates.standard, batch.x)
-      return gate.entropy_error(rebuild(gates.autoencoder, target)[0], target)
+    def loss(batch: Batch) -> Array:
+      target = gate.target_of(self.features, gates.standard, batch.x)
+      return gate.entropy_error(self.rebuild(gates.autoencoder, target)[0], target)
 
     value = mean_over(loss, view, view.tasks.valid)
-    best = early.measure(gates.best, gates.autoencoder["params"], value, patience)
+    best = early.measure(gates.best, gates.autoencoder["params"], value, self.autoencoders.patience)
     return state.replace(gates=gates.replace(best=best))
 
-  def leave(key: Key, state: Any, view: View, clock: Clock) -> Any:
-    gates = state.gates
+  def leave(self, key: Key, state: Any, view: View, clock: Clock) -> Any:
+    """The autoencoder of task t is finished, as its best epoch left it."""
+    gates, t = state.gates, view.t
     best = {**gates.autoencoder, "params": gates.best.params}
 
-    def each(batch):
-      target = gate.target_of(features, gates.standard, batch.x)
-      logits, hidden = rebuild(best, target)
+    def each(batch: Batch) -> tuple[Array, Array, Array]:
+      target = gate.target_of(self.features, gates.standard, batch.x)
+      logits, code = self.rebuild(best, target)
       error = gate.squared_error(logits, target)
-      return error, hidden > 0, ~jnp.isfinite(error)
+      return error, code > 0, ~jnp.isfinite(error)
 
     error, awake, lost = mean_over(each, view, view.tasks.valid)
-    t = view.t
     gates = gates.replace(
       store=put(gates.store, t, best),
       trained=gates.trained.at[t].set(True),
@@ -167,19 +179,43 @@ def autoencoder_gates(
     )
     return state.replace(gates=gates)
 
-  def errors(gates: Gates, x: Array) -> Array:
-    return errors_of(gates.store, gates.standard, gates.trained, x)
+  def errors_of(self, store: Any, standard: gate.Standard, trained: Array, x: Array) -> Array:
+    """[B, slots] the squared errors of x [B, ...] by the autoencoders of a store; inf where none is trained."""
+    target = gate.target_of(self.features, standard, x)
+    each = jax.vmap(lambda one: gate.squared_error(self.rebuild(one, target)[0], target))(store)
+    return jnp.where(trained[:, None], each, jnp.inf).T
 
-  def export(gates: Gates) -> Any:
-    tasks = jax.tree.map(lambda leaf: leaf[:T], gates.store)
-    return {"autoencoders": tasks, "standard": gates.standard, "trained": gates.trained[:T]}
+  def errors(self, gates: Gates, x: Array) -> Array:
+    """[B, T + 1] the squared errors of x [B, ...]; inf where no autoencoder is trained."""
+    return self.errors_of(gates.store, gates.standard, gates.trained, x)
 
-  def route(part: Any, x: Array) -> Routes:
-    found = errors_of(part["autoencoders"], part["standard"], part["trained"], x)
-    return Routes(gate.gate_choice(found), gate.gate_probabilities(found, temperature), found)
+  def part(self, gates: Gates) -> Any:
+    """The tasks' gates as a file of their own holds them, without the root's: what routing needs."""
+    tasks = jax.tree.map(lambda leaf: leaf[: self.T], gates.store)
+    return {"autoencoders": tasks, "standard": gates.standard, "trained": gates.trained[: self.T]}
 
-  phase = Phase("autoencode", batch_size, step, epochs=epochs, enter=enter, tick=tick, exit=leave)
-  return Gating(init, phase, errors, route, export)
+  def route(self, part: Any, x: Array) -> Routes:
+    """Who answers the rows of x [B, ...], by the gates of a part."""
+    found = self.errors_of(part["autoencoders"], part["standard"], part["trained"], x)
+    return Routes(gate.gate_choice(found), gate.gate_probabilities(found, self.autoencoders.gate_temperature), found)
+
+  def phase(self) -> Phase:
+    """The training of an autoencoder."""
+    batch, epochs = self.autoencoders.autoencoder_batch, self.autoencoders.autoencoder_epochs
+    return Phase("autoencode", batch, self.step, epochs=epochs, enter=self.enter, tick=self.tick, exit=self.leave)
+
+
+def gate_learner(spec: Spec, autoencoders: Autoencoders, has_root: bool) -> GateLearner:
+  """The learner of the gates of all tasks.
+
+  Raises:
+    ConfigError: a feature function of the wrong shape.
+  """
+  it = autoencoders
+  features, d = feature_function(it.phi, spec.x_shape)
+  machine = Autoencoder(d, it.code, it.autoencoder_init)
+  tx = optimizer_of(it.autoencoder_optimizer, it.autoencoder_lr, it.autoencoder_decay)
+  return GateLearner(spec.T, features, d, machine, tx, it, has_root)
 
 
 def with_root(gates: Gates, path: str) -> Gates:

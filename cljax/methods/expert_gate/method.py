@@ -1,4 +1,4 @@
-"""Expert Gate (Aljundi, Chakravarty and Tuytelaars 2017, Algorithm 1).
+"""Expert Gate (Aljundi, Chakravarty and Tuytelaars 2017, Algorithm 1, https://arxiv.org/abs/1611.06194).
 
 For each new task, in this order:
 
@@ -13,7 +13,7 @@ changes. Deviations from the paper, each an option: the encoder sees the target 
 with inputs in (0, 1) most ReLU codes die; Adam in place of Adagrad; an autoencoder stops at its validation plateau.
 """
 
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import flax.struct
 import jax
@@ -21,139 +21,111 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.errors import ConfigError, choose
+from cljax.declared import any_number, at_least, declared, free, one_of
+from cljax.errors import ConfigError
 from cljax.fit import mean_over
-from cljax.methods.expert_gate import autoencoders
-from cljax.nets.features import FeatureFn
+from cljax.methods.expert_gate import autoencoders as gates_of
+from cljax.methods.expert_gate.autoencoders import Autoencoders, GateLearner, Gates, gate_learner
 from cljax.ops import gate
 from cljax.ops.losses import probabilities
 from cljax.ops.trees import parameters
 from cljax.pieces import experts as grown
+from cljax.pieces.experts import FINETUNE, LWF, MODES, ExpertLearner, Experts, Training, expert_learner
 from cljax.types import Array, Key, Method, Outputs, Routes, Serve, Spec, View
 
 
 @flax.struct.dataclass
 class State:
-  gates: autoencoders.Gates
-  experts: grown.Experts
+  """The gates and the experts of all tasks."""
+
+  gates: Gates
+  experts: Experts
   relatedness: Array  # [T, T + 1] Rel(row's task, column's), NaN where it was not asked; column T is the root
 
 
-def expert_gate(
-  net: nn.Module,
-  tx: optax.GradientTransformation,
-  spec: Spec,
-  *,
-  batch_size: int = 64,
-  epochs: int = 5,
-  warmup_epochs: int = 1,
-  parent: str = "related",
-  mode: str = "auto",
-  threshold: float = 0.85,
-  distill_weight: float = 1.0,
-  distill_temperature: float = 2.0,
-  phi: str | FeatureFn = "flatten",
-  code: int = 100,
-  center: bool = True,
-  autoencoder_batch: int = 64,
-  autoencoder_epochs: int = 30,
-  patience: int = 3,
-  autoencoder_optimizer: str = "adam",
-  autoencoder_lr: float = 1e-3,
-  autoencoder_decay: float = 0.0,
-  autoencoder_init: str = "glorot",
-  gate_temperature: float = 2.0,
-  activate: str = "one",
-  activate_above: float = 0.1,
-  root: str = "",
-) -> Method:
-  """A network of experts with autoencoder gates.
+class Parents(NamedTuple):
+  """Where a new expert starts, and how it learns."""
 
-  Args:
-    net, tx: of one expert, with one head; trained afresh for each task.
-    batch_size, epochs, warmup_epochs, distill_weight, distill_temperature: of an expert, see `pieces.experts.Training`.
-    parent: where an expert starts: the most `related` task's, the `previous` one's, or `none`, from scratch.
-    mode: `auto`, LwF above the threshold and fine-tuning below or at it; or always `lwf` or `finetune`.
-    threshold: of the relatedness.
-    phi: frozen feature function, a name of `nets.features.FEATURES` or pictures [B, ...] -> [B, d].
-    code: hidden units of an autoencoder.
-    center: the encoder sees target less mean target, and the decoder's bias starts at logit(mean); else the target.
-    autoencoder_batch, autoencoder_epochs, patience: it stops after `patience` epochs without a lower validation loss
-      and keeps the best epoch; its steps still run.
-    autoencoder_optimizer, autoencoder_lr, autoencoder_decay: `adam` or `adagrad`; decay of the weights.
-    autoencoder_init: `glorot`, `he`, or the authors' `sparse`.
-    gate_temperature: t of softmax(-error / t).
-    activate: `one` expert answers; or `several`: all whose probability exceeds `activate_above`, averaged, where their
-      labels coincide with those of the best.
-    root: file of a pre-trained expert, `W/parts/seed_0/expert_0.npz` of a finished run, `gate.npz` beside it. It may be
-      a parent, never an answer, and its standardisation serves all tasks.
+  parent: Annotated[
+    str, one_of(("related", "previous", "none"), "where an expert starts: at the most related, the one before, nowhere")
+  ] = "related"
+  mode: Annotated[
+    str, one_of(("auto", *MODES[1:]), "how it learns; auto: LwF above the threshold, else by fine-tuning")
+  ] = "auto"
+  threshold: Annotated[Array | float, any_number("of the relatedness")] = 0.85
 
-  Raises:
-    ConfigError: an unknown choice, or shapes that do not fit, both named.
-  """
-  choose("config.method.parent", parent, ("related", "previous", "none"))
-  choose("config.method.mode", mode, ("auto", "finetune", "lwf"))
-  choose("config.method.activate", activate, ("one", "several"))
-  if mode == "auto" and parent == "none":
-    raise ConfigError("config.method.parent='none' leaves nothing to learn from: set config.method.mode='finetune'")
-  T = spec.T
-  gating = autoencoders.autoencoder_gates(
-    spec,
-    phi=phi,
-    code=code,
-    center=center,
-    batch_size=autoencoder_batch,
-    epochs=autoencoder_epochs,
-    patience=patience,
-    optimizer=autoencoder_optimizer,
-    lr=autoencoder_lr,
-    decay=autoencoder_decay,
-    kernel_init=autoencoder_init,
-    temperature=gate_temperature,
-    has_root=bool(root),
-  )
-  training = grown.Training(batch_size, epochs, warmup_epochs, distill_weight, distill_temperature)
-  growing = grown.growing(net, tx, spec, training)
 
-  def init(key: Key) -> State:
+class Answers(NamedTuple):
+  """Who answers where the task is not told."""
+
+  activate: Annotated[
+    str, one_of(("one", "several"), "one expert; or the mean of several whose labels are those of the best")
+  ] = "one"
+  activate_above: Annotated[Array | float, at_least(0, "the probability above which several are active", 1)] = 0.1
+
+
+class ExpertGate(NamedTuple):
+  """The functions of the method."""
+
+  spec: Spec
+  gates: GateLearner
+  experts: ExpertLearner
+  parents: Parents
+  answers: Answers
+  root: str
+
+  def init(self, key: Key) -> State:
+    """Before the first task."""
+    T = self.spec.T
     begin, grow = jax.random.split(key)
-    gates, experts = gating.init(begin), growing.init(grow)
-    if root:
-      gates, experts = autoencoders.with_root(gates, root), grown.with_root(experts, root)
+    gates, experts = self.gates.init(begin), self.experts.init(grow)
+    if self.root:
+      gates, experts = gates_of.with_root(gates, self.root), grown.with_root(experts, self.root)
     return State(gates, experts, jnp.full((T, T + 1), jnp.nan, jnp.float32))
 
-  def decide(key: Key, state: State, view: View) -> tuple[State, Array, Array]:
+  def decide(self, key: Key, state: State, view: View) -> tuple[State, Array, Array]:
     """Steps 2 and 3: relatedness on the new task's validation rows, then parent and mode."""
-    t = view.t
-    error = mean_over(lambda batch: gating.errors(state.gates, batch.x), view, view.tasks.valid)
+    t, T, (parent, mode, threshold) = view.t, self.spec.T, self.parents
+    error = mean_over(lambda batch: self.gates.errors(state.gates, batch.x), view, view.tasks.valid)
     earlier = state.gates.trained & (jnp.arange(T + 1) != t)
     related = jnp.where(earlier, gate.relatedness(error, error[t]), jnp.nan)
     state = state.replace(relatedness=state.relatedness.at[t].set(related))
     most = gate.gate_choice(-related)  # -1 where no relatedness is finite
-    chosen = most if parent == "related" else grown.chained(parent, t, T if root else -1)
+    chosen = most if parent == "related" else grown.chained(parent, t, T if self.root else -1)
     if mode != "auto":
-      return state, chosen, jnp.int32(grown.MODES.index(mode))
-    return state, chosen, jnp.where(related[jnp.maximum(chosen, 0)] > threshold, grown.LWF, grown.FINETUNE)
+      return state, chosen, jnp.int32(MODES.index(mode))
+    return state, chosen, jnp.where(related[jnp.maximum(chosen, 0)] > threshold, LWF, FINETUNE)
 
-  def apply(state: State, x: Array, slot: Array | None) -> Outputs:
+  def apply(self, state: State, x: Array, slot: Array | None) -> Outputs:
+    """What the experts of the given slots answer, or those that the gates choose."""
     if slot is not None:
-      return growing.apply(state.experts, x, slot)
-    routes = gating.route(gating.export(state.gates), x)
-    if activate == "several":
-      return average(state.experts, x, routes)
-    return growing.apply(state.experts, x, routes.slot)
+      return self.experts.apply(state.experts, x, slot)
+    routes = self.gates.route(self.gates.part(state.gates), x)
+    out = self.experts.apply(state.experts, x, routes.slot)
+    if self.answers.activate == "several":
+      mean = self.average(state.experts, x, routes)
+      return out._replace(logits=jnp.log(jnp.maximum(mean, 1e-30)))
+    return out
 
-  def average(experts: grown.Experts, x: Array, routes: Routes) -> Outputs:
-    """The mean probabilities of all active experts that speak of the same labels as the best."""
-    active = gate.active(routes, experts.classes[:T], experts.labels[:T], activate_above)
-    each = probabilities(growing.apply_all(experts, x), experts.classes[:T, None])
-    mean = jnp.einsum("bt,tbc->bc", active.astype(jnp.float32), each) / active.sum(axis=1, keepdims=True)
-    return growing.apply(experts, x, routes.slot)._replace(logits=jnp.log(jnp.maximum(mean, 1e-30)))
+  def average(self, experts: Experts, x: Array, routes: Routes) -> Array:
+    """[B, C] the mean probabilities of all active experts that speak of the same labels as the best."""
+    T = self.spec.T
+    classes, labels = experts.classes[:T], experts.labels[:T]
+    active = gate.active(routes, classes, labels, self.answers.activate_above)
+    each = probabilities(self.experts.apply_all(experts, x), classes[:, None])
+    return jnp.einsum("bt,tbc->bc", active.astype(jnp.float32), each) / active.sum(axis=1, keepdims=True)
 
-  def parts(state: State) -> dict[str, Any]:
-    return {"gate": gating.export(state.gates)} | {f"expert_{k}": grown.part(state.experts, k) for k in range(T)}
+  def parts(self, state: State) -> dict[str, Any]:
+    """The gates as one part, and each expert as one."""
+    experts = {f"expert_{k}": grown.part(state.experts, k) for k in range(self.spec.T)}
+    return {"gate": self.gates.part(state.gates)} | experts
 
-  def report(state: State) -> dict[str, Array]:
+  def answer(self, part: Any, x: Array) -> Array:
+    """[B, C] the logits of the expert of a part."""
+    return self.experts.answer(part["net"], part["collections"], x).logits
+
+  def report(self, state: State) -> dict[str, Array]:
+    """What is told after each task."""
     gates = state.gates
     return {
       "parameters": parameters((state.experts.store, gates.store)),
@@ -168,13 +140,52 @@ def expert_gate(
       "autoencoder_epochs": gates.epochs,
     }
 
-  def faults(state: State) -> dict[str, Array]:
+  def faults(self, state: State) -> dict[str, Array]:
+    """A task without validation rows; an autoencoder that diverges."""
     best = state.gates.best
     return {
       "stream.valid_per_task (or valid_share)": state.gates.blind,
       "method.autoencoder_lr": (best.waited > 0) & ~jnp.isfinite(best.loss),
     }
 
-  serve = Serve(gating.route, lambda part, x: growing.answer(part["net"], x))
-  phases = (gating.phase, *growing.phases(decide))
-  return Method(init, phases, apply, report, faults, parts=parts, infers=True, serve=serve, told=True)
+
+@declared("method", given=3)
+def expert_gate(
+  net: nn.Module,
+  tx: optax.GradientTransformation,
+  spec: Spec,
+  *,
+  training: Training = Training(),
+  parents: Parents = Parents(),
+  autoencoders: Autoencoders = Autoencoders(),
+  answers: Answers = Answers(),
+  root: Annotated[
+    str, free("file of a pre-trained expert, `W/parts/seed_0/expert_0.npz` of a finished run, `gate.npz` beside it")
+  ] = "",
+) -> Method:
+  """A network of experts with autoencoder gates.
+
+  The root's expert may be a parent, never an answer, and its standardisation serves all tasks.
+
+  Args:
+    net, tx: of one expert, with one head; trained afresh for each task.
+
+  Raises:
+    ConfigError: choices or shapes that do not fit, both named.
+  """
+  if parents.mode == "auto" and parents.parent == "none":
+    mode = f"config.method.mode={MODES[FINETUNE]!r}"
+    raise ConfigError(f"config.method.parent='none' leaves nothing to learn from: set {mode}")
+  gates = gate_learner(spec, autoencoders, has_root=bool(root))
+  it = ExpertGate(spec, gates, expert_learner(net, tx, spec, training), parents, answers, root)
+  return Method(
+    it.init,
+    (gates.phase(), *it.experts.phases(it.decide)),
+    it.apply,
+    it.report,
+    it.faults,
+    parts=it.parts,
+    infers=True,
+    serve=Serve(gates.route, it.answer),
+    told=True,
+  )
