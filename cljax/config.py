@@ -13,14 +13,12 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from cljax.data import STREAMS
-from cljax.declared import REQUIRED, Field, at_least, check, fields, free, kinds_of, one_of
+from cljax.declared import REQUIRED, Field, at_least, check, fields, free, kinds_of
 from cljax.errors import ConfigError, choose
-from cljax.mesh import EXECUTORS
 from cljax.methods import METHODS
 from cljax.nets import NETS
+from cljax.settings import Settings
 
-PRECISIONS = ("highest", "high", "default")
-EVALUATE = ("all", "seen", "ends")
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 
 # The range of the keys that the engine itself reads; those of streams, nets, optimizers and methods stand where these
@@ -28,15 +26,7 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 OUTER = {
   "seed": Field(int, at_least(0, "the first seed", 2**31 - 1_000_001), 0),
   "num_seeds": Field(int, at_least(1, "seeds are seed, seed + 1, ...", 1_000_000), 5),
-  "evaluate": Field(str, one_of(EVALUATE, "pairs of tasks asked"), "all"),
-  "evaluate_group": Field(int, at_least(1, "test rows a batch", 1_000_000), 500),
-  "chunk": Field(int, at_least(0, "steps of one compiled call; 0 chooses", 1_000_000), 0),
-  "checkpoint_every_chunks": Field(int, at_least(0, "besides every task's end; 0: at task ends only"), 20),
-  "log_every_steps": Field(int, at_least(1, "steps"), 100),
-  "seed_executor": Field(str, one_of(("auto", *EXECUTORS), "how seeds run on a device"), "auto"),
-  "data_devices": Field(int, at_least(1, "devices that share each batch"), 1),
-  "matmul_precision": Field(str, one_of(PRECISIONS, "of matrix products"), "highest"),
-  "every_task": Field(bool, free("an oracle trains anew at every task"), False),
+  **fields(Settings),
   "debug": Field(bool, free("2 tasks, 10 steps a phase"), False),
 }
 
@@ -54,16 +44,8 @@ def default() -> ConfigDict:
       "net": {"name": "mlp"},
       "optimizer": {"name": "sgd", "lr": 0.1},
       "method": {"name": "finetune"},
-      "every_task": False,  # an oracle trains anew at every task; else once, at the last
-      "evaluate": "all",  # all pairs of tasks | seen (enough for all metrics) | ends (diagonal and last row)
-      "evaluate_group": 500,  # test rows a batch
-      "chunk": 0,  # steps of one compiled call; 0 chooses
-      "checkpoint_every_chunks": 20,  # besides every task's end; 0: at task ends only
-      "log_every_steps": 100,
-      "seed_executor": "auto",  # vmap | map | each
-      "data_devices": 1,  # devices that share each batch; the others share the seeds
+      **Settings()._asdict(),  # what each says and may be stands there
       "sweep": {},  # values of `lr` and of the method's numbers, each with all seeds in one run: sweep.lr=(0.1, 0.03)
-      "matmul_precision": "highest",  # highest | high | default
       "debug": False,  # 2 tasks, 10 steps a phase
     }
   )
@@ -181,13 +163,26 @@ def complete_choice(where: str, given: Mapping[str, Any], table: Mapping[str, Ca
   return found
 
 
+def completed(told: Mapping[str, Any]) -> ConfigDict:
+  """The config that a config.json tells, with the defaults of keys that did not exist when it was written.
+
+  Raises:
+    ConfigError: it tells none, or one that is not allowed.
+  """
+  if not {"stream", "num_seeds"} <= set(told):
+    raise ConfigError(
+      "the run was begun from Python by `fit`, so no config tells its data and its method; ask it from Python, too"
+    )
+  return complete(ConfigDict({**default().to_dict(), **told}))
+
+
 def with_fields(told: Mapping[str, Any], changes: Mapping[str, Any]) -> ConfigDict:
   """The config that a config.json tells, with other values under dotted names, complete again.
 
   Raises:
     ConfigError: a value that goes with another choice.
   """
-  config = complete(ConfigDict(dict(told)))
+  config = completed(told)
   for key, value in changes.items():
     *sections, field = key.split(".")
     place = config
@@ -315,14 +310,3 @@ def hyperparameters(config: ConfigDict) -> tuple[dict[str, float], ...]:
       row[key] = value
     found.append(row)
   return tuple(found)
-
-
-def method_fields(config: ConfigDict, hyper: Mapping[str, Any]) -> dict[str, Any]:
-  """The keywords of config.method with the numbers of `hyper` in their places, which may be traced."""
-  _, own = section(config, "method", METHODS)
-  for key, place in numbers_of(config).items():
-    if key in hyper and len(place) == 1:
-      own[key] = hyper[key]
-    elif key in hyper:
-      own[place[0]] = {**own[place[0]], place[1]: hyper[key]}
-  return own

@@ -42,7 +42,7 @@ def start(experiment: Experiment, compiled: Mapping[str, Callable[..., Any]]) ->
   """The carry before anything has happened."""
   S, T = len(experiment.seeds), experiment.spec.T
   hyper, seeds = experiment.on_devices((experiment.hyper, np.asarray(experiment.seeds, np.int32)), 0)
-  state = compiled["init"](hyper, compiled["keys"](seeds, *experiment.numbers((INIT,))))
+  state = compiled["init"](hyper, compiled["keys"](seeds, *experiment.numbers((INIT,))), experiment.parts)
   slots = experiment.method.slots or T
   report = jax.eval_shape(compiled["report"], hyper, state)
   return Carry(
@@ -142,7 +142,7 @@ class Driver(NamedTuple):
     carry.state, info = self.compiled[f"{phase.name}.chunk"](*args)
     info = gather(info, len(self.experiment.seeds))
     seconds = time.monotonic() - began - (compile_seconds() - compiled)
-    every = self.experiment.config.log_every_steps
+    every = self.experiment.settings.log_every_steps
     for row in rows_to_log(unit.at.step, unit.stop, every, info, self.experiment.seeds):
       self.monitor.write({"event": "step", "task": unit.at.task, "phase": phase.name, **row})
     last = {name: value[np.arange(len(value)), np.maximum(unit.stop, 1) - 1] for name, value in info.items()}
@@ -169,7 +169,7 @@ class Driver(NamedTuple):
         carry.reports[name][:, row - 1] = value
       if experiment.method.slots:
         carry.slot_of[:, row - 1] = report["slot"]
-    tasks = pairs(experiment.config.evaluate, row, T, experiment.timeline.tasks)
+    tasks = pairs(experiment.settings.evaluate, row, T, experiment.timeline.tasks)
     for readout in experiment.readouts:
       for task, counts in ask(experiment, self.compiled, carry, readout, tasks, row - 1):
         carry.right[readout][:, row, task] = counts["right"]
@@ -200,7 +200,7 @@ class Driver(NamedTuple):
       return
     self.monitor.flush()
     state = gather(carry.state, len(self.experiment.seeds))
-    cursor = to_cursor(unit.at, carry, self.monitor.lines) | {"config": self.experiment.config.to_dict()}
+    cursor = to_cursor(unit.at, carry, self.monitor.lines) | {"config": self.experiment.config}
     self.checkpoints.save({"state": state, "reports": carry.reports}, cursor)
     if stopping:
       raise Stopped

@@ -20,12 +20,13 @@ from cljax.checkpoint import Checkpoints
 from cljax.config import typed, with_fields
 from cljax.drive import Carry, ask, resume, start, steps_done
 from cljax.errors import ConfigError, choose
-from cljax.experiment import Experiment, Laid, build, build_stream, seeds_of
+from cljax.experiment import Experiment, build
 from cljax.files import located, read_json
 from cljax.mesh import gather
 from cljax.metrics import accuracy, spread
+from cljax.recipe import Laid, build_stream, seeds_of
 from cljax.report import store
-from cljax.run import compile_events, rows_of
+from cljax.run import compile_events
 from cljax.types import PyTree
 from cljax.workdir import environment, flatten
 
@@ -93,7 +94,7 @@ def evaluations(
     prepare(run, setting)
   for setting in settings:
     experiment, carry, compiled = prepare(run, setting)
-    with jax.default_matmul_precision(experiment.config.matmul_precision):
+    with jax.default_matmul_precision(experiment.settings.matmul_precision):
       found = {name: counts_of(experiment, compiled, carry, name) for name in experiment.readouts}
     for v in range(len(experiment.values)):
       yield entry_of(run, experiment, setting, found, v)
@@ -191,7 +192,8 @@ def prepare(run: Stored, setting: Mapping[str, Any]) -> tuple[Experiment, Carry,
   experiment = build(with_fields(run.told, setting), data=run.data)
   compiled = compile_events(experiment)
   hyper, seeds = experiment.on_devices((experiment.hyper, np.asarray(experiment.seeds, np.int32)), 0)
-  wanted = jax.eval_shape(compiled["init"], hyper, jax.eval_shape(compiled["keys"], seeds, *experiment.numbers((0,))))
+  keys = jax.eval_shape(compiled["keys"], seeds, *experiment.numbers((0,)))
+  wanted = jax.eval_shape(compiled["init"], hyper, keys, experiment.parts)
   found = unlike(run.carry.state, wanted)
   if found:
     own = flatten(run.told)
@@ -238,7 +240,7 @@ def entry_of(
   v: int,
 ) -> dict[str, Any]:
   """The entry of a setting, for the v-th value of the run's own sweep."""
-  own = rows_of(experiment, v)
+  own = experiment.rows_of(v)
   test_rows = experiment.test_rows[own]
   readouts = {}
   for name, counts in found.items():

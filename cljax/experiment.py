@@ -1,12 +1,10 @@
-"""A config becomes an experiment: data, stream, net, optimizer, method, timeline, on the devices of a mesh.
+"""A method, its data and the devices become an experiment: `assemble` from Python, `build` from a config.
 
-All refusals of a config happen here and in `config.py`, before anything is trained.
+All refusals happen here and in what these call, before anything is trained.
 """
 
-import inspect
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,38 +12,38 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cljax.config import (
-  check_outer,
-  hyperparameters,
-  keywords,
-  method_fields,
-  section,
-  sweep_values,
-)
-from cljax.data import STREAMS, bank, join
-from cljax.data.streams import stack
-from cljax.errors import ConfigError
-from cljax.keys import STREAM
+from cljax import artifacts
+from cljax.checkpoint import by_path, checksum
+from cljax.config import check_outer, hyperparameters, sweep_values, with_values
+from cljax.data.arrays import laid_out
+from cljax.errors import ConfigError, choose
 from cljax.mesh import choose_executor, make_mesh, put
-from cljax.methods import METHODS
-from cljax.nets import NETS
-from cljax.pieces.optimizers import OPTIMIZERS
+from cljax.recipe import Laid, build_stream, recipe, seeds_of
+from cljax.settings import UNNAMED, Labels, Settings, settings_of
 from cljax.timeline import Timeline, edges_of
 from cljax.types import Method, Spec, Stream
 
 LONGEST_CHUNK = 1000
+READOUTS = ("task", "class", "domain", "inferred")
+OF_SCENARIO = {"task": ("task",), "class": ("class", "task"), "domain": ("domain",)}  # what is asked
 
-Laid = tuple[Spec, Stream, Any, str]  # what `build_stream` gives
+MakeFn = Callable[[Mapping[str, Any]], Method]  # numbers of one row of the seed axis, traced or not -> the method
 
 
 class Experiment(NamedTuple):
-  config: ConfigDict
+  """All that a run needs, checked and on the devices."""
+
+  settings: Settings
+  labels: Labels
+  config: dict[str, Any]  # what config.json says; {} where no work dir is asked for
+  configs: tuple[dict[str, Any], ...]  # of each value of the sweep, as its result.json says it
   spec: Spec
   stream: Stream  # on the devices
   axes: Stream  # 0 or None for each leaf of `stream`
-  method: Method  # at the config's own numbers: what is static about it
-  make: Callable[[dict[str, Any]], Method]  # the method at other numbers, `hyper` of one row
-  hyper: dict[str, np.ndarray]  # [S] float32: the learning rate and the method's numbers, by row of the seed axis
+  method: Method  # at the numbers of the first row: what is static about it
+  parts: dict[str, dict[str, Any]]  # what the method reads, on the devices
+  make: MakeFn
+  hyper: dict[str, np.ndarray]  # [S] float32 by row of the seed axis; from a config the learning rate is among them
   timeline: Timeline
   seeds: tuple[int, ...]  # of each row of the seed axis; with a sweep all seeds of its first value come first
   values: tuple[dict[str, float], ...]  # the sweep, one entry a value; a single {} without
@@ -63,59 +61,52 @@ class Experiment(NamedTuple):
     """int32 arrays on all devices, put there explicitly (a transfer guard refuses silent ones)."""
     return [put(np.asarray(number, np.int32), None, self.mesh) for number in numbers]
 
+  def rows_of(self, v: int) -> slice:
+    """The rows of the seed axis that belong to the v-th value of the sweep."""
+    count = len(self.seeds) // len(self.values)
+    return slice(v * count, (v + 1) * count)
 
-def build_stream(config: ConfigDict, seeds: tuple[int, ...], data_dir: str | None) -> Laid:
-  """(spec, stream of numpy arrays with the seeds joined, its axes, the data's hash)."""
-  builder, fields = section(config, "stream", STREAMS)
-  source_name = fields.pop("source", "digits")
-  keywords("stream", fields, builder, 2)
-  if config.debug and "tasks" in fields:
-    fields["tasks"] = min(fields["tasks"] or 2, 2)
-  shape = {key: fields[key] for key in ("size", "channels", "fit") if key in fields}
-  together = bool(shape) or "+" in source_name
-  source = join.load(source_name, data_dir, **shape) if together else bank.load(source_name, data_dir)
-  keys = {seed: jax.random.fold_in(jax.random.key(seed), STREAM) for seed in seeds}
-  built = {seed: builder(source, key, **fields) for seed, key in keys.items()}
-  return built[seeds[0]][0], *stack([built[seed][1] for seed in seeds]), source.hash
+  def method_of(self, v: int) -> Method:
+    """The method at the numbers of the v-th value of the sweep."""
+    first = self.rows_of(v).start
+    return self.make({name: float(rows[first]) for name, rows in self.hyper.items()})
 
 
-def build_method(config: ConfigDict, spec: Spec, hyper: Mapping[str, Any] | None = None) -> Method:
-  """The method with its net and optimizer; `hyper` replaces numbers of the config, and may be traced."""
-  hyper = dict(hyper or {})
-  factory, fields = section(config, "method", METHODS)
-  net_type, net_fields = section(config, "net", NETS)
-  keywords("net", net_fields, net_type)
-  net = net_type(heads=spec.heads, classes=spec.C, **net_fields)
-  optimizer, rates = section(config, "optimizer", OPTIMIZERS)
-  if "lr" not in rates:
-    raise ConfigError("config.optimizer.lr is missing")
-  lr = hyper.pop("lr", rates.pop("lr"))
-  second = list(inspect.signature(factory).parameters)[1]
-  if second == "lr" and (config.optimizer.name != "sgd" or any(rates.values())):
-    raise ConfigError(
-      f"config.method.name={config.method.name!r} takes plain sgd steps of its own; "
-      f"config.optimizer={config.optimizer.to_dict()} is refused: use name='sgd' with lr only"
-    )
-  keywords("optimizer", rates, optimizer, 1)
-  tx = lr if second == "lr" else optimizer(lr, **rates)
-  keywords("method", fields, factory, 3)
-  method = factory(net, tx, spec, **method_fields(config, hyper))
-  if config.debug:
-    method = method._replace(phases=tuple(p._replace(epochs=0, steps=min(p.steps or 10, 10)) for p in method.phases))
-  return method
+def read_parts(method: Method) -> dict[str, dict[str, np.ndarray]]:
+  """The leaves of every file that the method reads, by part.
+
+  Raises:
+    ConfigError: a file is missing or damaged, or does not fit the method's state.
+  """
+  parts = {name: artifacts.read(path) for name, path in method.reads.items()}
+  if parts:
+    jax.eval_shape(lambda key: method.load(method.init(key), parts), jax.random.key(0))
+  return parts
 
 
-def readouts_of(spec: Spec, scenario: str, method: Method) -> tuple[str, ...]:
-  """What is asked after each task, the main one first."""
-  main = {"task": ("task",), "class": ("class", "task"), "domain": ("domain",)}[scenario]
-  return main + (("inferred",) if method.infers else ())
+def readouts_of(wanted: Sequence[str], spec: Spec, method: Method) -> tuple[str, ...]:
+  """What is asked after each task, the main one first; without a wish what the heads allow.
+
+  Raises:
+    ConfigError: an unknown one.
+  """
+  main = tuple(wanted) or (("task",) if spec.heads > 1 or method.slots else ("domain",))
+  for name in main:
+    choose("readouts", name, READOUTS)
+  if "inferred" in main and not method.infers:
+    raise ConfigError("readouts: this method does not find the task by itself, so 'inferred' cannot be asked")
+  return main + (("inferred",) if method.infers and "inferred" not in main else ())
 
 
-def build_timeline(config: ConfigDict, spec: Spec, method: Method, rows: np.ndarray) -> Timeline:
-  """The units of the run, with the chunk length that suits its longest phase."""
+def build_timeline(settings: Settings, labels: Labels, spec: Spec, method: Method, rows: np.ndarray) -> Timeline:
+  """The units of the run, with the chunk length that suits its longest phase.
+
+  Raises:
+    ConfigError: a method that cannot learn where boundaries are hidden.
+  """
   if not spec.boundaries and method.told:
     raise ConfigError(
-      f"config.method.name={config.method.name!r} has to know where tasks begin, and config.stream.boundaries=False "
+      f"{name_of(labels)} has to know where tasks begin, and config.stream.boundaries=False "
       "hides it; set it to True, or take a method that does without: finetune, er, subnetwork"
     )
   if not spec.boundaries and (len(method.phases) > 1 or "tick" in edges_of(method.phases[0])):
@@ -128,21 +119,123 @@ def build_timeline(config: ConfigDict, spec: Spec, method: Method, rows: np.ndar
       "config.method.epochs=1 and repeat the rows of each task by config.stream.passes"
     )
   oracle = all(phase.joint for phase in method.phases)
-  tasks = tuple(range(spec.T)) if config.every_task or not oracle else (spec.T - 1,)
-  timeline = Timeline(method.phases, spec, rows, tasks, 1, config.checkpoint_every_chunks)
+  tasks = tuple(range(spec.T)) if settings.every_task or not oracle else (spec.T - 1,)
+  timeline = Timeline(method.phases, spec, rows, tasks, 1, settings.checkpoint_every_chunks)
   longest = max(int(timeline.phase_steps(t, p).max()) for t in timeline.segments() for p in range(len(method.phases)))
   block = math.lcm(*(phase.block.size if phase.block else 1 for phase in method.phases))
-  wanted = config.chunk or min(longest, LONGEST_CHUNK)
+  wanted = settings.chunk or min(longest, LONGEST_CHUNK)
   return timeline._replace(chunk=-(-wanted // block) * block)
 
 
-def seeds_of(config: ConfigDict) -> tuple[int, ...]:
-  """The seed of each row of the seed axis."""
-  return tuple(range(config.seed, config.seed + config.num_seeds)) * len(sweep_values(config))
+def name_of(labels: Labels) -> str:
+  """The method, in a message."""
+  return f"config.method.name={labels.method!r}" if labels.method else "this method"
+
+
+def rows_of_hyper(hyper: Mapping[str, Any], seeds: int) -> dict[str, np.ndarray]:
+  """The numbers as one row for each seed.
+
+  Raises:
+    ConfigError: no finite numbers, or not one for each seed.
+  """
+  found = {}
+  for name, value in hyper.items():
+    rows = np.asarray(value)
+    if not np.issubdtype(rows.dtype, np.number) or rows.shape not in ((), (seeds,)) or not np.isfinite(rows).all():
+      raise ConfigError(f"hyper[{name!r}]={value!r} must be a finite number, or one for each of {seeds} seeds")
+    found[name] = np.broadcast_to(rows, (seeds,)).astype(np.float64)
+  return found
+
+
+def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+  """
+  Raises:
+    ConfigError: none, or no whole numbers from 0 on.
+  """
+  if not seeds or any(isinstance(s, bool) or not isinstance(s, int | np.integer) or not 0 <= s < 2**31 for s in seeds):
+    raise ConfigError(f"seeds={seeds!r} must be whole numbers from 0 to {2**31 - 1}, at least one of them")
+  return tuple(map(int, seeds))
+
+
+def assemble(
+  method: Method | MakeFn,
+  spec: Spec,
+  stream: Stream,
+  *,
+  seeds: Sequence[int] = (0,),
+  hyper: Mapping[str, Any] | None = None,
+  axes: Stream | None = None,
+  readouts: Sequence[str] = (),
+  labels: Labels = UNNAMED,
+  data_hash: str = "",
+  **settings: Any,
+) -> Experiment:
+  """An experiment of one's own method on one's own arrays.
+
+  Args:
+    method: a method, or a function hyper -> method, which is traced with the numbers of a row of the seed axis: all
+      rows share one program, and the numbers reach it as arguments.
+    stream: numpy arrays. Leaves may have a leading axis of the seeds.
+    seeds: of each row of the seed axis.
+    hyper: {name: number, or one for each seed} for a function.
+    axes: 0 or None for each leaf of `stream`, as `data.streams.stack` gives them; None finds them by their shapes.
+    readouts: of `task`, `class`, `domain` and `inferred`, the main one first; () chooses by the heads.
+    labels: what the result is called.
+    data_hash: of the data; '' is that of the arrays.
+    settings: fields of `Settings`.
+
+  Raises:
+    ConfigError: for every wrong value, before anything is trained.
+  """
+  own, seeds = settings_of(settings), check_seeds(seeds)
+  axes = laid_out(spec, stream, axes, len(seeds))
+
+  def by_seed(count):
+    return np.broadcast_to(count, (len(seeds), spec.T)).astype(np.int64)
+
+  train_rows = by_seed(stream.tasks.train.count)
+  longest = tuple(train_rows.max(axis=0).tolist())
+  if spec.rows not in ((), longest):
+    raise ConfigError(f"spec.rows={spec.rows}, but the stream's tasks have {longest} training rows")
+  numbers = rows_of_hyper(hyper or {}, len(seeds))
+  if isinstance(method, Method):
+    if numbers:
+      raise ConfigError(f"hyper={sorted(numbers)} is for a function hyper -> method; this method is finished")
+    first, make = method, lambda hyper: method
+  else:
+    first, make = method({name: float(rows[0]) for name, rows in numbers.items()}), method
+  if first.branches and own.seed_executor == "vmap":
+    raise ConfigError(
+      f"config.seed_executor='vmap' is refused for {name_of(labels)}: its steps "
+      "branch on its state, and vmap would run both sides; use auto, map or each"
+    )
+  mesh = make_mesh(len(seeds), own.data_devices)
+  spec = spec._replace(rows=longest)
+  return Experiment(
+    settings=own,
+    labels=labels,
+    config={},
+    configs=({},),
+    spec=spec,
+    stream=put(stream, axes, mesh),
+    axes=axes,
+    method=first,
+    parts=put(read_parts(first), None, mesh),
+    make=make,
+    hyper={name: rows.astype(np.float32) for name, rows in numbers.items()},
+    timeline=build_timeline(own, labels, spec, first, train_rows),
+    seeds=seeds,
+    values=({},),
+    readouts=readouts_of(readouts, spec, first),
+    executor=choose_executor(own.seed_executor, first.branches),
+    mesh=mesh,
+    test_rows=by_seed(stream.test.count),
+    data_hash=data_hash or checksum(by_path(stream)),
+  )
 
 
 def build(config: ConfigDict, data_dir: str | None = None, data: Laid | None = None) -> Experiment:
-  """Everything that a run needs, checked.
+  """The experiment that a config describes.
 
   Args:
     data: what `build_stream` gave for these seeds; None builds it.
@@ -151,38 +244,28 @@ def build(config: ConfigDict, data_dir: str | None = None, data: Laid | None = N
     ConfigError: for every wrong value, before anything is trained.
   """
   check_outer(config)
-  values, own = sweep_values(config), hyperparameters(config)
-  hyper = {key: np.repeat(np.array([each[key] for each in own], np.float32), config.num_seeds) for key in own[0]}
-  seeds = seeds_of(config)
+  values, own, seeds = sweep_values(config), hyperparameters(config), seeds_of(config)
   spec, stream, axes, data_hash = data or build_stream(config, seeds, data_dir)
-  if stream.tasks.classes.shape[-2] != spec.T:
-    raise ConfigError(f"the stream has {stream.tasks.classes.shape[-2]} tasks, but spec.T={spec.T} slots for them")
-  method = build_method(config, spec)
-  mesh = make_mesh(len(seeds), config.data_devices)
-
-  def by_seed(count):
-    return np.broadcast_to(count, (len(seeds), spec.T)).astype(np.int64)
-
-  timeline = build_timeline(config, spec, method, by_seed(stream.tasks.train.count))
-  if method.branches and config.seed_executor == "vmap":
-    raise ConfigError(
-      f"config.seed_executor='vmap' is refused for config.method.name={config.method.name!r}: its steps "
-      "branch on its state, and vmap would run both sides; use auto, map or each"
-    )
-  return Experiment(
-    config=config,
-    spec=spec,
-    stream=put(stream, axes, mesh),
-    axes=axes,
-    method=method,
-    make=partial(build_method, config, spec),
-    hyper=hyper,
-    timeline=timeline,
+  make = recipe(config, spec)
+  for numbers in own[1:]:
+    make(numbers)  # what the factory refuses in a later value
+  experiment = assemble(
+    make,
+    spec,
+    stream,
     seeds=seeds,
-    values=values,
-    readouts=readouts_of(spec, config.stream.get("scenario", "task"), method),
-    executor=choose_executor(config.seed_executor, method.branches),
-    mesh=mesh,
-    test_rows=by_seed(stream.test.count),
+    hyper={name: np.repeat([each[name] for each in own], config.num_seeds) for name in own[0]},
+    axes=axes,
+    readouts=OF_SCENARIO[config.stream.get("scenario", "task")],
+    labels=labels_of(config),
     data_hash=data_hash,
+    **{name: config[name] for name in Settings._fields},
   )
+  told = tuple(with_values(config, value).to_dict() for value in values)
+  return experiment._replace(config=config.to_dict(), configs=told, values=values)
+
+
+def labels_of(config: ConfigDict) -> Labels:
+  """What a config calls its result."""
+  stream = f"{config.stream.get('source', 'digits')}_{config.stream.name}"
+  return Labels(config.paper, config.preset, config.cell, config.method.name, stream)

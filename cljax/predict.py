@@ -6,19 +6,20 @@ answers.label, answers.slot, predictor.loaded
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
 from cljax import artifacts
+from cljax.config import completed
 from cljax.data.sample import decode
 from cljax.errors import ConfigError
-from cljax.experiment import build_method
-from cljax.types import Array, Spec
+from cljax.recipe import recipe
+from cljax.types import Array, Method, Spec
 
 
 class Answers(NamedTuple):
@@ -28,9 +29,9 @@ class Answers(NamedTuple):
   errors: np.ndarray  # [B, T] what the gate went by
 
 
-def told_of(config: ConfigDict, spec: Spec) -> dict[str, Any]:
+def told_of(config: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
   """What `Predictor` must know of a run, as JSON."""
-  return {"x_shape": list(spec.x_shape), "T": spec.T, "C": spec.C, "heads": spec.heads, "config": config.to_dict()}
+  return {**spec._asdict(), "config": config}
 
 
 class Predictor:
@@ -40,8 +41,11 @@ class Predictor:
     loaded: {part: bytes read from disk}, in the order of loading.
   """
 
-  def __init__(self, workdir: epath.Path | str, seed: int = 0):
+  def __init__(self, workdir: epath.Path | str, seed: int = 0, method: Method | None = None):
     """
+    Args:
+      method: of a run that `fit` began, which no config tells.
+
     Raises:
       ConfigError: no finished run, another method without parts, an unknown seed or a damaged file.
     """
@@ -55,11 +59,14 @@ class Predictor:
     if not self.folder.is_dir():
       seeds = sorted(each.name.removeprefix("seed_") for each in self.folder.parent.glob("seed_*"))
       raise ConfigError(f"{workdir} has no parts of seed {seed}; it has those of the seeds {', '.join(seeds)}")
-    self.spec = Spec(tuple(told["x_shape"]), told["T"], told["C"], told["heads"])
-    config = ConfigDict(told["config"])
-    if "root" in config.method:
-      config.method.root = ""  # a finished run's gate has no need of the root's file
-    method = build_method(config, self.spec)
+    spec: dict[str, Any] = {name: told[name] for name in Spec._fields if name in told}
+    spec |= {name: tuple(value) for name, value in spec.items() if isinstance(value, list)}
+    self.spec = Spec(**spec)
+    if method is None:
+      config = completed(told["config"])
+      if "root" in config.method:
+        config.method.root = ""  # a finished run's gate has no need of the root's file
+      method = recipe(config, self.spec)({})
     self.serve: Any = method.serve
     self.shapes = jax.eval_shape(lambda: method.parts(method.init(jax.random.key(0))))
     self.loaded: dict[str, int] = {}

@@ -1,65 +1,66 @@
-"""A run from its config to its result file.
+"""A run from a method and its data to a result file.
 
-`train(config, workdir)` is what `launch.train` calls; without a work dir it keeps everything in memory, for notebooks.
-The same call on the same work dir goes on where the last checkpoint stands, bit for bit.
+`fit(method, spec, stream)` trains what Python gives it, `train(config, workdir)` what a config describes; without a
+work dir both keep everything in memory, for notebooks. The same call on the same work dir goes on where the last
+checkpoint stands, bit for bit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from cljax import artifacts, files, fit
 from cljax.checkpoint import Checkpoints
-from cljax.config import complete, sweep_values, with_values
+from cljax.config import complete, completed, sweep_values
 from cljax.data.sample import pool_of, view_at, warped_rows
 from cljax.data.warp import COSTLY
-from cljax.drive import Carry, Driver, drive, resume, start, steps_done
-from cljax.experiment import Experiment, build
+from cljax.drive import Driver, drive, resume, start, steps_done
+from cljax.experiment import Experiment, MakeFn, assemble, build
 from cljax.files import located
+from cljax.fit import edge, evaluate, fit_chunk, whole
 from cljax.keys import keys_of
-from cljax.mesh import agree, gather, over_seeds, places, spread_rows
+from cljax.mesh import agree, over_seeds, places, spread_rows
 from cljax.monitor import Monitor
-from cljax.predict import told_of
-from cljax.report import plots, store
+from cljax.outcome import Outcome, described, described_now, finished, folder_of, outcome_of, write_outcome
+from cljax.settings import UNNAMED, Labels, Settings, settings_of
 from cljax.timeline import edges_of
-from cljax.types import Method, State, View, nothing
+from cljax.types import Key, Method, Spec, State, Stream, View, nothing
 from cljax.workdir import claim, environment, note_environment
 
 POOL_BYTES = 2**30  # of the pictures of one task, of all seeds together
-
-
-class Outcome(NamedTuple):
-  result: dict[str, Any]  # as in result.json
-  arrays: Mapping[str, np.ndarray]  # as in report.npz: the method's report after each task, [S, T, ...]
-  state: State | None = None  # [S, ...]; None when a finished run was only read
-  experiment: Experiment | None = None
-  sweep: tuple["Outcome", ...] = ()  # one for each value of a sweep, whose first one the fields above tell
 
 
 # What is compiled, as functions of the method at the numbers of one row, and of that row's arguments.
 
 
 def chunk_of(p: int, n: int, spread: Callable[..., Any], method: Method, *args: Any) -> Any:
+  """`fit_chunk` of the p-th phase."""
   key, state, view, clock, stop = args
-  return fit.fit_chunk(method.phases[p], n, key, state, view, clock, stop, spread)
+  return fit_chunk(method.phases[p], n, key, state, view, clock, stop, spread)
 
 
 def edge_of(p: int, name: str, method: Method, *args: Any) -> Any:
-  return fit.edge(method.phases[p], name, *args)
+  """An edge of the p-th phase."""
+  return edge(method.phases[p], name, *args)
 
 
 def answers_of(readout: str, group: int, method: Method, *args: Any) -> Any:
-  return fit.evaluate(method, readout, group, "test", *args)
+  """The counts of a readout on test rows."""
+  return evaluate(method, readout, group, "test", *args)
+
+
+def begin_of(method: Method, key: Key, parts: Any) -> State:
+  """The state before anything is trained, with what the method reads in its place."""
+  return method.load(method.init(key), parts)
 
 
 def part_of(name: str, method: Method, *args: Any) -> Any:
+  """One of the method's own functions."""
   return getattr(method, name)(*args)
 
 
@@ -77,10 +78,10 @@ def compile_events(experiment: Experiment) -> dict[str, Callable[..., Any]]:
   placed = partial(places, mesh=experiment.mesh)
 
   def by_seed(fn, in_axes, **options):
-    def whole(hyper, *args):
+    def one(hyper, *args):
       return fn(experiment.make(hyper), *args)
 
-    mapped = over_seeds(whole, (0, *in_axes), experiment.executor, experiment.mesh)
+    mapped = over_seeds(one, (0, *in_axes), experiment.executor, experiment.mesh)
     return jax.jit(mapped, out_shardings=placed(0), **options)
 
   def view_tasks(tasks, t):
@@ -89,10 +90,10 @@ def compile_events(experiment: Experiment) -> dict[str, Callable[..., Any]]:
 
   if jax.tree.leaves(axes.tasks):
     view_tasks = jax.vmap(view_tasks, in_axes=(axes.tasks, None), out_axes=axes.tasks)
-  spread = partial(spread_rows, mesh=experiment.mesh) if experiment.mesh.shape["data"] > 1 else fit.whole
+  spread = partial(spread_rows, mesh=experiment.mesh) if experiment.mesh.shape["data"] > 1 else whole
   compiled = {
     "keys": jax.jit(keys_of, out_shardings=placed(0)),
-    "init": by_seed(partial(part_of, "init"), (0,)),
+    "init": by_seed(begin_of, (0, None)),
     "view": jax.jit(view_tasks, out_shardings=placed(axes.tasks)),
     **compile_pictures(experiment, pool_axis),
   }
@@ -103,7 +104,7 @@ def compile_events(experiment: Experiment) -> dict[str, Callable[..., Any]]:
       compiled[f"{phase.name}.{name}"] = by_seed(partial(edge_of, p, name), phase_axes, donate_argnums=2)
   test_axis = 0 if jax.tree.leaves(axes.test) else None
   for readout in experiment.readouts:
-    answers = partial(answers_of, readout, experiment.config.evaluate_group)
+    answers = partial(answers_of, readout, experiment.settings.evaluate_group)
     asked = (0, axes, None, None, 0 if method.slots else None, test_axis)
     compiled[f"evaluate.{readout}"] = by_seed(answers, asked)
   compiled["report"] = by_seed(partial(part_of, "report"), (0,))
@@ -136,76 +137,46 @@ def compile_pictures(experiment: Experiment, pool_axis: int | None) -> dict[str,
   return {**found, "pictures": jax.jit(pictures, out_shardings=places(test_axis, experiment.mesh))}
 
 
-def result_of(experiment: Experiment, carry: Carry, v: int = 0) -> dict[str, Any]:
-  """The result file of a finished run, or of the v-th value of its sweep. Times are of the whole run."""
-  config, main = with_values(experiment.config, experiment.values[v]), experiment.readouts[0]
-  own = rows_of(experiment, v)
-  seconds = carry.seconds
-  steps = experiment.timeline.steps()
-  per_second = steps * len(experiment.seeds) / seconds["train"] if seconds["train"] else 0.0
-  confusion = carry.confusion.get("inferred")
-  return store.make_result(
-    paper=config.paper,
-    preset=config.preset,
-    cell=config.cell,
-    method=config.cell.split("/")[-1] or config.method.name,
-    stream=config.cell.split("/")[0] if "/" in config.cell else f"{config.stream.source}_{config.stream.name}",
-    seeds=experiment.seeds[own],
-    oracle=any(phase.joint for phase in experiment.method.phases),
-    readout=main,
-    right={name: counts[own] for name, counts in carry.right.items()},
-    rows=experiment.test_rows[own],
-    train_rows=experiment.timeline.rows[own],
-    task_confusion=None if confusion is None else confusion[own],
-    slot_of=carry.slot_of[own],
-    report={name: value[own] for name, value in carry.reports.items()},
-    parameters=int(carry.reports["parameters"][own][0, -1]),
-    memory_bytes=int(carry.reports["memory_bytes"][own][0, -1]),
-    state_bytes=None,
-    timing={
-      "compile_seconds": seconds["compile"],
-      "train_seconds": seconds["train"],
-      "eval_seconds": seconds["eval"],
-      "steps": steps,
-      "steps_per_second": per_second,
-    },
-    environment=environment(),
-    data_hash=experiment.data_hash,
-    experiment={
-      "precision": config.matmul_precision,
-      "executor": experiment.executor,
-      "device_count": experiment.mesh.size,
-    },
-    config=config.to_dict(),
+def fit(
+  method: Method | MakeFn,
+  spec: Spec,
+  stream: Stream,
+  *,
+  seeds: Sequence[int] = (0,),
+  workdir: str | epath.Path | None = None,
+  hyper: Mapping[str, Any] | None = None,
+  axes: Stream | None = None,
+  readouts: Sequence[str] = (),
+  labels: Labels = UNNAMED,
+  stop_asked: Callable[[], bool] = lambda: False,
+  quiet: bool = False,
+  **settings: Any,
+) -> Outcome:
+  """Trains one's own method on one's own arrays: all seeds on all tasks.
+
+  outcome = fit(er(net, optax.adam(1e-3), spec, capacity=500), spec, stream, seeds=(0, 1, 2), workdir="runs/mine")
+
+  Args:
+    method, spec, stream, seeds, hyper, axes, readouts, labels: see `assemble`; a builder of `data.STREAMS` makes a
+      spec and a stream of a `Source` of arrays.
+    workdir: the run's folder: begun, gone on with, or, where finished, only read. None keeps all in memory.
+    stop_asked: asked after each chunk; True saves and raises.
+    quiet: no progress.
+    settings: fields of `Settings`.
+
+  Raises:
+    ConfigError: a mistake in what is given, or a work dir of another run.
+    OSError: the work dir cannot be written; what was saved before stays readable.
+    Stopped: a stop was asked for, and everything up to here is saved.
+  """
+  experiment = assemble(
+    method, spec, stream, seeds=seeds, hyper=hyper, axes=axes, readouts=readouts, labels=labels, **settings
   )
-
-
-def rows_of(experiment: Experiment, v: int) -> slice:
-  """The rows of the seed axis that belong to the v-th value of the sweep."""
-  count = len(experiment.seeds) // len(experiment.values)
-  return slice(v * count, (v + 1) * count)
-
-
-def outcome_of(experiment: Experiment, carry: Carry, v: int = 0) -> Outcome:
-  """What a run leaves in memory, or that of one value of its sweep."""
-  own = rows_of(experiment, v)
-  reports = {name: value[own] for name, value in carry.reports.items()}
-  state = jax.tree.map(lambda leaf: jnp.asarray(leaf[own]), gather(carry.state, len(experiment.seeds)))
-  return Outcome(result_of(experiment, carry, v), reports, state, experiment)
-
-
-def name_of(values: Mapping[str, float]) -> str:
-  """The folder of one value of a sweep."""
-  return ",".join(f"{key}={value:g}" for key, value in values.items())
-
-
-def finished(folder: epath.Path, values: Sequence[Mapping[str, float]]) -> Outcome | None:
-  """What a finished run left, or None; a sweep is finished when its last value is."""
-  folders = [folder / name_of(value) for value in values]  # of {} the folder itself
-  if not all((each / "result.json").exists() for each in folders):
-    return None
-  found = [Outcome(store.read_result(each / "result.json"), store.read_report_arrays(each)) for each in folders]
-  return found[0]._replace(sweep=tuple(found) if len(found) > 1 else ())
+  config = described(experiment)
+  experiment = experiment._replace(config=config, configs=(config,))
+  return carry_out(
+    lambda: experiment, experiment.settings, config, ({},), workdir, described_now, stop_asked=stop_asked, quiet=quiet
+  )
 
 
 def train(
@@ -221,11 +192,9 @@ def train(
 
   Args:
     config: see `cljax.config.default`.
-    workdir: the run's folder: begun, gone on with, or, where finished, only read. None keeps all in memory.
+    workdir, stop_asked, quiet: see `fit`.
     data_dir: of the prepared data sets; None asks TFDS_DATA_DIR, then TFDS's default.
     overrides: what the user changed on the command line, kept in overrides.json.
-    stop_asked: asked after each chunk; True saves and raises.
-    quiet: no progress.
 
   Raises:
     ConfigError: a mistake in the config, the data or the work dir.
@@ -233,40 +202,81 @@ def train(
     Stopped: a stop was asked for, and everything up to here is saved.
   """
   config = complete(config)
+  return carry_out(
+    partial(build, config, data_dir),
+    settings_of({name: config[name] for name in Settings._fields}),
+    config.to_dict(),
+    sweep_values(config),
+    workdir,
+    lambda there: completed(there).to_dict(),
+    overrides=overrides,
+    stop_asked=stop_asked,
+    quiet=quiet,
+  )
+
+
+def carry_out(
+  begin: Callable[[], Experiment],
+  settings: Settings,
+  config: dict[str, Any],
+  values: tuple[dict[str, float], ...],
+  workdir: str | epath.Path | None,
+  older: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+  *,
+  overrides: Mapping[str, Any] | None = None,
+  stop_asked: Callable[[], bool],
+  quiet: bool,
+) -> Outcome:
+  """What `fit` and `train` share: a run that is begun, gone on with, or only read.
+
+  Args:
+    begin: the experiment; called only where the run is not finished.
+    config: as config.json tells it.
+    values: of the sweep.
+    older: the config of a work dir with what it said before a key existed, completed.
+  """
   writes = jax.process_index() == 0
   folder = located(workdir) if workdir is not None else None
   if folder is not None:
     if writes:
-      claim(folder, config.to_dict(), overrides or {})
-    done = finished(folder, sweep_values(config))
+      claim(folder, config, overrides or {}, older)
+    done = finished(folder, values)
     if agree(done is not None and writes):
-      return done or finished(folder, sweep_values(config)) or Outcome({}, {})
-  with jax.default_matmul_precision(config.matmul_precision):
-    experiment = build(config, data_dir)
+      return done or finished(folder, values) or Outcome({}, {})
+  with jax.default_matmul_precision(settings.matmul_precision):
+    experiment = begin()
     for line in idle(experiment):
       logging.warning(line)
-    if folder is not None and writes:
-      note_environment(folder, environment())
-    checkpoints = Checkpoints(folder / "checkpoints") if folder is not None else None
-    compiled = compile_events(experiment)
-    carry, cursor, lines = resume(start(experiment, compiled), checkpoints, experiment)
-    label = config.cell or config.method.name
-    total, done_steps = experiment.timeline.steps(), steps_done(experiment, cursor)
-    monitor = Monitor(folder if writes else None, total, done_steps, lines, label, quiet or not writes)
-    if cursor is not None:
-      monitor.say(f"going on from step {monitor.done} of {monitor.total}")
-    driver = Driver(experiment, compiled, monitor, checkpoints, stop_asked)
-    try:
-      drive(experiment.timeline.units(cursor, carry.row), carry, driver)
-    finally:
-      monitor.close()
-      if checkpoints is not None:
-        checkpoints.close()
-  outcomes = [outcome_of(experiment, carry, v) for v in range(len(experiment.values))]
+    outcomes = perform(experiment, folder, writes, stop_asked, quiet)
   if folder is not None and writes:
-    for value, outcome in zip(experiment.values, outcomes, strict=True):
-      write_outcome(folder / name_of(value), outcome, experiment.make(value))
+    for v, outcome in enumerate(outcomes):
+      write_outcome(folder / folder_of(values[v]), outcome, experiment.method_of(v))
   return outcomes[0]._replace(sweep=tuple(outcomes) if len(outcomes) > 1 else ())
+
+
+def perform(
+  experiment: Experiment, folder: epath.Path | None, writes: bool, stop_asked: Callable[[], bool], quiet: bool
+) -> list[Outcome]:
+  """The outcome of each value of the sweep, after all units that the newest checkpoint of the folder leaves to do."""
+  if folder is not None and writes:
+    note_environment(folder, environment())
+  checkpoints = Checkpoints(folder / "checkpoints") if folder is not None else None
+  compiled = compile_events(experiment)
+  carry, cursor, lines = resume(start(experiment, compiled), checkpoints, experiment)
+  labels = experiment.labels
+  total, done_steps = experiment.timeline.steps(), steps_done(experiment, cursor)
+  name = labels.cell or labels.method or "fit"
+  monitor = Monitor(folder if writes else None, total, done_steps, lines, name, quiet or not writes)
+  if cursor is not None:
+    monitor.say(f"going on from step {monitor.done} of {monitor.total}")
+  driver = Driver(experiment, compiled, monitor, checkpoints, stop_asked)
+  try:
+    drive(experiment.timeline.units(cursor, carry.row), carry, driver)
+  finally:
+    monitor.close()
+    if checkpoints is not None:
+      checkpoints.close()
+  return [outcome_of(experiment, carry, v) for v in range(len(experiment.values))]
 
 
 def idle(experiment: Experiment) -> list[str]:
@@ -280,17 +290,3 @@ def idle(experiment: Experiment) -> list[str]:
     ]
   share = experiment.mesh.shape["seed"]
   return [f"{rows} seeds on {share} devices: {-rows % share} rows are copies, which fill up"] if rows % share else []
-
-
-def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
-  """Parts, report arrays and figures, and last the result file, which marks the run as finished."""
-  folder.mkdir(parents=True, exist_ok=True)
-  if method.parts is not nothing:
-    found = jax.vmap(method.parts)(outcome.state)
-    for s, seed in enumerate(outcome.result["seeds"]):
-      artifacts.write(artifacts.folder_of(folder, seed), jax.tree.map(lambda leaf, s=s: leaf[s], found))
-    if outcome.experiment is not None:
-      files.write_json(folder / "parts" / "spec.json", told_of(outcome.experiment.config, outcome.experiment.spec))
-  store.write_report_arrays(folder / "report.npz", outcome.arrays)
-  plots.save(folder / "figures", plots.run_figures(outcome.result, outcome.arrays))
-  files.write_json(folder / "result.json", outcome.result)

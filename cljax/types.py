@@ -7,10 +7,13 @@ Shape legend, used in every file: S seeds, T tasks, L layers, E experts, K candi
 D features, C classes; inside a `Plan`, n steps and W columns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from cljax.errors import ConfigError
 
 Array = Any  # a jax.Array; numpy's before it is on the device
 PyTree = Any
@@ -128,6 +131,24 @@ class Spec(NamedTuple):
   C: int
   heads: int  # T where the task is given, else 1
   boundaries: bool = True  # False: the method is not told where tasks begin
+  rows: tuple[int, ...] = ()  # training rows of each task, of the seed that has most
+
+  def steps(self, batch: int, epochs: int, joint: bool = False) -> tuple[int, ...]:
+    """Steps of a phase of so many epochs in each task, or in the whole stream, one entry, where boundaries are hidden.
+
+    For a schedule of an optimizer. Where the tasks of two seeds differ in length, no seed takes more.
+
+    Args:
+      batch: rows a step.
+      joint: whether an epoch is the rows of all tasks so far.
+
+    Raises:
+      ConfigError: the rows are not told.
+    """
+    if len(self.rows) != self.T:
+      raise ConfigError(f"spec.rows={self.rows} must tell the training rows of {self.T} tasks for steps to be counted")
+    counts = [sum(self.rows)] if not self.boundaries else accumulate(self.rows) if joint else self.rows
+    return tuple(epochs * -(-count // batch) for count in counts)
 
 
 EdgeFn = Callable[[Key, State, View, Clock], State]
@@ -143,6 +164,11 @@ def keep(key: Key, state: State, view: View, clock: Clock) -> State:
 def as_it_is(key: Key, state: State, view: View, plan: Plan) -> tuple[State, Plan]:
   """The plan of current rows only."""
   return state, plan
+
+
+def loads_nothing(state: State, parts: Mapping[str, Mapping[str, Array]]) -> State:
+  """The state as it is, for a method that reads no file."""
+  return state
 
 
 def nothing(state: State) -> dict[str, Any]:
@@ -236,6 +262,9 @@ class Method(NamedTuple):
   faults: Callable[[State], dict[str, Array]] = nothing  # after each chunk: config key -> bool, True stops the run
   slots: int = 0  # 0: slots are tasks; else the method numbers its own and reports `slot` [], -1 for none
   parts: Callable[[State], dict[str, PyTree]] = nothing  # at the end: file name -> what can be loaded alone
+  # (what `init` gave, part -> the leaves of its file by their paths) -> state: the mirror of `parts`
+  load: Callable[[State, Mapping[str, Mapping[str, Array]]], State] = loads_nothing
+  reads: Mapping[str, str] = {}  # part -> path of the file that it is read from, once, before anything is compiled
   infers: bool = False  # apply(state, x, None) works; then x comes from one task
   serve: Serve | None = None  # how `parts` answer; then parts has `gate` and `expert_<slot>`
   told: bool = False  # has to know where tasks begin: refused where boundaries are hidden

@@ -1,10 +1,11 @@
 """The folder of one run: whose it is, what stands in it, and refusing to mix two runs."""
 
+import contextlib
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,16 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
   ]
 
 
-def claim(folder: epath.Path, config: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+def claim(
+  folder: epath.Path,
+  config: Mapping[str, Any],
+  overrides: Mapping[str, Any],
+  older: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda there: there,
+) -> None:
   """Makes the folder this run's, or checks that it is.
+
+  Args:
+    older: the config that stands there, with the defaults of keys that did not exist when it was written.
 
   Raises:
     ConfigError: it belongs to a run with another config; the differences are listed.
@@ -89,7 +98,10 @@ def claim(folder: epath.Path, config: Mapping[str, Any], overrides: Mapping[str,
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / "config.json"
   if path.exists():
-    found = differences(read_json(path), as_json(config))
+    there = read_json(path)
+    with contextlib.suppress(ConfigError):  # what cannot be completed is another config, as the differences tell
+      there = older(there)
+    found = differences(as_json(there), as_json(config))
     if found:
       raise ConfigError(
         f"--workdir={folder} belongs to a run with another config:\n  "

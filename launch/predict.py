@@ -11,12 +11,11 @@ import json
 import numpy as np
 from absl import flags
 from etils import epath
-from ml_collections import ConfigDict
 
-from cljax.config import complete
+from cljax.config import completed
 from cljax.errors import ConfigError
-from cljax.experiment import build_stream
 from cljax.predict import Predictor
+from cljax.recipe import build_stream
 from launch import app, hosts
 
 PICTURES = flags.DEFINE_string("pictures", "", "A .npy file of pictures [N, height, width, channels], uint8 or 0 to 1.")
@@ -32,7 +31,7 @@ def pictures() -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     except (OSError, ValueError) as error:
       raise ConfigError(f"--pictures={PICTURES.value} cannot be read as .npy: {error}") from error
   told = json.loads((epath.Path(app.workdir()) / "config.json").read_text())
-  _, stream, _, _ = build_stream(complete(ConfigDict(told)), (SEED.value,), app.DATA_DIR.value)
+  _, stream, _, _ = build_stream(completed(told), (SEED.value,), app.DATA_DIR.value)
   warp, tables = stream.test.warp, stream.test
   if warp is not None:
     raise ConfigError("the run's tasks change their pictures; give --pictures as the tasks show them")

@@ -247,25 +247,15 @@ def own_streams():
   return specs[0], streams
 
 
-def differing(name, spec, data, seeds, axes=None):
+def differing(name, spec, data, seeds):
   method = toys.early_stop(spec, 3) if name == "stopping" else method_of(name, spec)
-  it = toys.experiment(method, spec, data, seeds, chunk=5, log_every_steps=2) if axes is None else None
-  if axes is not None:
-    solo = toys.experiment(method, spec, own_streams()[1][0], seeds, chunk=5, log_every_steps=2)
-    rows = np.asarray(data.tasks.train.count, np.int64)
-    it = solo._replace(
-      stream=jax.device_put(data),
-      axes=axes,
-      timeline=solo.timeline._replace(rows=rows),
-      test_rows=np.tile(data.test.count, (2, 1)),
-    )
-  return Subject(it)
+  return Subject(toys.experiment(method, spec._replace(rows=()), data, seeds, chunk=5, log_every_steps=2))
 
 
 @functools.cache
 def by_seed(name="stopping"):
   spec, streams = own_streams()
-  return differing(name, spec, stack(streams)[0], (0, 1), stack(streams)[1])
+  return differing(name, spec, stack(streams)[0], (0, 1))
 
 
 @functools.cache
@@ -369,9 +359,8 @@ def test_a_chunk_s_info_becomes_rows_at_fixed_positions():
 def test_metrics_do_not_depend_on_the_cut(every):
   """Positions and values to the bit; evaluations stand in the same places among them."""
   it = subject("er")
-  config = it.experiment.config.copy_and_resolve_references()
-  config.log_every_steps = every
-  other = Subject(it.experiment._replace(config=config), it, ())
+  settings = it.experiment.settings._replace(log_every_steps=every)
+  other = Subject(it.experiment._replace(settings=settings), it, ())
   found = []
   for length in (48, 7, 2):
     other.run(list(cut(it.units(), lambda length=length: length)))

@@ -213,9 +213,8 @@ def test_pairs():
 @pytest.mark.parametrize("mode", ["all", "seen", "ends"])
 def test_what_is_not_asked_is_null(mode):
   it = subject("er")
-  config = it.experiment.config.copy_and_resolve_references()
-  config.evaluate = mode
-  other = Subject(it.experiment._replace(config=config), it, ())
+  settings = it.experiment.settings._replace(evaluate=mode)
+  other = Subject(it.experiment._replace(settings=settings), it, ())
   right = other.run().right["task"]
   asked = np.array([[task in pairs(mode, row, 3, (0, 1, 2)) for task in range(3)] for row in range(4)])
   np.testing.assert_array_equal(right, np.where(asked, finished("er").right["task"], -1))

@@ -111,6 +111,14 @@ def test_state_is_a_fixed_point(name):
   assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
 
 
+def test_the_steps_that_a_factory_is_told_are_those_of_the_timeline(name):
+  """Of every phase in every task; a phase that counts steps takes as many in each."""
+  spec, timeline = toy(name).spec, toy(name).experiment.timeline
+  for p, phase in enumerate(timeline.phases):
+    steps = [phase.steps] * spec.T if phase.steps else spec.steps(phase.batch, phase.epochs, phase.joint)
+    assert [int(timeline.phase_steps(t, p).max()) for t in range(spec.T)] == list(steps)
+
+
 def test_any_cutting_gives_the_same_bits(name):
   """A chunk may end after any step, or after any block."""
   subject = toy(name)

@@ -193,7 +193,8 @@ def test_scenarios(name, scenario):
   spec, data = STREAMS[name](SOURCE, KEY, tasks=3, scenario=scenario)
   per_task = 2 if name == "split" else 6
   C = 6 if scenario == "class" else per_task
-  assert spec == Spec((4, 4, 1), 3, C, 3 if scenario == "task" else 1)
+  rows = tuple(data.tasks.train.count.tolist())
+  assert spec == Spec((4, 4, 1), 3, C, 3 if scenario == "task" else 1, rows=rows)
   for t in range(3):
     live = np.flatnonzero(data.tasks.classes[t])
     labels = LABELS[2 * t : 2 * t + 2] if name == "split" else LABELS

@@ -134,6 +134,7 @@ def compiled_stopping(chunk: int = 100) -> Subject:
 def one_after_the_other(counts, changes=75):
   """150 rows of one label space, cut into `counts`: after `changes` of them two classes give way to two others."""
   spec, data = stream((8,) * len(counts), boundaries=False)
+  spec = spec._replace(rows=tuple(counts))
   random = np.random.default_rng(3)
   early, late = (np.flatnonzero(np.isin(data.bank.y, classes)) for classes in ((0, 1), (2, 3)))
   rows = np.concatenate([random.choice(early, changes), random.choice(late, 150 - changes)]).astype(np.int32)

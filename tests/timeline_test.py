@@ -408,3 +408,17 @@ def test_no_save_between_an_edge_and_the_units_that_belong_to_it():
         assert before.kind != "save" or now.look is BEFORE_EXIT
       if now.kind == "enter":
         assert before.kind in ("view", "exit", "save") and not any(now.at.step)
+
+
+@pytest.mark.parametrize("boundaries", [True, False])
+@pytest.mark.parametrize("joint", [False, True])
+def test_steps_are_told_ahead(boundaries, joint):
+  """As the timeline counts them: with a last batch that is not full, of the longest seed, of a whole hidden stream."""
+  rows = [[30, 23, 41], [30, 21, 35]]
+  it = timeline([phase(epochs=3, joint=joint)], rows, boundaries=boundaries)
+  spec = it.spec._replace(rows=(30, 23, 41))
+  told = spec.steps(10, 3, joint)
+  assert told == tuple(int(it.phase_steps(t, 0).max()) for t in it.segments())
+  assert told == ((30,) if not boundaries else (9, 18, 30) if joint else (9, 9, 15))
+  with pytest.raises(ConfigError, match=r"spec.rows=\(\)"):
+    it.spec.steps(10, 3)

@@ -12,10 +12,8 @@ from ml_collections import ConfigDict
 from cljax.config import complete, default
 from cljax.data.sample import fetch
 from cljax.data.warp import Permutation
-from cljax.experiment import Experiment, build_timeline
+from cljax.experiment import Experiment, assemble
 from cljax.fit import mean_over
-from cljax.mesh import make_mesh
-from cljax.mesh import put as on_devices
 from cljax.nets import MLP, RoutedMLP
 from cljax.ops.slots import apply_by_slot
 from cljax.ops.trees import put, take
@@ -57,7 +55,7 @@ def stream(
     np.ones((T, 4), bool),
   )
   heads = heads or (T if boundaries else 1)
-  spec = Spec((4, 4, 1), T, 4, heads, boundaries)
+  spec = Spec((4, 4, 1), T, 4, heads, boundaries, tuple(counts))
   return spec, Stream(train, tasks, test, Rows(*pad([np.arange(60 - 7 * t) for t in range(T)]), warp))
 
 
@@ -74,31 +72,11 @@ def routed(spec: Spec, experts: int = 6, width: int = 3) -> RoutedMLP:
 
 
 def experiment(
-  method: Method, spec: Spec, data: Stream, seeds=(0, 1), executor: str = "map", **config: Any
+  method: Method, spec: Spec, data: Stream, seeds=(0, 1), executor: str = "map", **settings: Any
 ) -> Experiment:
-  """An experiment around a hand-made method and stream; `config` overrides keys of the default config."""
-  full = default()
-  full.update({"evaluate_group": 16, "log_every_steps": 1, **config})
-  rows = np.broadcast_to(data.tasks.train.count, (len(seeds), spec.T)).astype(np.int64)
-  mesh = make_mesh(len(seeds))
-  axes = jax.tree.map(lambda leaf: None, data)
-  return Experiment(
-    config=full,
-    spec=spec,
-    stream=on_devices(data, axes, mesh),
-    axes=axes,
-    method=method,
-    make=lambda hyper: method,
-    hyper={},
-    values=({},),
-    mesh=mesh,
-    timeline=build_timeline(full, spec, method, rows),
-    seeds=tuple(seeds),
-    readouts=(("task",) if spec.heads > 1 or method.slots else ("domain",)) + (("inferred",) if method.infers else ()),
-    executor=executor,
-    test_rows=np.broadcast_to(data.test.count, (len(seeds), spec.T)).astype(np.int64),
-    data_hash="toy",
-  )
+  """An experiment around a hand-made method and stream, which asks and notes often."""
+  often = {"evaluate_group": 16, "log_every_steps": 1, **settings}
+  return assemble(method, spec, data, seeds=seeds, seed_executor=executor, **often)
 
 
 SMALL_GATE = {"name": "expert_gate", "epochs": 2, "code": 8, "autoencoder_epochs": 3}

@@ -118,7 +118,8 @@ def lay(
     label_unmap[:] = source.classes
   tests = [np.flatnonzero(np.isin(source.test.y, labels)).astype(np.int32) for labels in layout.classes]
   tasks = Task(Rows(*pad(train), layout.warp), Rows(*pad(valid), layout.warp), label_map, label_unmap, live)
-  spec = Spec(source.train.x.shape[1:], T, C, T if scenario == "task" else 1)
+  rows = tuple(len(table) for table in train)
+  spec = Spec(source.train.x.shape[1:], T, C, T if scenario == "task" else 1, rows=rows)
   return spec, Stream(source.train, tasks, source.test, Rows(*pad(tests), layout.warp))
 
 

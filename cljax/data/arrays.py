@@ -1,0 +1,108 @@
+"""A stream of anybody's arrays: which leaves differ by seed, and whether tables, banks and spec fit each other."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from cljax.errors import ConfigError
+from cljax.types import Bank, Rows, Spec, Stream, Task
+
+ANY = -1  # the rank of a leaf of a warp, which only the warp knows
+
+
+def ranks(spec: Spec, stream: Stream) -> Stream:
+  """How many axes each leaf has for one seed, or ANY."""
+
+  def rows(table: Rows) -> Rows:
+    return Rows(2, 1, jax.tree.map(lambda leaf: ANY, table.warp))
+
+  bank = Bank(len(spec.x_shape) + 1, 1)
+  tasks = Task(rows(stream.tasks.train), rows(stream.tasks.valid), 2, 2, 2)
+  return Stream(bank, tasks, bank, rows(stream.test))
+
+
+def laid_out(spec: Spec, stream: Stream, axes: Stream | None, seeds: int) -> Stream:
+  """The axes of a stream, found where they are not given, after everything about its arrays was checked.
+
+  Raises:
+    ConfigError: an array that does not fit.
+  """
+  T = np.shape(stream.tasks.classes)[-2:-1]
+  if T != (spec.T,):
+    raise ConfigError(f"the stream has {T[0] if T else 0} tasks, but spec.T={spec.T} slots for them")
+  axes = axes_of(spec, stream, seeds) if axes is None else axes
+  check_shapes(spec, stream, axes)
+  check_values(spec, stream)
+  return axes
+
+
+def axes_of(spec: Spec, stream: Stream, seeds: int) -> Stream:
+  """0 for each leaf that carries a leading axis of the seeds, None for those that all seeds share.
+
+  Raises:
+    ConfigError: a leaf of a shape that fits neither, or, in a warp, both.
+  """
+
+  def axis(path: Any, leaf: Any, rank: int) -> int | None:
+    name, shape = f"stream{jax.tree_util.keystr(path)}", np.shape(leaf)
+    shared, apart = len(shape) == rank, len(shape) == rank + 1 and shape[0] == seeds
+    if rank == ANY:
+      shared, apart = shape[:1] == (spec.T,), shape[:2] == (seeds, spec.T)
+    if shared and apart:
+      raise ConfigError(f"{name} of shape {shape} may be that of all {seeds} seeds or of each: tell it by `axes`")
+    if not (shared or apart):
+      raise ConfigError(f"{name} has the shape {shape}, which fits neither one seed nor {seeds} of them: {spec}")
+    return None if shared else 0
+
+  return jax.tree_util.tree_map_with_path(axis, stream, ranks(spec, stream))
+
+
+def check_shapes(spec: Spec, stream: Stream, axes: Stream) -> None:
+  """Refuses arrays of shapes that do not fit each other or the spec.
+
+  Raises:
+    ConfigError: names the first leaf that is wrong.
+  """
+  try:
+    one = jax.tree.map(lambda axis, leaf: leaf if axis is None else leaf[0], axes, stream, is_leaf=lambda n: n is None)
+  except ValueError as error:
+    raise ConfigError(f"axes must hold 0 or None for each array of the stream: {error}") from error
+  tasks, T, C = one.tasks, spec.T, spec.C
+  shapes = {"bank.x": (one.bank.x.shape[1:], spec.x_shape), "test_bank.x": (one.test_bank.x.shape[1:], spec.x_shape)}
+  shapes |= {f"tasks.{name}": (getattr(tasks, name).shape, (T, C)) for name in ("classes", "label_unmap")}
+  tables = {"tasks.train": tasks.train, "tasks.valid": tasks.valid, "test": one.test}
+  shapes |= {f"{name}.count": (table.count.shape, (T,)) for name, table in tables.items()}
+  shapes |= {f"{name}.idx": (table.idx.shape, (T, *table.idx.shape[1:])) for name, table in tables.items()}
+  shapes["tasks.label_map"] = (tasks.label_map.shape, (T, *tasks.label_map.shape[1:]))
+  for name, (there, wanted) in shapes.items():
+    if there != wanted:
+      raise ConfigError(f"stream.{name} has the shape {there}, but {wanted} is what spec={spec} asks for")
+
+
+def check_values(spec: Spec, stream: Stream) -> None:
+  """Refuses wrong types, and indices that point outside of what they index.
+
+  Raises:
+    ConfigError: names the first array that is wrong.
+  """
+  train, valid, test = stream.tasks.train, stream.tasks.valid, stream.test
+  labels = stream.tasks.label_map.shape[-1]
+  for name, x in (("bank", stream.bank.x), ("test_bank", stream.test_bank.x)):
+    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+      raise ConfigError(f"stream.{name}.x is {x.dtype}: pictures are uint8, which becomes [0, 1], or float32")
+  for name, leaf, least, most in (
+    ("bank.y", stream.bank.y, 0, labels - 1),
+    ("test_bank.y", stream.test_bank.y, 0, labels - 1),
+    ("tasks.label_map", stream.tasks.label_map, 0, spec.C - 1),
+    ("tasks.train.idx", train.idx, 0, stream.bank.y.shape[-1] - 1),
+    ("tasks.valid.idx", valid.idx, 0, stream.bank.y.shape[-1] - 1),
+    ("test.idx", test.idx, 0, stream.test_bank.y.shape[-1] - 1),
+    ("tasks.train.count", train.count, 1, train.idx.shape[-1]),
+    ("tasks.valid.count", valid.count, 0, valid.idx.shape[-1]),
+    ("test.count", test.count, 1, test.idx.shape[-1]),
+  ):
+    if not np.issubdtype(leaf.dtype, np.integer):
+      raise ConfigError(f"stream.{name} is {leaf.dtype}, not whole numbers")
+    if leaf.size and (leaf.min() < least or leaf.max() > most):
+      raise ConfigError(f"stream.{name} holds {leaf.min()} to {leaf.max()}, but may hold {least} to {most}")

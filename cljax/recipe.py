@@ -1,0 +1,104 @@
+"""What a config says about data and method, read once: a stream of arrays, and a recipe that makes the method.
+
+A recipe is a function of numbers, so that one compiled function serves all their values; nothing is read, chosen or
+refused in it that the config alone decides.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from cljax.config import keywords, numbers_of, section, sweep_values
+from cljax.data import STREAMS, bank, join
+from cljax.data.streams import stack
+from cljax.errors import ConfigError
+from cljax.keys import STREAM
+from cljax.methods import METHODS
+from cljax.nets import NETS
+from cljax.pieces.optimizers import OPTIMIZERS
+from cljax.types import Method, Spec, Stream
+
+DEBUG_TASKS, DEBUG_STEPS = 2, 10
+
+Laid = tuple[Spec, Stream, Any, str]  # what `build_stream` gives
+
+
+def seeds_of(config: ConfigDict) -> tuple[int, ...]:
+  """The seed of each row of the seed axis."""
+  return tuple(range(config.seed, config.seed + config.num_seeds)) * len(sweep_values(config))
+
+
+def build_stream(config: ConfigDict, seeds: tuple[int, ...], data_dir: str | None) -> Laid:
+  """(spec, stream of numpy arrays with the seeds joined, its axes, the data's hash)."""
+  builder, fields = section(config, "stream", STREAMS)
+  source_name = fields.pop("source", "digits")
+  keywords("stream", fields, builder, 2)
+  if config.debug and "tasks" in fields:
+    fields["tasks"] = min(fields["tasks"] or DEBUG_TASKS, DEBUG_TASKS)
+  shape = {key: fields[key] for key in ("size", "channels", "fit") if key in fields}
+  together = bool(shape) or "+" in source_name
+  source = join.load(source_name, data_dir, **shape) if together else bank.load(source_name, data_dir)
+  keys = {seed: jax.random.fold_in(jax.random.key(seed), STREAM) for seed in seeds}
+  built = {seed: builder(source, key, **fields) for seed, key in keys.items()}
+  spec = built[seeds[0]][0]
+  rows = np.max([each.rows for each, _ in built.values()], axis=0)
+  return spec._replace(rows=tuple(rows.tolist())), *stack([built[seed][1] for seed in seeds]), source.hash
+
+
+class Recipe(NamedTuple):
+  """The method of a config as a function of numbers."""
+
+  factory: Callable[..., Method]
+  net: nn.Module
+  optimizer: Callable[..., Any] | None  # None: the factory takes the learning rate
+  rates: Mapping[str, Any]  # of the optimizer, with its `lr`
+  spec: Spec
+  fields: Mapping[str, Any]  # keywords of the factory
+  places: Mapping[str, tuple[str, ...]]  # where among `fields` the numbers stand
+  debug: bool  # a few steps a phase
+
+  def method(self, hyper: Mapping[str, Any]) -> Method:
+    """The method with the numbers of `hyper`, which may be traced, in place of the config's."""
+    rates, own = dict(self.rates), dict(self.fields)
+    lr = hyper.get("lr", rates.pop("lr"))
+    for name, value in hyper.items():
+      if name != "lr":
+        place, *below = self.places[name]
+        own[place] = {**own[place], below[0]: value} if below else value
+    tx = lr if self.optimizer is None else self.optimizer(lr, **rates)
+    method = self.factory(self.net, tx, self.spec, **own)
+    if not self.debug:
+      return method
+    short = tuple(p._replace(epochs=0, steps=min(p.steps or DEBUG_STEPS, DEBUG_STEPS)) for p in method.phases)
+    return method._replace(phases=short)
+
+
+def recipe(config: ConfigDict, spec: Spec) -> Callable[[Mapping[str, Any]], Method]:
+  """The method of a config as a function of numbers: `Recipe.method`.
+
+  Raises:
+    ConfigError: an unknown name, a field that is unknown or missing, or choices that do not go together.
+  """
+  factory, fields = section(config, "method", METHODS)
+  net_type, net_fields = section(config, "net", NETS)
+  keywords("net", net_fields, net_type)
+  net = net_type(heads=spec.heads, classes=spec.C, **net_fields)
+  optimizer, rates = section(config, "optimizer", OPTIMIZERS)
+  if "lr" not in rates:
+    raise ConfigError("config.optimizer.lr is missing")
+  others = {key: value for key, value in rates.items() if key != "lr"}
+  second = list(inspect.signature(factory).parameters)[1]
+  if second == "lr" and (config.optimizer.name != "sgd" or any(others.values())):
+    raise ConfigError(
+      f"config.method.name={config.method.name!r} takes plain sgd steps of its own; "
+      f"config.optimizer={config.optimizer.to_dict()} is refused: use name='sgd' with lr only"
+    )
+  keywords("optimizer", others, optimizer, 1)
+  keywords("method", fields, factory, 3)
+  tx = None if second == "lr" else optimizer
+  return Recipe(factory, net, tx, rates, spec, fields, numbers_of(config), config.debug).method

@@ -1,0 +1,51 @@
+"""What the engine is told beside a method and its data: how a run is computed, asked about and saved, and its names."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
+
+from cljax.declared import at_least, check, fields, free, one_of
+from cljax.errors import choose
+from cljax.mesh import EXECUTORS
+
+EVALUATE = ("all", "seen", "ends")
+ASKED = "pairs of tasks asked: all, those that any metric needs (seen), or the diagonal and the last row (ends)"
+PRECISIONS = ("highest", "high", "default")
+
+
+class Settings(NamedTuple):
+  """Keywords of `fit` and `assemble`, and keys of every config; an error names them as `config.<setting>`."""
+
+  every_task: Annotated[bool, free("an oracle trains anew at every task; else once, at the last")] = False
+  evaluate: Annotated[str, one_of(EVALUATE, ASKED)] = "all"
+  evaluate_group: Annotated[int, at_least(1, "test rows a batch", 1_000_000)] = 500
+  chunk: Annotated[int, at_least(0, "steps of one compiled call; 0 chooses", 1_000_000)] = 0
+  checkpoint_every_chunks: Annotated[int, at_least(0, "besides every task's end; 0: at task ends only")] = 20
+  log_every_steps: Annotated[int, at_least(1, "steps between rows of metrics.jsonl")] = 100
+  seed_executor: Annotated[str, one_of(("auto", *EXECUTORS), "how seeds run on a device")] = "auto"
+  data_devices: Annotated[int, at_least(1, "devices that share each batch; the others share the seeds")] = 1
+  matmul_precision: Annotated[str, one_of(PRECISIONS, "of matrix products")] = "highest"
+
+
+class Labels(NamedTuple):
+  """What a result is called, in tables and beside published numbers."""
+
+  paper: str = ""  # a folder of configs/papers
+  preset: str = ""  # scale of the run
+  cell: str = ""  # `stream/method`, or `method`
+  method: str = ""  # where the cell does not tell it
+  stream: str = ""  # where the cell does not tell it
+
+
+UNNAMED = Labels()
+KNOWN = fields(Settings)
+
+
+def settings_of(given: Mapping[str, Any]) -> Settings:
+  """The settings with those that are given.
+
+  Raises:
+    ConfigError: an unknown setting, or a wrong value.
+  """
+  for name in given:
+    choose("setting", name, KNOWN)
+  return Settings(**{name: check(f"config.{name}", value, KNOWN[name]) for name, value in given.items()})
