@@ -1,11 +1,10 @@
-"""What a config says and which configs are refused: keys, defaults, ranges, sweeps.
+"""What a config says and which configs are refused: keys, defaults, ranges.
 
 `default()` is the whole list of keys outside `stream`, `net`, `optimizer` and `method`, whose fields are the keywords
 of the builder that their `name` picks.
 """
 
 import contextlib
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -245,35 +244,6 @@ def numbers_of(config: ConfigDict) -> dict[str, tuple[str, ...]]:
   return found
 
 
-def sweep_values(config: ConfigDict) -> tuple[dict[str, float], ...]:
-  """All combinations of the values in `config.sweep`.
-
-  Raises:
-    ConfigError: a value that is no number, or one given twice.
-  """
-  wanted = {key: values for key, values in config.sweep.items() if values}
-  for key, values in wanted.items():
-    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
-      raise ConfigError(f"config.sweep.{key}={values} must hold numbers only")
-    if len(set(values)) < len(values):
-      raise ConfigError(f"config.sweep.{key}={values} names a value twice")
-  return tuple(dict(zip(wanted, map(float, chosen), strict=True)) for chosen in itertools.product(*wanted.values()))
-
-
-def with_values(config: ConfigDict, values: Mapping[str, float]) -> ConfigDict:
-  """The config of one value of a sweep, as if it ran alone."""
-  config = ConfigDict(config.to_dict())
-  numbers = numbers_of(config)
-  for key, value in values.items():
-    *above, last = ("optimizer", "lr") if key == "lr" else ("method", *numbers[key])
-    place = config
-    for name in above:
-      place = place[name]
-    place[last] = value
-  config.sweep = {key: () for key in config.sweep}
-  return config
-
-
 def defaults(factory: Callable, given: int) -> dict[str, Any]:
   """Keywords and defaults of a factory, without the first `given` that the engine passes."""
   return {name: dict(f.default) if f.bound.table else f.default for name, f in fields(factory, given).items()}
@@ -283,30 +253,3 @@ def section(config: ConfigDict, name: str, table: dict[str, Any]) -> tuple[Calla
   """(what `config.<name>.name` picks from the table, the other fields); a list in a field becomes a tuple."""
   own = {key: tuple(v) if isinstance(v, list) else v for key, v in config[name].to_dict().items()}
   return table[choose(f"config.{name}.name", str(own.pop("name", "")), table)], own
-
-
-def hyperparameters(config: ConfigDict) -> tuple[dict[str, float], ...]:
-  """For each value of the sweep the numbers that are passed to the compiled functions: one program serves them all.
-
-  The numbers of a choice whose strength is 0 and is not swept are not passed: it is no choice at all, and the program
-  is that without it.
-  """
-  numbers = {}
-  for key, place in numbers_of(config).items():
-    own = config.method
-    for name in place:
-      parent, own = own, own[name]
-    off = len(place) > 1 and parent.get("strength") == 0 and not config.sweep.get(f"{place[0]}_strength")
-    if own is not None and not off:
-      numbers[key] = place
-  found = []
-  for values in sweep_values(config):
-    config_of_value = with_values(config, values)
-    row = {"lr": config_of_value.optimizer.lr}
-    for key, place in numbers.items():
-      value = config_of_value.method
-      for name in place:
-        value = value[name]
-      row[key] = value
-    found.append(row)
-  return tuple(found)

@@ -14,12 +14,13 @@ from ml_collections import ConfigDict
 
 from cljax import artifacts
 from cljax.checkpoint import by_path, checksum
-from cljax.config import check_outer, hyperparameters, sweep_values, with_values
+from cljax.config import check_outer
 from cljax.data.arrays import laid_out
 from cljax.errors import ConfigError, choose
 from cljax.mesh import choose_executor, make_mesh, put
 from cljax.recipe import Laid, build_stream, recipe, seeds_of
 from cljax.settings import UNNAMED, Labels, Settings, settings_of
+from cljax.sweep import hyperparameters, sweep_values, with_values
 from cljax.timeline import Timeline, edges_of
 from cljax.types import Method, Spec, Stream
 

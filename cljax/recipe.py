@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from cljax.config import keywords, numbers_of, section, sweep_values
+from cljax.config import keywords, numbers_of, section
 from cljax.data import STREAMS, bank, join
 from cljax.data.streams import stack
 from cljax.errors import ConfigError
@@ -21,6 +21,7 @@ from cljax.keys import STREAM
 from cljax.methods import METHODS
 from cljax.nets import NETS
 from cljax.pieces.optimizers import OPTIMIZERS
+from cljax.sweep import sweep_values
 from cljax.types import Method, Spec, Stream
 
 DEBUG_TASKS, DEBUG_STEPS = 2, 10

@@ -16,7 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cljax.checkpoint import Checkpoints
-from cljax.config import complete, completed, sweep_values
+from cljax.config import complete, completed
 from cljax.data.sample import pool_of, view_at, warped_rows
 from cljax.data.warp import COSTLY
 from cljax.drive import Driver, drive, resume, start, steps_done
@@ -28,6 +28,7 @@ from cljax.mesh import agree, over_seeds, places, spread_rows
 from cljax.monitor import Monitor
 from cljax.outcome import Outcome, described, described_now, finished, folder_of, outcome_of, write_outcome
 from cljax.settings import UNNAMED, Labels, Settings, settings_of
+from cljax.sweep import sweep_values
 from cljax.timeline import edges_of
 from cljax.types import Key, Method, Spec, State, Stream, View, nothing
 from cljax.workdir import claim, environment, note_environment

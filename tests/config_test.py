@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from cljax.config import complete, default, relabel, sweep_values, with_values
+from cljax.config import complete, default, relabel
 from cljax.errors import ConfigError
 from cljax.experiment import build
+from cljax.sweep import sweep_values, with_values
 from launch.config_files import load_config
 
 TABLE = "configs/papers/cotraining/table1.py"
