@@ -177,7 +177,7 @@ def early_stop(spec: Spec, epochs: int = 4) -> Method:
   return Method(
     init,
     (Phase("fit", 10, step, epochs=epochs, enter=enter, tick=tick, exit=leave),),
-    learner.apply,
+    lambda state, x, slot: answer(learner)(state.params, x, slot),
     lambda state: {"parameters": jnp.int32(1), "memory_bytes": jnp.int32(0), "losses": state.losses},
   )
 
