@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from cljax.data import STREAMS
-from cljax.declared import REQUIRED, Field, at_least, check, fields, free, kinds_of
+from cljax.declared import REQUIRED, Field, at_least, check, checked, fields, free, kinds_of, one_of
 from cljax.errors import ConfigError, choose
 from cljax.methods import METHODS
 from cljax.nets import NETS
@@ -84,15 +84,14 @@ def keywords(section: str, given: Mapping[str, Any], factory: Callable, skipped:
     skipped: the factory's first parameters, which the engine passes.
 
   Raises:
-    ConfigError: a field that the factory does not take, or one that it needs and did not get.
+    ConfigError: a field that the factory does not take, one that it needs and did not get, or a wrong value.
   """
   known = fields(factory, skipped)
-  for name in given:
-    choose(f"config.{section} field", name, known)
+  found = checked(section, known, given)
   for name, field in known.items():
     if name not in given and field.default is REQUIRED:
       raise ConfigError(f"config.{section}.{name} is missing")
-  return dict(given)
+  return found
 
 
 def complete(config: ConfigDict) -> ConfigDict:

@@ -126,8 +126,11 @@ def expected(kind: Any) -> str:
   return " or ".join(dict.fromkeys(found))
 
 
-def check(name: str, value: Any, field: Field) -> Any:
+def check(name: str, value: Any, field: Field, whole: Any = None) -> Any:
   """The value if the field may have it, a list as a tuple and a whole number as the float that is asked for.
+
+  Args:
+    whole: what the message shows, where the value is one of several.
 
   Raises:
     ConfigError: another type, or outside the bound; says what is allowed.
@@ -142,11 +145,13 @@ def check(name: str, value: Any, field: Field) -> Any:
   if several and isinstance(value, tuple | list):
     inner = Field(typing.get_args(several[0])[0], field.bound, REQUIRED)
     if len(value) < field.bound.least:
-      raise ConfigError(f"{name}={value} holds {len(value)} values; the least is {field.bound.least}")
-    return tuple(check_one(name, value, each, inner.kind, field.bound) for each in value)
+      raise ConfigError(
+        f"{name}={value if whole is None else whole} holds {len(value)} values where the least is {field.bound.least}"
+      )
+    return tuple(check(name, each, inner, value) for each in value)
   if not plain and not several:
     return value
-  return check_one(name, value, value, field.kind, field.bound)
+  return check_one(name, value if whole is None else whole, value, field.kind, field.bound)
 
 
 def check_one(name: str, whole: Any, value: Any, kind: Any, bound: Bound) -> Any:

@@ -1,14 +1,27 @@
 """Streams over joined data sets (`data.join`): one data set a task, or copies of one to relate to each other."""
 
+from typing import Annotated, NamedTuple
+
 import jax
 import numpy as np
 
 from cljax.data.bank import Source
-from cljax.data.streams import Layout, check, lay, order_of, require, stratified
+from cljax.data.streams import MOST_TASKS, SCENARIOS, Layout, lay, order_of, require, stratified
 from cljax.data.warp import Rotation
+from cljax.declared import any_number, at_least, declared, free, one_of
 from cljax.types import Key, Spec, Stream
 
+ANGLES = (0.0, 0.0, 9.0, 18.0, 27.0, 36.0, 45.0)
+ValidShare = Annotated[float, at_least(0, "of each class, held out of training for validation", 1)]
 SPLIT, DRAW, RELABEL = range(10, 13)  # purposes of a stream's key, beside those of data.streams
+
+
+class Shape(NamedTuple):
+  """Of the pictures, to which `data.join.load` has brought them."""
+
+  size: Annotated[int, at_least(1, "pixels of a side", 1024)] = 28
+  channels: Annotated[int, at_least(1, "1 or 3", 3)] = 1
+  fit: Annotated[str, one_of(("resize", "pad"), "how pictures of another size come to it")] = "resize"
 
 
 def groups_of(source: Source) -> tuple[tuple[str, np.ndarray], ...]:
@@ -21,29 +34,19 @@ def keyed(key: Key, purpose: int, t: int) -> Key:
   return jax.random.fold_in(jax.random.fold_in(key, purpose), t)
 
 
+@declared("stream", given=2)
 def datasets(
   source: Source,
   key: Key,
   *,
-  tasks: int = 0,
-  scenario: str = "task",
-  examples_per_task: int = 0,
-  valid_share: float = 0.1,
-  shuffle_order: bool = False,
-  size: int = 28,
-  channels: int = 1,
-  fit: str = "resize",
+  tasks: Annotated[int, at_least(0, "the first so many data sets; 0 is all", MOST_TASKS)] = 0,
+  scenario: Annotated[str, one_of(SCENARIOS, "what a task is told apart by, see `data.streams`")] = "task",
+  examples_per_task: Annotated[int, at_least(0, "the most training rows of a task, drawn at random; 0: all")] = 0,
+  valid_share: ValidShare = 0.1,
+  shuffle_order: Annotated[bool, free("the data sets in an order drawn from the key")] = False,
+  shape: Shape = Shape(),
 ) -> tuple[Spec, Stream]:
-  """One data set a task, each with its own labels; C is the largest label space.
-
-  Args:
-    tasks: the first so many data sets; 0 is all.
-    scenario: see `data.streams`.
-    examples_per_task: the most training rows of a task, drawn at random; 0 is all of them.
-    valid_share: of each class, held out of training for validation.
-    shuffle_order: the data sets in an order drawn from the key.
-    size, channels, fit: of the pictures, see `data.join.load`, which has brought them there.
-  """
+  """One data set a task, each with its own labels; C is the largest label space."""
   groups = groups_of(source)
   require(
     tasks <= len(groups),
@@ -51,8 +54,7 @@ def datasets(
     f"{', '.join(name for name, _ in groups)}; join more by config.stream.source='a+b+c'",
   )
   T = tasks or len(groups)
-  check(T, scenario, examples_per_task, 0)
-  require(0 <= valid_share < 1, f"config.stream.valid_share={valid_share}: a share is at least 0 and less than 1")
+  require(valid_share < 1, f"config.stream.valid_share={valid_share}: a share is at least 0 and less than 1")
   classes = [groups[k][1] for k in order_of(key, T, shuffle_order)]
   train, valid = [], []
   for t, labels in enumerate(classes):
@@ -65,32 +67,27 @@ def datasets(
   return lay(source, Layout(classes, None), scenario, train, valid)
 
 
+@declared("stream", given=2)
 def copies(
   source: Source,
   key: Key,
   *,
-  angles: tuple[float, ...] = (0.0, 0.0, 9.0, 18.0, 27.0, 36.0, 45.0),
-  scenario: str = "task",
-  examples_per_task: int = 5000,
-  valid_share: float = 0.1,
-  size: int = 28,
-  channels: int = 1,
-  fit: str = "resize",
+  angles: Annotated[tuple[float, ...], any_number("degrees of each copy")] = ANGLES,
+  scenario: Annotated[str, one_of(SCENARIOS, "`task`: copies need a head each")] = "task",
+  examples_per_task: Annotated[int, at_least(1, "rows of each task, of which `valid_share` are held out")] = 5000,
+  valid_share: ValidShare = 0.1,
+  shape: Shape = Shape(),
 ) -> tuple[Spec, Stream]:
   """Copies of the first data set, turned by `angles`, each with rows of its own; then each other data set as it is.
 
   Copies after the first are relabelled: their logits name the same global labels in another order, so that a copy
   shares pictures and labels with the first task, but no answer of its head. A row answered through another copy's
   expert can therefore be right; the strict count asks for the right expert as well.
-
-  Args:
-    angles: degrees of each copy.
-    examples_per_task: rows of each task, of which `valid_share` are held out.
-    scenario, valid_share, size, channels, fit: as in `datasets`.
   """
   groups = groups_of(source)
   n, others = len(angles), len(groups) - 1
-  check(n, scenario, examples_per_task, 0)
+  require(1 <= n <= MOST_TASKS, f"config.stream.angles={angles}: 1 to {MOST_TASKS} copies are needed")
+  require(valid_share < 1, f"config.stream.valid_share={valid_share}: a share is at least 0 and less than 1")
   require(scenario == "task", f"config.stream.scenario={scenario!r}: relabelled copies need a head each, 'task'")
   base = np.flatnonzero(np.isin(source.train.y, groups[0][1]))
   require(

@@ -9,7 +9,7 @@ over all classes; `domain` has one head whose classes mean the same in every tas
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,26 @@ import numpy as np
 from cljax.data.bank import Source
 from cljax.data.sample import shuffle
 from cljax.data.warp import Permutation, Rotation
-from cljax.errors import ConfigError, choose
+from cljax.declared import any_number, at_least, declared, free, one_of
+from cljax.errors import ConfigError
 from cljax.types import Key, Rows, Spec, Stream, Task
 
 SCENARIOS = ("task", "class", "domain")
+MOST_TASKS = 10_000
+PAIRS = ((1, 5), (2, 6), (3, 7), (4, 8), (5, 9), (0, 2))
 PERMUTE, ROWS, ORDER, PASS = range(4)  # purposes of a stream's key
+
+
+class Drawn(NamedTuple):
+  """What streams over one data set share."""
+
+  scenario: Annotated[str, one_of(SCENARIOS, "what a task is told apart by, see `data.streams`")] = "task"
+  examples_per_task: Annotated[int, at_least(0, "training rows of each task; 0: all, in the bank's order")] = 0
+  valid_per_task: Annotated[int, at_least(0, "rows held out of training for validation")] = 0
+  shuffle_order: Annotated[bool, free("tasks (of split: the classes) in an order drawn from the key")] = False
+
+
+Tasks = Annotated[int, at_least(1, "T", MOST_TASKS)]
 
 
 class Layout(NamedTuple):
@@ -94,9 +109,10 @@ def pad(tables: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
   return idx, count
 
 
-def assemble(source: Source, key: Key, layout: Layout, scenario: str, take: int, held: int) -> tuple[Spec, Stream]:
+def assemble(source: Source, key: Key, layout: Layout, drawn: Drawn) -> tuple[Spec, Stream]:
   """Index tables, label maps and heads of a decided plan, with rows drawn by `draw_rows`."""
-  return lay(source, layout, scenario, *draw_rows(key, source.train.y, layout.classes, take, held))
+  rows = draw_rows(key, source.train.y, layout.classes, drawn.examples_per_task, drawn.valid_per_task)
+  return lay(source, layout, drawn.scenario, *rows)
 
 
 def lay(
@@ -123,88 +139,54 @@ def lay(
   return spec, Stream(source.train, tasks, source.test, Rows(*pad(tests), layout.warp))
 
 
-def check(tasks: int, scenario: str, examples_per_task: int, valid_per_task: int) -> None:
-  """ConfigError for a wrong value of the keywords that all streams share."""
-  require(tasks >= 1, f"config.stream.tasks={tasks}: at least 1 task is needed")
-  choose("config.stream.scenario", scenario, SCENARIOS)
-  for name, value in (("examples_per_task", examples_per_task), ("valid_per_task", valid_per_task)):
-    require(value >= 0, f"config.stream.{name}={value}: a number of rows is 0 (for all, or none held out) or more")
-
-
+@declared("stream", given=2)
 def permuted(
   source: Source,
   key: Key,
   *,
-  tasks: int = 20,
-  scenario: str = "task",
-  examples_per_task: int = 0,
-  valid_per_task: int = 0,
-  shuffle_order: bool = False,
-  identity_first: bool = False,
+  tasks: Tasks = 20,
+  drawn: Drawn = Drawn(),
+  identity_first: Annotated[bool, free("the first, before any shuffle, leaves pictures as they are")] = False,
 ) -> tuple[Spec, Stream]:
-  """T fixed random permutations of the pixels, all classes in each task (Kirkpatrick et al. 2017).
-
-  Args:
-    tasks: T.
-    scenario: see the module.
-    examples_per_task: training rows of each task, drawn anew for each; 0 is all of them, in the bank's order.
-    valid_per_task: rows held out of training for validation.
-    shuffle_order: the tasks in an order drawn from the key.
-    identity_first: the first permutation (before any shuffle of the order) leaves pictures as they are.
-  """
-  check(tasks, scenario, examples_per_task, valid_per_task)
+  """T fixed random permutations of the pixels, all classes in each task (Kirkpatrick et al. 2017)."""
   height, width = source.train.x.shape[1:3]
   keys = jax.vmap(lambda t: jax.random.fold_in(jax.random.fold_in(key, PERMUTE), t))(jnp.arange(tasks))
   index = np.array(jax.vmap(lambda key: jax.random.permutation(key, height * width))(keys), np.int32)
   if identity_first:
     index[0] = np.arange(height * width)
-  warp = Permutation(index[order_of(key, tasks, shuffle_order)])
+  warp = Permutation(index[order_of(key, tasks, drawn.shuffle_order)])
   layout = Layout([source.classes] * tasks, warp)
-  return assemble(source, key, layout, scenario, examples_per_task, valid_per_task)
+  return assemble(source, key, layout, drawn)
 
 
+@declared("stream", given=2)
 def rotated(
   source: Source,
   key: Key,
   *,
-  tasks: int = 20,
-  scenario: str = "task",
-  examples_per_task: int = 0,
-  valid_per_task: int = 0,
-  shuffle_order: bool = False,
-  degrees: float = 9.0,
+  tasks: Tasks = 20,
+  drawn: Drawn = Drawn(),
+  degrees: Annotated[float, any_number("between two tasks")] = 9.0,
 ) -> tuple[Spec, Stream]:
-  """Task t turns the pictures by `degrees * t`, counter-clockwise (Larochelle et al. 2007); all classes in each task.
-
-  Arguments as in `permuted`.
-  """
-  check(tasks, scenario, examples_per_task, valid_per_task)
+  """Task t turns pictures by `degrees * t`, counter-clockwise (Larochelle et al. 2007); all classes in each task."""
   require(
     abs(degrees) * tasks <= 360,
     f"config.stream.tasks={tasks} turns of config.stream.degrees={degrees:g} pass 360 and would repeat a task; "
     f"the most is {int(360 // abs(degrees)) if degrees else tasks} tasks",
   )
-  angle = np.float32(degrees) * order_of(key, tasks, shuffle_order).astype(np.float32)
-  return assemble(
-    source, key, Layout([source.classes] * tasks, Rotation(angle)), scenario, examples_per_task, valid_per_task
-  )
+  angle = np.float32(degrees) * order_of(key, tasks, drawn.shuffle_order).astype(np.float32)
+  return assemble(source, key, Layout([source.classes] * tasks, Rotation(angle)), drawn)
 
 
+@declared("stream", given=2)
 def split(
   source: Source,
   key: Key,
   *,
-  tasks: int = 5,
-  scenario: str = "task",
-  examples_per_task: int = 0,
-  valid_per_task: int = 0,
-  shuffle_order: bool = False,
+  tasks: Tasks = 5,
+  drawn: Drawn = Drawn(),
 ) -> tuple[Spec, Stream]:
-  """The classes dealt out to T tasks of equal size, in label order (Zenke et al. 2017).
-
-  Arguments as in `permuted`; `shuffle_order` deals the classes out in an order drawn from the key.
-  """
-  check(tasks, scenario, examples_per_task, valid_per_task)
+  """The classes dealt out to T tasks of equal size, in label order or one drawn from the key (Zenke et al. 2017)."""
   C = len(source.classes)
   require(
     tasks <= C,
@@ -215,37 +197,29 @@ def split(
     f"config.stream.tasks={tasks} does not divide the {C} classes of the data; "
     f"choose one of {', '.join(str(n) for n in range(1, C + 1) if C % n == 0)}",
   )
-  dealt = source.classes[order_of(key, C, shuffle_order)].reshape(tasks, -1)
+  dealt = source.classes[order_of(key, C, drawn.shuffle_order)].reshape(tasks, -1)
   layout = Layout([np.sort(labels) for labels in dealt], None)
-  return assemble(source, key, layout, scenario, examples_per_task, valid_per_task)
+  return assemble(source, key, layout, drawn)
 
 
+@declared("stream", given=2)
 def subsets(
   source: Source,
   key: Key,
   *,
-  classes: Sequence[Sequence[int]] = ((1, 5), (2, 6), (3, 7), (4, 8), (5, 9), (0, 2)),
-  permuted_rounds: int = 0,
-  boundaries: bool = True,
-  passes: int = 1,
-  examples_per_task: int = 0,
-  valid_per_task: int = 0,
+  classes: Annotated[tuple[tuple[int, ...], ...], at_least(0, "labels of each task")] = PAIRS,
+  permuted_rounds: Annotated[int, at_least(0, "all tasks again, through permutations of their own", MOST_TASKS)] = 0,
+  boundaries: Annotated[bool, free("False hides where a task begins: its rows come, then the next task's")] = True,
+  passes: Annotated[int, at_least(1, "how often a hidden task's rows come, each time in another order", 10_000)] = 1,
+  examples_per_task: Annotated[int, at_least(0, "training rows of each task; 0: all")] = 0,
+  valid_per_task: Annotated[int, at_least(0, "rows held out of training for validation")] = 0,
 ) -> tuple[Spec, Stream]:
   """Tasks of given classes, which may share some, under one head over all classes of the data: every answer competes
-  with all others, and the task's identity is no part of the answer.
-
-  Args:
-    classes: labels of each task.
-    permuted_rounds: all of them again so many times, each time through a permutation of the pixels of its own.
-    boundaries: False hides them: the rows of a task come `passes` times, each time in another order, then the next
-      task's, and nothing tells where it begins.
-    passes: see `boundaries`; where these are given it is 1, and a method's epochs repeat the rows.
-    examples_per_task, valid_per_task: as in `permuted`.
+  with all others, and the task's identity is no part of the answer. Where boundaries are given `passes` is 1, and a
+  method's epochs repeat the rows.
   """
-  check(len(classes), "class", examples_per_task, valid_per_task)
-  require(permuted_rounds >= 0, f"config.stream.permuted_rounds={permuted_rounds}: a number of rounds is 0 or more")
   require(
-    passes == 1 if boundaries else passes >= 1,
+    passes == 1 or not boundaries,
     f"config.stream.passes={passes}: at least 1 where boundaries are hidden, else 1 (use config.method.epochs)",
   )
   for labels in classes:

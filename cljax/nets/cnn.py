@@ -1,10 +1,12 @@
 """A small convolutional net, its convolutions as dense layers over patches."""
 
+from typing import Annotated
+
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cljax.errors import ConfigError
-from cljax.nets.heads import Heads, initializer
+from cljax.declared import Checked, at_least
+from cljax.nets.heads import MOST_UNITS, Heads, KernelInit, initializer
 from cljax.types import Array, Outputs
 
 
@@ -28,23 +30,19 @@ def patches(x: Array, size: int, stride: int) -> Array:
   return jnp.concatenate(windows, axis=-1)
 
 
-class CNN(nn.Module):
+class CNN(Checked, nn.Module):
   """x [B, H, W, C] -> ReLU convolutions of the given `channels`, each `stride` times smaller -> ReLU layers of the
   widths `hidden` -> one head for each slot. Padding as SAME has it."""
 
   heads: int
   classes: int
-  channels: tuple[int, ...] = (16, 32)
-  hidden: tuple[int, ...] = (128,)
-  window: int = 3
-  stride: int = 2
-  kernel_init: str = "he"  # of the hidden layers: he or glorot; heads are Glorot, biases zero
+  channels: Annotated[tuple[int, ...], at_least(1, "of each convolution", MOST_UNITS)] = (16, 32)
+  hidden: Annotated[tuple[int, ...], at_least(1, "widths of the layers above", MOST_UNITS, least=0)] = (128,)
+  window: Annotated[int, at_least(1, "side of a convolution's window", 1024)] = 3
+  stride: Annotated[int, at_least(1, "pixels from window to window", 1024)] = 2
+  kernel_init: KernelInit = "he"
 
   def setup(self):
-    if not self.channels:
-      raise ConfigError("config.net.channels=() has no convolution; give at least one, or take config.net.name='mlp'")
-    if self.window < 1 or self.stride < 1:
-      raise ConfigError(f"config.net.window={self.window}, config.net.stride={self.stride}: both are at least 1")
     for l, width in enumerate((*self.channels, *self.hidden)):
       name = "first" if l == 0 else f"hidden_{l}"
       setattr(self, name, nn.Dense(width, kernel_init=initializer(self.kernel_init)))

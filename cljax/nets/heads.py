@@ -1,18 +1,23 @@
 """Output layers. A net is a linen module with its heads: `apply({'params': p}, x, slot) -> Outputs`."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cljax.declared import one_of
 from cljax.errors import choose
 from cljax.types import Array
+
+MOST_UNITS = 1_000_000  # of a layer
 
 INITIALIZERS: dict[str, tuple[Any, ...]] = {
   "he": (2.0, "fan_in", "truncated_normal"),
   "glorot": (1.0, "fan_avg", "uniform"),
 }
+
+KernelInit = Annotated[str, one_of(tuple(INITIALIZERS), "of the hidden layers; heads are Glorot, biases zero")]
 
 
 def initializer(name: str, **axes):

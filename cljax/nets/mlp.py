@@ -1,23 +1,23 @@
 """The shared bottom: fully connected ReLU layers under the heads."""
 
+from typing import Annotated
+
 import flax.linen as nn
 
-from cljax.errors import ConfigError
-from cljax.nets.heads import Heads, initializer
+from cljax.declared import Checked, at_least
+from cljax.nets.heads import MOST_UNITS, Heads, KernelInit, initializer
 from cljax.types import Array, Outputs
 
 
-class MLP(nn.Module):
+class MLP(Checked, nn.Module):
   """x [B, ...] -> ReLU layers of the widths `hidden` -> one head for each slot."""
 
   heads: int
   classes: int
-  hidden: tuple[int, ...] = (256, 256)
-  kernel_init: str = "he"  # of the hidden layers: he or glorot; heads are Glorot, biases zero
+  hidden: Annotated[tuple[int, ...], at_least(1, "widths of the layers", MOST_UNITS)] = (256, 256)
+  kernel_init: KernelInit = "he"
 
   def setup(self):
-    if not self.hidden:
-      raise ConfigError("config.net.hidden=() has no layer; give at least one width")
     for l, width in enumerate(self.hidden):
       name = "first" if l == 0 else f"hidden_{l}"
       setattr(self, name, nn.Dense(width, kernel_init=initializer(self.kernel_init)))

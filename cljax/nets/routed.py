@@ -4,13 +4,14 @@ Experts of a layer lie side by side in one matrix [D, E * h], which is a plain m
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cljax.errors import ConfigError
-from cljax.nets.heads import Heads, initializer
+from cljax.declared import Checked, at_least
+from cljax.nets.heads import MOST_UNITS, Heads, KernelInit, initializer
 from cljax.types import Array, Outputs
 
 
@@ -76,14 +77,14 @@ def weighted_sum_backwards(kept: tuple[Array, Array], slope: Array) -> tuple[Arr
 weighted_sum.defvjp(weighted_sum_forwards, weighted_sum_backwards)
 
 
-class RoutedMLP(nn.Module):
+class RoutedMLP(Checked, nn.Module):
   """Layers of experts under the heads; `gates` holds one [B, E] for each layer."""
 
   heads: int
   classes: int
-  widths: tuple[int, ...] = (19, 19)  # of each expert, by layer
-  experts: int = 20
-  kernel_init: str = "he"
+  widths: Annotated[tuple[int, ...], at_least(1, "of each expert, by layer", MOST_UNITS)] = (19, 19)
+  experts: Annotated[int, at_least(1, "of each layer", MOST_UNITS)] = 20
+  kernel_init: KernelInit = "he"
 
   @property
   def layers(self) -> tuple[str, ...]:
@@ -91,8 +92,6 @@ class RoutedMLP(nn.Module):
     return tuple("first" if l == 0 else f"hidden_{l}" for l in range(len(self.widths)))
 
   def setup(self):
-    if not self.widths:
-      raise ConfigError("config.net.widths=() has no layer; give at least one width")
     for name, width in zip(self.layers, self.widths, strict=True):
       setattr(self, name, Experts(self.experts, width, self.kernel_init))
     self.head = Heads(self.heads, self.classes)

@@ -159,7 +159,7 @@ def guarding(guard: Mapping[str, Any] | Guard, spec: Spec) -> Callable[[AnswerFn
     ConfigError: an unknown name or keyword, or a wrong value.
   """
   if isinstance(guard, Guard):
-    return None if guard is FREE else lambda answer: guard
+    return None if guard == FREE else lambda answer: guard
   keywords = dict(guard)
   name = choose("config.method.guard.name", keywords.pop("name", "none"), ("none", *GUARDS))
   keywords = {key: value for key, value in keywords.items() if value is not None}

@@ -1,0 +1,155 @@
+"""Keywords with their range: no value of any of them ends in a traceback, from Python and from a config."""
+
+import functools
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cljax.data import STREAMS, bank
+from cljax.declared import REQUIRED, Bound, above, at_least, declared, fields, kinds_of, one_of
+from cljax.errors import ConfigError
+from cljax.methods import METHODS
+from cljax.nets import MLP, NETS, RoutedMLP
+from cljax.pieces.guards import GUARDS
+from cljax.pieces.optimizers import OPTIMIZERS, sgd
+from cljax.types import Method, Spec
+
+WRONG = (
+  *(-5, 0, -1, 1, 2**40, 10**400, -(2**40)),
+  *(-0.5, 0.0, 1e30, -1e300, 1e300, math.nan, math.inf, -math.inf),
+  *("", "no such word", None, True, (), (0,), (-1, 2), ("a",), ((),), (math.nan,), [1.5], {}, {"name": "x"}, object()),
+)
+GIVEN = {"stream": 2, "net": 0, "optimizer": 1, "method": 3, "guard": 2}
+TABLES = {"stream": STREAMS, "net": NETS, "optimizer": OPTIMIZERS, "method": METHODS, "guard": GUARDS}
+FACTORIES = [(section, name) for section, table in TABLES.items() for name in sorted(table)]
+
+
+class Pace(NamedTuple):
+  rows: Annotated[int, at_least(1, "a step", 100)] = 10
+  rate: Annotated[float | None, above(0, "of learning")] = None
+
+
+@declared("method", given=1)
+def toy(
+  net: str,
+  *,
+  k: Annotated[int | Sequence[int], at_least(1, "active")] = 4,
+  pace: Pace = Pace(),
+  how: Annotated[str, one_of(("this", "that"), "of two")] = "this",
+) -> tuple:
+  return net, k, pace, how
+
+
+def test_a_record_stands_for_its_fields():
+  assert toy("n", rows=3, k=[1, 2]) == ("n", (1, 2), Pace(3), "this")
+  assert toy("n", pace=Pace(7), rate=1) == ("n", 4, Pace(7, 1.0), "this")
+  assert list(inspect.signature(toy).parameters) == ["net", "k", "rows", "rate", "how"]
+  assert {name: field.default for name, field in fields(toy, 1).items()} == {
+    "k": 4,
+    "rows": 10,
+    "rate": None,
+    "how": "this",
+  }
+
+
+@pytest.mark.parametrize(
+  ("keywords", "message"),
+  [
+    ({"k": 0}, "config.method.k=0 is too small; the least is 1"),
+    ({"k": ()}, "config.method.k=() holds 0 values where the least is 1"),
+    ({"k": (2, -1)}, r"config.method.k=(2, -1) is too small; the least is 1"),
+    ({"k": True}, "config.method.k=True must be a whole number or several of them"),
+    ({"rows": 1.5}, "config.method.rows=1.5 must be a whole number"),
+    ({"rows": 101}, "config.method.rows=101 is too large; the most is 100"),
+    ({"rate": 0}, "config.method.rate=0 is too small; it must be above 0"),
+    ({"rate": math.nan}, "config.method.rate=nan is not a finite number"),
+    ({"rate": 1e300}, "config.method.rate=1e+300 is too large; the most is 3e+38"),
+    ({"rate": "x"}, "config.method.rate='x' must be a number or none"),
+    ({"how": "thsi"}, "config.method.how='thsi' is not known. Did you mean this? Choose one of: this, that"),
+    ({"rat": 1}, "config.method field='rat' is not known. Did you mean rate? Choose one of: k, rows, rate, how"),
+  ],
+)
+def test_a_wrong_value_says_what_is_allowed(keywords, message):
+  with pytest.raises(ConfigError) as caught:
+    toy("n", **keywords)
+  assert str(caught.value) == message
+
+
+def test_traced_numbers_pass():
+  assert float(jax.jit(lambda rate: toy("n", rate=rate)[2].rate * 2)(jnp.float32(3))) == 6
+
+
+def test_a_net_is_checked_when_it_is_made():
+  with pytest.raises(ConfigError, match="config.net.hidden"):
+    MLP(heads=1, classes=2, hidden=(3, 0))
+  assert MLP(heads=1, classes=2, hidden=[3]).clone(heads=2).hidden == (3,)
+
+
+@pytest.mark.parametrize(("section", "name"), FACTORIES, ids=lambda part: part)
+def test_every_keyword_has_its_line_and_its_range(section, name):
+  """A number without a range could be anything; a keyword without a line tells nobody what it is."""
+  for key, field in fields(TABLES[section][name], GIVEN[section]).items():
+    where = f"{section} {name}: {key}"
+    assert isinstance(field.bound, Bound) and field.bound.about, where
+    assert field.default is not REQUIRED, where
+    if str in kinds_of(field.kind) and not callable(field.default):
+      assert field.bound.words or not set(field.bound.about.split()).isdisjoint({"file", "function", "rule"}), where
+
+
+@functools.cache
+def digits():
+  return bank.load("digits")
+
+
+def made(section, name, **keywords):
+  """What the factory makes, as the engine calls it; a method's state too, in shapes only."""
+  spec = Spec((8, 8, 1), 3, 4, 3)
+  factory = TABLES[section][name]
+  if section == "stream":
+    small = {"examples_per_task": 20} if "examples_per_task" in fields(factory, 2) else {}
+    return factory(digits(), jax.random.key(0), **{**small, **keywords})
+  if section == "net":
+    net = factory(heads=3, classes=4, **keywords)
+    gates = [[jnp.ones((1, net.experts))] * len(net.widths)] if hasattr(net, "experts") else []
+    return jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1, jnp.int32), *gates)
+  if section == "optimizer":
+    return jax.eval_shape(factory(0.1, **keywords).init, {"w": jnp.zeros(3)})
+  if section == "guard":
+    return factory(lambda params, batch: batch.y, spec, **keywords)
+  return method_made(factory, spec, keywords)
+
+
+def method_made(factory, spec, keywords):
+  for heads in (3, 1):
+    own = spec._replace(heads=heads)
+    for net in (MLP(heads, 4, (8, 8)), RoutedMLP(heads, 4, (3, 3), 6)):
+      second = 0.1 if list(inspect.signature(factory).parameters)[1] == "lr" else sgd(0.1)
+      try:
+        factory(net, second, own)
+      except ConfigError:
+        continue  # this method takes another net or other heads
+      method: Method = factory(net, second, own, **keywords)
+      return jax.eval_shape(method.init, jax.random.key(0))
+  raise AssertionError("no net of these fits the method")
+
+
+@pytest.mark.parametrize(("section", "name"), FACTORIES, ids=lambda part: part)
+def test_no_value_of_any_keyword_ends_in_a_traceback(section, name):
+  """Each keyword with each wrong value: it is taken, or refused in words."""
+  known = fields(TABLES[section][name], GIVEN[section])
+  refused = 0
+  for key in known:
+    for value in WRONG:
+      try:
+        made(section, name, **{key: value})
+      except ConfigError as error:
+        refused += 1
+        assert key in str(error) or "config." in str(error), (key, value, str(error))
+      except Exception as error:
+        raise AssertionError(f"{section} {name}: {key}={value!r} ended in {type(error).__name__}: {error}") from error
+  assert refused or not known
