@@ -6,13 +6,13 @@ of the builder that their `name` picks.
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from cljax.data import STREAMS
-from cljax.declared import REQUIRED, Field, at_least, check, checked, fields, free, kinds_of, one_of
+from cljax.declared import REQUIRED, Field, at_least, check, checked, fields, free, kinds_of
 from cljax.errors import ConfigError, choose
 from cljax.methods import METHODS
 from cljax.nets import NETS
@@ -28,6 +28,8 @@ OUTER = {
   **fields(Settings),
   "debug": Field(bool, free("2 tasks, 10 steps a phase"), False),
 }
+
+RATE = Field(float, at_least(0, "the learning rate"), 0.1)
 
 
 def default() -> ConfigDict:
@@ -230,16 +232,23 @@ def relabel(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
     config.preset = ""
 
 
-def numbers_of(config: ConfigDict) -> dict[str, tuple[str, ...]]:
-  """The keywords of the method that are real numbers, those that a sweep may vary, and where below config.method they
-  stand; those of a choice have its name before theirs, `guard_strength`."""
-  found: dict[str, tuple[str, ...]] = {}
+class Number(NamedTuple):
+  """A real number of the method."""
+
+  place: tuple[str, ...]  # below config.method
+  field: Field
+
+
+def numbers_of(config: ConfigDict) -> dict[str, Number]:
+  """The keywords of the method that are real numbers, those that a sweep may vary; those of a choice have its name
+  before theirs, `guard_strength`."""
+  found: dict[str, Number] = {}
   for key, field in fields(METHODS[config.method.name], 3).items():
     if field.bound.table and config.method[key].name != "none":
       below = fields(field.bound.table()[config.method[key].name], 2)
-      found |= {f"{key}_{name}": (key, name) for name, own in below.items() if float in kinds_of(own.kind)}
+      found |= {f"{key}_{name}": Number((key, name), own) for name, own in below.items() if float in kinds_of(own.kind)}
     elif float in kinds_of(field.kind):
-      found[key] = (key,)
+      found[key] = Number((key,), field)
   return found
 
 

@@ -38,7 +38,7 @@ def build_stream(config: ConfigDict, seeds: tuple[int, ...], data_dir: str | Non
   """(spec, stream of numpy arrays with the seeds joined, its axes, the data's hash)."""
   builder, fields = section(config, "stream", STREAMS)
   source_name = fields.pop("source", "digits")
-  keywords("stream", fields, builder, 2)
+  fields = keywords("stream", fields, builder, 2)
   if config.debug and "tasks" in fields:
     fields["tasks"] = min(fields["tasks"] or DEBUG_TASKS, DEBUG_TASKS)
   shape = {key: fields[key] for key in ("size", "channels", "fit") if key in fields}
@@ -87,8 +87,7 @@ def recipe(config: ConfigDict, spec: Spec) -> Callable[[Mapping[str, Any]], Meth
   """
   factory, fields = section(config, "method", METHODS)
   net_type, net_fields = section(config, "net", NETS)
-  keywords("net", net_fields, net_type)
-  net = net_type(heads=spec.heads, classes=spec.C, **net_fields)
+  net = net_type(heads=spec.heads, classes=spec.C, **keywords("net", net_fields, net_type))
   optimizer, rates = section(config, "optimizer", OPTIMIZERS)
   if "lr" not in rates:
     raise ConfigError("config.optimizer.lr is missing")
@@ -102,4 +101,13 @@ def recipe(config: ConfigDict, spec: Spec) -> Callable[[Mapping[str, Any]], Meth
   keywords("optimizer", others, optimizer, 1)
   keywords("method", fields, factory, 3)
   tx = None if second == "lr" else optimizer
-  return Recipe(factory, net, tx, rates, spec, fields, numbers_of(config), config.debug).method
+  return Recipe(
+    factory,
+    net,
+    tx,
+    rates,
+    spec,
+    fields,
+    {key: number.place for key, number in numbers_of(config).items()},
+    config.debug,
+  ).method

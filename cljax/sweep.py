@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from cljax.config import numbers_of
+from cljax.config import RATE, numbers_of
+from cljax.declared import check
 from cljax.errors import ConfigError
 
 
@@ -16,11 +17,14 @@ def sweep_values(config: ConfigDict) -> tuple[dict[str, float], ...]:
     ConfigError: a value that is no number, or one given twice.
   """
   wanted = {key: values for key, values in config.sweep.items() if values}
+  known = {"lr": RATE} | {key: number.field for key, number in numbers_of(config).items()} if wanted else {}
   for key, values in wanted.items():
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
       raise ConfigError(f"config.sweep.{key}={values} must hold numbers only")
     if len(set(values)) < len(values):
       raise ConfigError(f"config.sweep.{key}={values} names a value twice")
+    for value in values:
+      check(f"config.sweep.{key}", value, known[key], values)
   return tuple(dict(zip(wanted, map(float, chosen), strict=True)) for chosen in itertools.product(*wanted.values()))
 
 
@@ -29,7 +33,7 @@ def with_values(config: ConfigDict, values: Mapping[str, float]) -> ConfigDict:
   config = ConfigDict(config.to_dict())
   numbers = numbers_of(config)
   for key, value in values.items():
-    *above, last = ("optimizer", "lr") if key == "lr" else ("method", *numbers[key])
+    *above, last = ("optimizer", "lr") if key == "lr" else ("method", *numbers[key].place)
     place = config
     for name in above:
       place = place[name]
@@ -45,7 +49,7 @@ def hyperparameters(config: ConfigDict) -> tuple[dict[str, float], ...]:
   is that without it.
   """
   numbers = {}
-  for key, place in numbers_of(config).items():
+  for key, (place, _) in numbers_of(config).items():
     own = config.method
     for name in place:
       parent, own = own, own[name]
