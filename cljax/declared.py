@@ -33,7 +33,7 @@ class Bound(NamedTuple):
   about: str  # a line for the person who sets it
   low: float = -math.inf
   high: float = math.inf
-  above: bool = False  # `low` itself is refused
+  open: bool = False  # `low` itself is refused
   words: tuple[str, ...] | None = None
   least: int = 0  # entries, where it holds several
   table: Callable[[], Mapping[str, Any]] | None = None  # that it is `chosen` from
@@ -54,7 +54,7 @@ def at_least(low: float, about: str, high: float = math.inf, least: int = 1) -> 
 
 def above(low: float, about: str, high: float = math.inf) -> Bound:
   """A number over `low`, up to `high`."""
-  return Bound(about, low, high, above=True, least=1)
+  return Bound(about, low, high, open=True, least=1)
 
 
 def any_number(about: str) -> Bound:
@@ -171,8 +171,8 @@ def check_one(name: str, whole: Any, value: Any, kind: Any, bound: Bound) -> Any
     return value
   if not math.isfinite(value):
     raise ConfigError(f"{name}={whole} is not a finite number")
-  if value < bound.low or (bound.above and value == bound.low):
-    least = f"it must be above {bound.low:g}" if bound.above else f"the least is {bound.low:g}"
+  if value < bound.low or (bound.open and value == bound.low):
+    least = f"it must be above {bound.low:g}" if bound.open else f"the least is {bound.low:g}"
     raise ConfigError(f"{name}={whole} is too small; {least}")
   high = min(bound.high, LARGEST[type(value)])
   if abs(value) > high if value < 0 else value > high:

@@ -92,12 +92,12 @@ class Learner(NamedTuple):
 
     def loss(params: Any, batch: Batch) -> tuple[Array, tuple[Info, Any]]:
       out, moved = in_training(self.net, params, state.collections, batch.x, batch.task, at.key, batch.live)
-      value, info = self.score(out, batch)
+      value, info = self.judged(out, batch)
       return value, (info, moved)
 
     return loss
 
-  def score(self, out: Outputs, batch: Batch) -> tuple[Array, Info]:
+  def judged(self, out: Outputs, batch: Batch) -> tuple[Array, Info]:
     """(loss, info) of what the net answers."""
     value = cross_entropy(out.logits, batch)
     right = accuracy(out.logits[: self.current], rows(batch, 0, self.current))
@@ -138,7 +138,7 @@ class Learner(NamedTuple):
     net, slot, params, C = self.net.clone(heads=1) if alike else self.net, batch.task[0], state.params, self.spec.C
 
     def loss(params, z):
-      return self.score(net.apply({"params": params}, z, batch.task, method="after_first"), batch)
+      return self.judged(net.apply({"params": params}, z, batch.task, method="after_first"), batch)
 
     moved = params | {"head": own_head(params["head"], slot, C)} if alike else params
     moved, info = blocks.descend(loss, moved, batch.x, dict.fromkeys(params, self.tx.rate))
