@@ -22,6 +22,7 @@ import numpy as np
 
 from cljax.errors import ConfigError, choose
 
+LONGEST_SHOWN = 60  # characters
 LARGEST = {int: 2**31 - 1, float: 3e38}  # what int32 and float32 hold
 REQUIRED = inspect.Parameter.empty
 Made = TypeVar("Made", bound=Callable[..., Any])
@@ -154,9 +155,17 @@ def check(name: str, value: Any, field: Field, whole: Any = None) -> Any:
   return check_one(name, value if whole is None else whole, value, field.kind, field.bound)
 
 
+def shown(value: Any) -> str:
+  """A value as a message shows it: the first of its characters, where it has many."""
+  if isinstance(value, int) and value.bit_length() > 2000:
+    return f"a whole number of {value.bit_length()} bits"
+  text = repr(value)
+  return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
 def check_one(name: str, whole: Any, value: Any, kind: Any, bound: Bound) -> Any:
   """One value of a field whose text is `whole`, as `check`."""
-  kinds = kinds_of(kind)
+  kinds, text = kinds_of(kind), shown(whole)
   if isinstance(value, np.generic):
     value = value.item()
   if isinstance(value, int) and not isinstance(value, bool) and float in kinds and int not in kinds:
@@ -164,19 +173,19 @@ def check_one(name: str, whole: Any, value: Any, kind: Any, bound: Bound) -> Any
   if callable(value) and any(one not in (bool, int, float, str) for one in kinds):
     return value
   if type(value) not in kinds:
-    raise ConfigError(f"{name}={whole!r} must be {expected(kind)}")
+    raise ConfigError(f"{name}={text} must be {expected(kind)}")
   if bound.words is not None and isinstance(value, str):
     return choose(name, value, bound.words)
   if isinstance(value, bool) or not isinstance(value, int | float):
     return value
-  if not math.isfinite(value):
-    raise ConfigError(f"{name}={whole} is not a finite number")
+  if isinstance(value, float) and not math.isfinite(value):
+    raise ConfigError(f"{name}={text} is not a finite number")
   if value < bound.low or (bound.open and value == bound.low):
     least = f"it must be above {bound.low:g}" if bound.open else f"the least is {bound.low:g}"
-    raise ConfigError(f"{name}={whole} is too small; {least}")
+    raise ConfigError(f"{name}={text} is too small; {least}")
   high = min(bound.high, LARGEST[type(value)])
   if abs(value) > high if value < 0 else value > high:
-    raise ConfigError(f"{name}={whole} is too large; the most is {high:g}")
+    raise ConfigError(f"{name}={text} is too large; the most is {high:g}")
   return value
 
 

@@ -65,6 +65,7 @@ def test_a_record_stands_for_its_fields():
     ({"k": (2, -1)}, r"config.method.k=(2, -1) is too small; the least is 1"),
     ({"k": True}, "config.method.k=True must be a whole number or several of them"),
     ({"rows": 1.5}, "config.method.rows=1.5 must be a whole number"),
+    ({"rows": 10**400}, f"config.method.rows=1{'0' * 59}... is too large; the most is 100"),
     ({"rows": 101}, "config.method.rows=101 is too large; the most is 100"),
     ({"rate": 0}, "config.method.rate=0 is too small; it must be above 0"),
     ({"rate": math.nan}, "config.method.rate=nan is not a finite number"),

@@ -108,16 +108,26 @@ class Learner(NamedTuple):
     return gradient_of(self.loss(state, at))
 
   def step(
-    self, at: At, state: Any, batch: Batch, *, alike: bool = False, gradient: GradientFn | None = None, **extra: Any
+    self,
+    at: At,
+    state: Any,
+    batch: Batch,
+    *,
+    alike: bool = False,
+    gradient: GradientFn | None = None,
+    frozen: Any = None,
+    rests: Array | bool = False,
+    **extra: Any,
   ) -> tuple[Any, Info]:
     """One step; where no row is live (an empty memory, padding) nothing moves, the optimizer's state included.
 
     Args:
       alike: all rows ask for the head of the first.
       gradient: in place of the learner's own.
+      frozen, rests: what does not move, see `descend`.
       extra: handed on to the optimizer.
     """
-    if self.plain and gradient is None and not extra:
+    if self.plain and gradient is None and frozen is None and rests is False and not extra:
       return self.plain_step(state, batch, alike)
     params, opt_state, past, (info, collections) = descend(
       self.tx,
@@ -129,6 +139,8 @@ class Learner(NamedTuple):
       gradient=gradient,
       guard=self.guard(state.collections),
       past=state.past,
+      frozen=frozen,
+      rests=rests,
       **extra,
     )
     return state.replace(params=params, opt_state=opt_state, collections=collections, past=past), info
