@@ -23,8 +23,8 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 # The range of the keys that the engine itself reads; those of streams, nets, optimizers and methods stand where these
 # are declared.
 OUTER = {
-  "seed": Field(int, at_least(0, "the first seed", 2**31 - 1_000_001), 0),
-  "num_seeds": Field(int, at_least(1, "seeds are seed, seed + 1, ...", 1_000_000), 5),
+  "seed": Field(int, at_least(0, "the first seed", 2**31 - 10_001), 0),
+  "num_seeds": Field(int, at_least(1, "seeds are seed, seed + 1, ...", 10_000), 5),
   **fields(Settings),
   "debug": Field(bool, free("2 tasks, 10 steps a phase"), False),
 }
@@ -244,10 +244,11 @@ def numbers_of(config: ConfigDict) -> dict[str, Number]:
   before theirs, `guard_strength`."""
   found: dict[str, Number] = {}
   for key, field in fields(METHODS[config.method.name], 3).items():
-    if field.bound.table and config.method[key].name != "none":
-      below = fields(field.bound.table()[config.method[key].name], 2)
+    choice = config.method.get(key, field.default)["name"] if field.bound.table else ""
+    if choice not in ("", "none"):
+      below = fields(field.bound.table()[choice], 2)
       found |= {f"{key}_{name}": Number((key, name), own) for name, own in below.items() if float in kinds_of(own.kind)}
-    elif float in kinds_of(field.kind):
+    elif not choice and float in kinds_of(field.kind):
       found[key] = Number((key,), field)
   return found
 

@@ -17,7 +17,8 @@ from cljax.checkpoint import by_path, checksum
 from cljax.config import check_outer
 from cljax.data.arrays import laid_out
 from cljax.errors import ConfigError, choose
-from cljax.mesh import choose_executor, make_mesh, put
+from cljax.memory import check_memory
+from cljax.mesh import choose_executor, make_mesh, padded, put
 from cljax.recipe import Laid, build_stream, recipe, seeds_of
 from cljax.settings import UNNAMED, Labels, Settings, settings_of
 from cljax.sweep import hyperparameters, sweep_values, with_values
@@ -211,6 +212,7 @@ def assemble(
       "branch on its state, and vmap would run both sides; use auto, map or each"
     )
   mesh = make_mesh(len(seeds), own.data_devices)
+  check_memory(first, padded(len(seeds), mesh) // mesh.shape["seed"], mesh.devices.flat[0])
   spec = spec._replace(rows=longest)
   return Experiment(
     settings=own,

@@ -11,8 +11,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from cljax.declared import above, at_least, chosen, declared, free, one_of
-from cljax.errors import choose
+from cljax.declared import above, at_least, chosen, declared, free, one_of, shown
+from cljax.errors import ConfigError, choose
 from cljax.fit import mean_over
 from cljax.ops.losses import cross_entropy
 from cljax.types import FREE, Array, Batch, Guard, Key, Spec, View
@@ -160,6 +160,8 @@ def guarding(guard: Mapping[str, Any] | Guard, spec: Spec) -> Callable[[AnswerFn
   """
   if isinstance(guard, Guard):
     return None if guard == FREE else lambda answer: guard
+  if not isinstance(guard, Mapping):
+    raise ConfigError(f"config.method.guard={shown(guard)} must be a name and keywords, as {{'name': 'ewc'}}")
   keywords = dict(guard)
   name = choose("config.method.guard.name", keywords.pop("name", "none"), ("none", *GUARDS))
   keywords = {key: value for key, value in keywords.items() if value is not None}
