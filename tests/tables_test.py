@@ -140,3 +140,13 @@ def test_the_published_means_agree_with_what_is_derived_from_them():
       derived = PUBLISHED["derived"]["learning_accuracy"][stream][method]
       assert derived == pytest.approx(values["ACC"] - values["BWT"] * 19 / 20, abs=5.1e-4)
       assert method in PUBLISHED["methods"]
+
+
+def test_what_a_state_takes_is_told_where_it_is_known():
+  """All that a method keeps for one seed; results of older versions do not know it."""
+  known, unknown = fake("er", state_bytes=1_254_321), fake("routing_cotrain", state_bytes=None)
+  headings, line = line_of([known, unknown], "er")
+  assert line[headings.index("state, MB")] == "1.25"
+  headings, line = line_of([known, unknown], "routing_cotrain")
+  assert line[headings.index("state, MB")] == "-"
+  assert "state, MB" not in tables.rows([unknown], PUBLISHED)[0]

@@ -26,6 +26,7 @@ HEADINGS = {
   "learning_accuracy": "learning accuracy (average)",
 }
 PEAK = "peak (test at best validation)"
+SIZE = "state, MB"  # of one seed
 TOLERANCE = 0.01
 RULE = (
   "Verdict: `reproduced` if the means differ by at most .01 plus our standard deviation over seeds; beyond that "
@@ -113,6 +114,8 @@ def rows(
   headings += ["ACC, task inferred", "task recognition"] if infers else []
   watched = any(result["peak"] for result in results)
   headings += [PEAK] if watched else []
+  sized = any(result["state_bytes"] for result in results)  # unknown to older results
+  headings += [SIZE] if sized else []
   own = [subnets.columns(result) for result in results]
   extra = list(dict.fromkeys(heading for found in own for heading in found))
   table = []
@@ -133,6 +136,7 @@ def rows(
           line.append(verdict(metric, summary["mean"], summary["std"], value))
     line += inferred_texts(result) if infers else []
     line += [cell_text(result["peak"]) if result["peak"] else "-"] if watched else []
+    line += [f"{result['state_bytes'] / 1e6:.3g}" if result["state_bytes"] else "-"] if sized else []
     for heading in extra:
       told = own[i].get(heading, "-")
       line.append(told if isinstance(told, str) else cell_text(told))
