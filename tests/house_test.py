@@ -35,7 +35,7 @@ ROOMS = (
   ("artifacts", "fit"),
   ("pieces",),
   ("methods",),
-  ("checkpoint", "mesh", "monitor", "timeline", "workdir"),
+  ("checkpoint", "memory", "mesh", "monitor", "timeline", "workdir"),
   ("settings",),
   ("config",),
   ("sweep",),
