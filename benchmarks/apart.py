@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from benchmarks.rows import Result, median
 from benchmarks.timing import Ratio
@@ -85,15 +84,17 @@ def run_start(folder: str) -> None:
 
   from benchmarks import problem
   from benchmarks.ours import config_of
-  from cljax.data import bank
   from cljax.monitor import compile_seconds
-  from cljax.run import train
+  from cljax.recipe import build_stream, recipe
+  from cljax.run import fit
+  from cljax.sweep import hyperparameters
 
   jax.config.update("jax_compilation_cache_dir", folder)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # as launch.hosts sets it
-  data = problem.source(500)
-  with mock.patch.object(bank, "load", lambda name, data_dir=None: data):
-    train(config_of("routing"), quiet=True)
+  config = config_of("routing")
+  spec, stream, axes, _ = build_stream(config, (0,), source=problem.source(500))
+  numbers = hyperparameters(config)[0]
+  fit(recipe(config, spec), spec, stream, axes=axes, hyper=numbers, evaluate="ends", quiet=True)
   print(json.dumps(compile_seconds()), flush=True)
 
 

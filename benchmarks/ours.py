@@ -1,7 +1,6 @@
 """cljax as a person runs it: `experiment.build`, `run.compile_events`, and the driver's units of a whole task."""
 
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +9,11 @@ from ml_collections import ConfigDict
 
 from benchmarks import problem
 from cljax.config import complete, default
-from cljax.data import bank
 from cljax.data.bank import Source
 from cljax.drive import Driver, start
 from cljax.experiment import Experiment, build
 from cljax.monitor import Monitor
+from cljax.recipe import build_stream, seeds_of
 from cljax.run import compile_events
 
 WORK = ("view", "enter", "chunk", "tick", "exit")  # the units of a task besides evaluations and saves
@@ -40,9 +39,8 @@ def config_of(
 
 
 def experiment_of(config: ConfigDict, data: Source) -> Experiment:
-  """What `experiment.build` makes of it, on this data set: no name leads to it, so loading is replaced meanwhile."""
-  with mock.patch.object(bank, "load", lambda name, data_dir=None: data):
-    return build(config)
+  """What `experiment.build` makes of it, on this data set, to which no name leads."""
+  return build(config, data=build_stream(config, seeds_of(config), source=data))
 
 
 class Library:

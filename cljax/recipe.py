@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from cljax.config import keywords, numbers_of, section
 from cljax.data import STREAMS, bank, join
+from cljax.data.bank import Source
 from cljax.data.streams import stack
 from cljax.errors import ConfigError
 from cljax.keys import STREAM
@@ -34,8 +35,17 @@ def seeds_of(config: ConfigDict) -> tuple[int, ...]:
   return tuple(range(config.seed, config.seed + config.num_seeds)) * len(sweep_values(config))
 
 
-def build_stream(config: ConfigDict, seeds: tuple[int, ...], data_dir: str | None) -> Laid:
-  """(spec, stream of numpy arrays with the seeds joined, its axes, the data's hash)."""
+def build_stream(
+  config: ConfigDict, seeds: tuple[int, ...], data_dir: str | None = None, source: Source | None = None
+) -> Laid:
+  """(spec, stream of numpy arrays with the seeds joined, its axes, the data's hash).
+
+  Args:
+    source: a data set in place of the one that `config.stream.source` names.
+
+  Raises:
+    ConfigError: an unknown name or a wrong field.
+  """
   builder, fields = section(config, "stream", STREAMS)
   source_name = fields.pop("source", "digits")
   fields = keywords("stream", fields, builder, 2)
@@ -43,7 +53,8 @@ def build_stream(config: ConfigDict, seeds: tuple[int, ...], data_dir: str | Non
     fields["tasks"] = min(fields["tasks"] or DEBUG_TASKS, DEBUG_TASKS)
   shape = {key: fields[key] for key in ("size", "channels", "fit") if key in fields}
   together = bool(shape) or "+" in source_name
-  source = join.load(source_name, data_dir, **shape) if together else bank.load(source_name, data_dir)
+  if source is None:
+    source = join.load(source_name, data_dir, **shape) if together else bank.load(source_name, data_dir)
   keys = {seed: jax.random.fold_in(jax.random.key(seed), STREAM) for seed in seeds}
   built = {seed: builder(source, key, **fields) for seed, key in keys.items()}
   spec = built[seeds[0]][0]
