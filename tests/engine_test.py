@@ -249,7 +249,7 @@ def own_streams():
 
 def differing(name, spec, data, seeds):
   method = toys.early_stop(spec, 3) if name == "stopping" else method_of(name, spec)
-  return Subject(toys.experiment(method, spec._replace(rows=()), data, seeds, chunk=5, log_every_steps=2))
+  return Subject(toys.experiment(method, spec, data, seeds, chunk=5, log_every_steps=2))
 
 
 @functools.cache

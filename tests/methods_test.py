@@ -16,13 +16,11 @@ import numpy as np
 import pytest
 
 from cljax.data.sample import fetch
-from cljax.drive import Driver, drive, start
 from cljax.methods import METHODS
-from cljax.monitor import Monitor
 from cljax.pieces.optimizers import sgd
-from cljax.run import compile_events
 from cljax.types import Bank, Clock, Place, View
 from tests import toys
+from tests.subjects import Subject, first
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -57,30 +55,14 @@ def build(name, spec, **changes):
   return METHODS[name](net(spec), 0.3 if takes_lr else sgd(0.3), spec, **{"epochs": EPOCHS, **keywords, **changes})
 
 
-class Toy:
-  """One compiled experiment, run as often as wanted."""
-
-  def __init__(self, name, chunk=CHUNK, **changes):
-    self.spec, self.data = toys.stream(**STREAMS.get(name, {}))
-    self.method = build(name, self.spec, **changes)
-    self.experiment = toys.experiment(self.method, self.spec, self.data, chunk=chunk, every_task=True)
-    self.compiled = compile_events(self.experiment)
-
-  def driver(self, experiment=None):
-    return Driver(
-      experiment or self.experiment, self.compiled, Monitor(None, 1, 0, 0, "toy", True), None, lambda: False
-    )
-
-  def run(self, data=None, units=None):
-    stream = self.experiment.on_devices(data or self.data, self.experiment.axes)
-    experiment = self.experiment._replace(stream=stream)
-    carry = start(experiment, self.compiled)
-    return drive(units or list(experiment.timeline.units(None, 0)), carry, self.driver(experiment))
+def compiled(name, chunk=CHUNK, **changes):
+  spec, data = toys.stream(**STREAMS.get(name, {}))
+  return Subject(toys.experiment(build(name, spec, **changes), spec, data, chunk=chunk, every_task=True))
 
 
 @functools.cache
 def toy(name):
-  return Toy(name)
+  return compiled(name)
 
 
 @functools.cache
@@ -126,7 +108,7 @@ def test_any_cutting_gives_the_same_bits(name):
   block = subject.method.phases[0].block
   size = block.size if block else 1
   units = []
-  for unit in subject.experiment.timeline.units(None, 0):
+  for unit in subject.units():
     done, left = np.array(unit.at.step), max(unit.stop, default=0)
     if unit.kind != "chunk":
       units.append(unit)
@@ -140,26 +122,26 @@ def test_any_cutting_gives_the_same_bits(name):
 
 def test_a_block_equals_its_steps(name):
   """To 1e-5 over the first task, at most 100 steps; the engine's own reference is `Phase.step`."""
-  subject = Toy(name, epochs=15)
+  subject = compiled(name, epochs=15)
   if subject.method.phases[0].block is None:
     return  # a method need not offer one
-  units = [unit for unit in subject.experiment.timeline.units(None, 0) if unit.kind not in ("evaluate", "save")]
+  units = [unit for unit in subject.units() if unit.kind not in ("evaluate", "save")]
   units = [unit for unit in units if unit.at.task == units[0].at.task]
   assert 40 < sum(max(unit.stop) for unit in units if unit.kind == "chunk") <= 100
-  plain = Toy(name, chunk=subject.experiment.timeline.chunk, epochs=15, block=1)
+  plain = compiled(name, chunk=subject.experiment.timeline.chunk, epochs=15, block=1)
   assert plain.method.phases[0].block is None
   chex.assert_trees_all_close(subject.run(units=units).state, plain.run(units=units).state, atol=1e-5)
 
 
 def test_going_on_from_every_cursor_gives_the_same_bits(name):
   subject = toy(name)
-  units = list(subject.experiment.timeline.units(None, 0))
+  units = subject.units()
   saves = [i for i, unit in enumerate(units) if unit.kind == "save"]
   for i in saves[:: max(1, len(saves) // 6)]:
     carry = subject.run(units=units[: i + 1])
     carry.view = None
     rest = list(subject.experiment.timeline.units(units[i].at, carry.row))
-    drive(rest, carry, subject.driver())
+    subject.run(rest, carry=carry)
     chex.assert_trees_all_equal(carry.state, finished(name).state)
     np.testing.assert_array_equal(carry.right["task"], finished(name).right["task"])
 
@@ -168,10 +150,10 @@ def test_it_cannot_peek(name):
   """Garbage in the tables of later tasks and in all test rows changes nothing in the state after each task."""
   subject = toy(name)
   random = np.random.default_rng(5)
-  units = list(subject.experiment.timeline.units(None, 0))
+  whole = subject.units()
   for t in range(subject.spec.T - 1):
-    last = max(i for i, unit in enumerate(units) if unit.at.task <= t and unit.kind not in ("evaluate", "save"))
-    first = [unit for unit in units[: last + 1] if unit.kind != "evaluate"]
+    last = max(i for i, unit in enumerate(whole) if unit.at.task <= t and unit.kind not in ("evaluate", "save"))
+    units = [unit for unit in whole[: last + 1] if unit.kind != "evaluate"]
 
     def spoil(leaf, t=t):
       leaf = np.array(leaf)
@@ -181,12 +163,12 @@ def test_it_cannot_peek(name):
     tasks = jax.tree.map(spoil, subject.data.tasks)
     test_bank = Bank(255 - subject.data.test_bank.x, subject.data.test_bank.y[::-1].copy())
     spoiled = subject.data._replace(tasks=tasks, test_bank=test_bank)
-    chex.assert_trees_all_equal(subject.run(spoiled, units=first).state, subject.run(units=first).state)
+    chex.assert_trees_all_equal(subject.run(units, data=spoiled).state, subject.run(units).state)
 
 
 @pytest.mark.parametrize("name", sorted(AT_ZERO))
 def test_at_strength_zero_it_is_fine_tuning(name):
-  state = Toy(name, **AT_ZERO[name]).run().state
+  state = compiled(name, **AT_ZERO[name]).run().state
   chex.assert_trees_all_equal(state.params, finished("finetune").state.params)
 
 
@@ -198,7 +180,7 @@ def test_it_learns(name):
 
 def test_report_and_faults_have_fixed_keys(name):
   method, state = toy(name).method, finished(name).state
-  one = jax.tree.map(lambda leaf: leaf[0], state)
+  one = first(state)
   before = method.report(method.init(jax.random.key(0)))
   after = method.report(one)
   assert {"parameters", "memory_bytes"} <= set(after)
@@ -209,7 +191,7 @@ def test_report_and_faults_have_fixed_keys(name):
 def test_apply_answers_rows_by_their_own_slot(name):
   """A mixed batch gives each row what a batch of its task alone gives."""
   subject = toy(name)
-  state = jax.tree.map(lambda leaf: leaf[0], finished(name).state)
+  state = first(finished(name).state)
   x = jnp.asarray(subject.data.test_bank.x[:6] / np.float32(255))
   slot = jnp.array([0, 1, 2, 2, 1, 0])
   mixed = subject.method.apply(state, x, slot)
@@ -221,7 +203,7 @@ def test_apply_answers_rows_by_their_own_slot(name):
 
 def test_a_batch_without_a_live_row_changes_nothing_learnt(name):
   subject = toy(name)
-  state = jax.tree.map(lambda leaf: leaf[0], finished(name).state)
+  state = first(finished(name).state)
   method, phase = subject.method, subject.method.phases[0]
   view_tasks = subject.compiled["view"](jax.device_put(subject.data.tasks), jnp.int32(1))
   view = View(jax.device_put(subject.data.bank), view_tasks, jnp.int32(1))

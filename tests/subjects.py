@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import chex
+import jax
 import numpy as np
 import optax
 from etils import epath
@@ -15,7 +16,7 @@ from cljax.methods import METHODS
 from cljax.monitor import Monitor
 from cljax.run import compile_events
 from cljax.timeline import Unit
-from cljax.types import Rows, Stream
+from cljax.types import Method, Rows, Spec, Stream
 from tests.toys import columns, early_stop, experiment, mlp, onsets, pad, plain, routed, stream
 
 
@@ -33,25 +34,40 @@ class Subject:
       self.compiled = {**like.compiled, **{name: f for name, f in self.compiled.items() if name.endswith(new)}}
     self.rows: list[dict[str, Any]] = []  # what the last run wrote to metrics.jsonl
 
+  @property
+  def method(self) -> Method:
+    return self.experiment.method
+
+  @property
+  def spec(self) -> Spec:
+    return self.experiment.spec
+
+  @property
+  def data(self) -> Stream:
+    """The stream as numpy arrays."""
+    return jax.device_get(self.experiment.stream)
+
   def units(self) -> list[Unit]:
     return list(self.experiment.timeline.units(None, 0))
 
   def start(self) -> Carry:
     return start(self.experiment, self.compiled)
 
-  def run(self, units=None, data: Stream | None = None, carry: Carry | None = None, compiled=None) -> Carry:
-    """All units in memory, or the given ones on the given carry."""
-    it = (
-      self.experiment
-      if data is None
-      else self.experiment._replace(stream=self.experiment.on_devices(data, self.experiment.axes))
-    )
+  def run(
+    self, units=None, data: Stream | None = None, carry: Carry | None = None, compiled=None, after=lambda *_: None
+  ) -> Carry:
+    """All units in memory, or the given ones on the given carry; `after(unit, carry)` is called after each."""
+    it = self.experiment
+    it = it if data is None else it._replace(stream=it.on_devices(data, it.axes))
     carry = carry or self.start()
     monitor = Monitor(None, 1, 0, 0, "toy", quiet=True)
     self.rows = []
     monitor.write = self.rows.append
     driver = Driver(it, compiled or self.compiled, monitor, None, lambda: False)
-    return drive(self.units() if units is None else units, carry, driver)
+    for unit in self.units() if units is None else units:
+      drive([unit], carry, driver)
+      after(unit, carry)
+    return carry
 
   def session(self, folder: epath.Path, stop_asked=lambda: False, on_open=lambda checkpoints: None) -> Carry:
     """What `run.train` does with a work dir: goes on where the last checkpoint stands."""
@@ -70,6 +86,11 @@ class Subject:
       checkpoints.close()
     assert monitor.done == monitor.total
     return carry
+
+
+def first(tree):
+  """Of the first seed."""
+  return jax.tree.map(lambda leaf: leaf[0], tree)
 
 
 def cut(units, length):
@@ -134,7 +155,6 @@ def compiled_stopping(chunk: int = 100) -> Subject:
 def one_after_the_other(counts, changes=75):
   """150 rows of one label space, cut into `counts`: after `changes` of them two classes give way to two others."""
   spec, data = stream((8,) * len(counts), boundaries=False)
-  spec = spec._replace(rows=tuple(counts))
   random = np.random.default_rng(3)
   early, late = (np.flatnonzero(np.isin(data.bank.y, classes)) for classes in ((0, 1), (2, 3)))
   rows = np.concatenate([random.choice(early, changes), random.choice(late, 150 - changes)]).astype(np.int32)
