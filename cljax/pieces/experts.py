@@ -7,7 +7,7 @@ expert: a new one goes on from its parent's. Methods keep the experts as `state.
 one comes from.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.artifacts import fill, read
+from cljax.artifacts import fill
 from cljax.declared import above, at_least, one_of
 from cljax.errors import ConfigError
 from cljax.nets.heads import Heads
@@ -220,13 +220,17 @@ def part(experts: Experts, slot: int) -> dict[str, Any]:
   return {"net": net, "classes": experts.classes[slot], "labels": experts.labels[slot], "collections": collections}
 
 
-def with_root(experts: Experts, path: str) -> Experts:
+def with_root(experts: Experts, leaves: Mapping[str, Array], source: str) -> Experts:
   """The experts with that of a file in the root's slot.
 
+  Args:
+    leaves: of the file, by their paths.
+    source: the file, for a message.
+
   Raises:
-    ConfigError: no such file, or an expert of other shapes.
+    ConfigError: an expert of other shapes.
   """
-  root = fill(part(experts, 0), read(path), path)
+  root = fill(part(experts, 0), leaves, source)
   return experts.replace(
     store=put(experts.store, -1, root["net"]),
     store_collections=put(experts.store_collections, -1, root["collections"]),

@@ -4,6 +4,7 @@ training, errors, routes.
 A method keeps them as `state.gates`.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import flax.struct
@@ -11,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cljax.artifacts import fill, read
+from cljax.artifacts import fill
 from cljax.declared import above, at_least, free, one_of
+from cljax.errors import ConfigError
 from cljax.fit import mean_over
 from cljax.nets.autoencoder import KERNELS, Autoencoder
 from cljax.nets.features import FeatureFn, Phi, feature_function
@@ -218,18 +220,24 @@ def gate_learner(spec: Spec, autoencoders: Autoencoders, has_root: bool) -> Gate
   return GateLearner(spec.T, features, d, machine, tx, it, has_root)
 
 
-def with_root(gates: Gates, path: str) -> Gates:
-  """The gates with the autoencoder beside the expert of a file, `gate.npz`, in the root's slot, and its standard.
+def with_root(gates: Gates, leaves: Mapping[str, Array], k: int, source: str) -> Gates:
+  """The gates with the k-th autoencoder of a file in the root's slot, and its standard.
+
+  Args:
+    leaves: of the file, by their paths.
+    source: the file, for a message.
 
   Raises:
-    ConfigError: no such file, or autoencoders of other shapes.
+    ConfigError: autoencoders of other shapes, or fewer of them.
   """
-  folder, _, name = path.rpartition("/")
-  source, k = f"{folder}/gate.npz", int("".join(filter(str.isdigit, name)) or 0)
-  stored = {key: leaf[k] if "autoencoders" in key else leaf for key, leaf in read(source).items()}
+  stacked = {name for name in leaves if name.startswith("['autoencoders']")}
+  held = min((len(leaves[name]) for name in stacked), default=0)
+  if k >= held:
+    raise ConfigError(f"{source} holds {held} autoencoders, and none of expert_{k}; name one of the others")
+  stored = {name: leaf[k] if name in stacked else leaf for name, leaf in leaves.items()}
   root = fill({"autoencoders": take(gates.store, 0), "standard": gates.standard}, stored, source)
   return gates.replace(
     store=put(gates.store, -1, root["autoencoders"]),
-    standard=jax.tree.map(jnp.asarray, root["standard"]),
+    standard=jax.tree.map(lambda own, leaf: jnp.asarray(leaf, own.dtype), gates.standard, root["standard"]),
     trained=gates.trained.at[-1].set(True),
   )

@@ -13,6 +13,9 @@ changes. Deviations from the paper, each an option: the encoder sees the target 
 with inputs in (0, 1) most ReLU codes die; Adam in place of Adagrad; an autoencoder stops at its validation plateau.
 """
 
+import posixpath
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import flax.struct
@@ -78,10 +81,22 @@ class ExpertGate(NamedTuple):
     """Before the first task."""
     T = self.spec.T
     begin, grow = jax.random.split(key)
-    gates, experts = self.gates.init(begin), self.experts.init(grow)
-    if self.root:
-      gates, experts = gates_of.with_root(gates, self.root), grown.with_root(experts, self.root)
-    return State(gates, experts, jnp.full((T, T + 1), jnp.nan, jnp.float32))
+    return State(self.gates.init(begin), self.experts.init(grow), jnp.full((T, T + 1), jnp.nan, jnp.float32))
+
+  def reads(self) -> dict[str, str]:
+    """part -> file of the root, where there is one."""
+    return {"gate": posixpath.join(posixpath.dirname(self.root), "gate.npz"), "expert": self.root} if self.root else {}
+
+  def load(self, state: State, parts: Mapping[str, Mapping[str, Array]]) -> State:
+    """The state with the root in its slot, where there is one.
+
+    Raises:
+      ConfigError: files of other shapes.
+    """
+    if not self.root:
+      return state
+    gates = gates_of.with_root(state.gates, parts["gate"], expert_of(self.root), self.reads()["gate"])
+    return state.replace(gates=gates, experts=grown.with_root(state.experts, parts["expert"], self.root))
 
   def decide(self, key: Key, state: State, view: View) -> tuple[State, Array, Array]:
     """Steps 2 and 3: relatedness on the new task's validation rows, then parent and mode."""
@@ -149,6 +164,18 @@ class ExpertGate(NamedTuple):
     }
 
 
+def expert_of(root: str) -> int:
+  """The slot that the expert of a file had.
+
+  Raises:
+    ConfigError: a file of another name.
+  """
+  found = re.fullmatch(r"expert_(\d{1,9})\.npz", posixpath.basename(root))
+  if not found:
+    raise ConfigError(f"config.method.root={root!r} must name an expert of a finished run: W/parts/seed_0/expert_0.npz")
+  return int(found[1])
+
+
 @declared("method", given=3)
 def expert_gate(
   net: nn.Module,
@@ -171,11 +198,13 @@ def expert_gate(
     net, tx: of one expert, with one head; trained afresh for each task.
 
   Raises:
-    ConfigError: choices or shapes that do not fit, both named.
+    ConfigError: choices or shapes that do not fit, both named; a root that is no expert's file.
   """
   if parents.mode == "auto" and parents.parent == "none":
     mode = f"config.method.mode={MODES[FINETUNE]!r}"
     raise ConfigError(f"config.method.parent='none' leaves nothing to learn from: set {mode}")
+  if root:
+    expert_of(root)
   gates = gate_learner(spec, autoencoders, has_root=bool(root))
   it = ExpertGate(spec, gates, expert_learner(net, tx, spec, training), parents, answers, root)
   return Method(
@@ -185,6 +214,8 @@ def expert_gate(
     it.report,
     it.faults,
     parts=it.parts,
+    load=it.load,
+    reads=it.reads(),
     infers=True,
     serve=Serve(gates.route, it.answer),
     told=True,
