@@ -24,6 +24,7 @@ from cljax.errors import ConfigError, choose
 
 LONGEST_SHOWN = 60  # characters
 LARGEST = {int: 2**31 - 1, float: 3e38}  # what int32 and float32 hold
+SMALLEST = 1.2e-38  # what float32 tells from 0
 REQUIRED = inspect.Parameter.empty
 Made = TypeVar("Made", bound=Callable[..., Any])
 
@@ -180,7 +181,7 @@ def check_one(name: str, whole: Any, value: Any, kind: Any, bound: Bound) -> Any
     return value
   if isinstance(value, float) and not math.isfinite(value):
     raise ConfigError(f"{name}={text} is not a finite number")
-  if value < bound.low or (bound.open and value == bound.low):
+  if value < bound.low or (bound.open and (value == bound.low or value < bound.low + SMALLEST)):
     least = f"it must be above {bound.low:g}" if bound.open else f"the least is {bound.low:g}"
     raise ConfigError(f"{name}={text} is too small; {least}")
   high = min(bound.high, LARGEST[type(value)])

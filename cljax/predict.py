@@ -63,10 +63,7 @@ class Predictor:
     spec |= {name: tuple(value) for name, value in spec.items() if isinstance(value, list)}
     self.spec = Spec(**spec)
     if method is None:
-      config = completed(told["config"])
-      if "root" in config.method:
-        config.method.root = ""  # a finished run's gate has no need of the root's file
-      method = recipe(config, self.spec)({})
+      method = recipe(completed(told["config"]), self.spec)({})
     self.serve: Any = method.serve
     self.shapes = jax.eval_shape(lambda: method.parts(method.init(jax.random.key(0))))
     self.loaded: dict[str, int] = {}

@@ -68,6 +68,7 @@ def test_a_record_stands_for_its_fields():
     ({"rows": 10**400}, f"config.method.rows=1{'0' * 59}... is too large; the most is 100"),
     ({"rows": 101}, "config.method.rows=101 is too large; the most is 100"),
     ({"rate": 0}, "config.method.rate=0 is too small; it must be above 0"),
+    ({"rate": 1e-50}, "config.method.rate=1e-50 is too small; it must be above 0"),
     ({"rate": math.nan}, "config.method.rate=nan is not a finite number"),
     ({"rate": 1e300}, "config.method.rate=1e+300 is too large; the most is 3e+38"),
     ({"rate": "x"}, "config.method.rate='x' must be a number or none"),

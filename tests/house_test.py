@@ -98,7 +98,7 @@ KNOWN_NAMES = {  # file: words of one method that it still says
   "cljax/ops/infer.py": {"infer"},
   "cljax/ops/masking.py": {"fractions", "select", "threshold"},
   "cljax/pieces/experts.py": {"finetune", "lwf", "warmup"},
-  "cljax/predict.py": {"expert_gate", "root"},
+  "cljax/predict.py": {"expert_gate"},
   "cljax/report/gates.py": {"center", "root", "threshold"},
   "cljax/report/plots.py": {"routing"},
 }

@@ -1,5 +1,6 @@
 """Prediction from the parts of a finished run: one expert at a time, the same answers as the whole state gives."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -21,9 +22,8 @@ def test_it_answers_as_the_whole_state_does(run):
   folder, outcome = run
   bank = outcome.experiment.stream.test_bank
   x = np.asarray(bank.x[:60])
-  state = {name: getattr(outcome.state, name) for name in ("gates", "experts", "relatedness")}
-  one = outcome.state.replace(**{name: jax_take(tree, 1) for name, tree in state.items()})
-  out = outcome.experiment.method.apply(one, decode(bank.x[:60]), None)
+  one = jax.tree.map(lambda leaf: leaf[1], outcome.state)
+  out = jax.jit(outcome.experiment.method.apply)(one, decode(bank.x[:60]), None)
   answers = Predictor(folder, seed=1)(x)
   np.testing.assert_array_equal(answers.slot, out.task)
   classes, unmap = outcome.experiment.stream.tasks.classes, outcome.experiment.stream.tasks.label_unmap
@@ -34,12 +34,6 @@ def test_it_answers_as_the_whole_state_does(run):
   assert (counts > 0).sum() >= 3, "the test needs rows of several experts"
   assert np.mean(answers.label == np.asarray(bank.y[:60])) > 0.5
   np.testing.assert_allclose(answers.probabilities.sum(axis=1), 1, atol=1e-5)
-
-
-def jax_take(tree, s):
-  import jax
-
-  return jax.tree.map(lambda leaf: leaf[s], tree)
 
 
 def test_it_reads_the_gate_and_the_chosen_expert_only(run, tmp_path):
