@@ -139,16 +139,14 @@ def check(name: str, value: Any, field: Field, whole: Any = None) -> Any:
   """
   kinds = kinds_of(field.kind)
   plain = {one for one in kinds if one in (bool, int, float, str)}
-  several = [
-    one for one in kinds if typing.get_origin(one) in (tuple, list, Sequence, typing.get_origin(Sequence[int]))
-  ]
-  if isinstance(value, jax.Array) or (value is None and type(None) in kinds) or field.bound.table:
+  several = [one for one in kinds if typing.get_origin(one) in (tuple, list, Sequence)]
+  if isinstance(value, jax.Array | np.ndarray) or (value is None and type(None) in kinds) or field.bound.table:
     return value
   if several and isinstance(value, tuple | list):
     inner = Field(typing.get_args(several[0])[0], field.bound, REQUIRED)
     if len(value) < field.bound.least:
       raise ConfigError(
-        f"{name}={value if whole is None else whole} holds {len(value)} values where the least is {field.bound.least}"
+        f"{name}={shown(value if whole is None else whole)} holds {len(value)} values where the least is {field.bound.least}"
       )
     return tuple(check(name, each, inner, value) for each in value)
   if not plain and not several:

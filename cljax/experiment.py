@@ -205,7 +205,10 @@ def assemble(
       raise ConfigError(f"hyper={sorted(numbers)} is for a function hyper -> method; this method is finished")
     first, make = method, lambda hyper: method
   else:
-    first, make = method({name: float(rows[0]) for name, rows in numbers.items()}), method
+    own_numbers = {name: float(rows[0]) for name, rows in numbers.items()}
+    method(own_numbers)  # a wrong number is refused here
+    # As arrays: what is static about the method must not hang on the first row's numbers, a strength of 0 say.
+    first, make = method({name: np.asarray(value, np.float32) for name, value in own_numbers.items()}), method
   if first.branches and own.seed_executor == "vmap":
     raise ConfigError(
       f"config.seed_executor='vmap' is refused for {name_of(labels)}: its steps "

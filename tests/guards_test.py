@@ -17,6 +17,7 @@ from cljax.nets import MLP
 from cljax.pieces.descent import descend
 from cljax.pieces.guards import guarding, label_of
 from cljax.pieces.optimizers import PlainSGD, sgd
+from cljax.run import fit
 from cljax.types import At, Batch, Clock, Guard, Place
 from tests import toys
 
@@ -249,3 +250,18 @@ def test_a_guarded_phase_has_no_blocks():
     free = METHODS[name](MLP(3, 4, (8,)), tx, spec)
     held = METHODS[name](MLP(3, 4, (8,)), tx, spec, guard={"name": "ewc"})
     assert free.phases[0].block is not None and held.phases[0].block is None
+
+
+def test_a_sweep_whose_first_strength_is_zero_guards_the_others():
+  """What is static about a method does not hang on the numbers of its first row; traced 0 is the unguarded step."""
+  spec, data = toys.stream()
+  net = MLP(3, 4, (8,))
+
+  def guarded(hyper):
+    return METHODS["ewc"](net, optax.adam(0.01), spec, epochs=4, guard={"name": "ewc", **hyper})
+
+  state = fit(guarded, spec, data, seeds=(0, 0), hyper={"strength": [0.0, 5.0]}, quiet=True, evaluate_group=16).state
+  free = fit(METHODS["finetune"](net, optax.adam(0.01), spec, epochs=4), spec, data, quiet=True, evaluate_group=16)
+  chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[:1], state.params), free.state.params)
+  assert (np.asarray(state.params["first"]["kernel"][0]) != np.asarray(state.params["first"]["kernel"][1])).any()
+  assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(state.past.fisher))
