@@ -145,9 +145,8 @@ def check(name: str, value: Any, field: Field, whole: Any = None) -> Any:
   if several and isinstance(value, tuple | list):
     inner = Field(typing.get_args(several[0])[0], field.bound, REQUIRED)
     if len(value) < field.bound.least:
-      raise ConfigError(
-        f"{name}={shown(value if whole is None else whole)} holds {len(value)} values where the least is {field.bound.least}"
-      )
+      text = shown(value if whole is None else whole)
+      raise ConfigError(f"{name}={text} holds {len(value)} values where the least is {field.bound.least}")
     return tuple(check(name, each, inner, value) for each in value)
   if not plain and not several:
     return value

@@ -253,7 +253,7 @@ def test_a_guarded_phase_has_no_blocks():
 
 
 def test_a_sweep_whose_first_strength_is_zero_guards_the_others():
-  """What is static about a method does not hang on the numbers of its first row; traced 0 is the unguarded step."""
+  """What is static about a method does not hang on the numbers of its first row; traced 0 is the unguarded step to rounding."""
   spec, data = toys.stream()
   net = MLP(3, 4, (8,))
 
@@ -262,6 +262,6 @@ def test_a_sweep_whose_first_strength_is_zero_guards_the_others():
 
   state = fit(guarded, spec, data, seeds=(0, 0), hyper={"strength": [0.0, 5.0]}, quiet=True, evaluate_group=16).state
   free = fit(METHODS["finetune"](net, optax.adam(0.01), spec, epochs=4), spec, data, quiet=True, evaluate_group=16)
-  chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[:1], state.params), free.state.params)
+  chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[:1], state.params), free.state.params, atol=1e-6)
   assert (np.asarray(state.params["first"]["kernel"][0]) != np.asarray(state.params["first"]["kernel"][1])).any()
   assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(state.past.fisher))
