@@ -244,9 +244,10 @@ def numbers_of(config: ConfigDict) -> dict[str, Number]:
   before theirs, `guard_strength`."""
   found: dict[str, Number] = {}
   for key, field in fields(METHODS[config.method.name], 3).items():
-    choice = config.method.get(key, field.default)["name"] if field.bound.table else ""
-    if choice not in ("", "none"):
-      below = fields(field.bound.table()[choice], 2)
+    table = field.bound.table() if field.bound.table else {}
+    choice = config.method.get(key, field.default)["name"] if table else ""
+    if choice in table:
+      below = fields(table[choice], 2)
       found |= {f"{key}_{name}": Number((key, name), own) for name, own in below.items() if float in kinds_of(own.kind)}
     elif not choice and float in kinds_of(field.kind):
       found[key] = Number((key,), field)

@@ -253,7 +253,7 @@ def test_a_guarded_phase_has_no_blocks():
 
 
 def test_a_sweep_whose_first_strength_is_zero_guards_the_others():
-  """What is static about a method does not hang on the numbers of its first row; traced 0 is the unguarded step to rounding."""
+  """What is static about a method does not hang on its first row; a traced 0 is no guard, to rounding."""
   spec, data = toys.stream()
   net = MLP(3, 4, (8,))
 
