@@ -20,20 +20,35 @@ WORK = ("view", "enter", "chunk", "tick", "exit")  # the units of a task besides
 
 
 def config_of(
-  name: str, *, tasks: int = problem.TASKS, scenario: str = "task", seeds: int = 1, **method: Any
+  name: str,
+  *,
+  tasks: int = problem.TASKS,
+  scenario: str = "task",
+  seeds: int = 1,
+  executor: str = "auto",
+  net: str = "mlp",
+  **method: Any,
 ) -> ConfigDict:
-  """The benchmark's config of `er` or `routing`; `method` are keywords of its factory."""
+  """The benchmark's config of `finetune`, `er` or `routing`.
+
+  Args:
+    net: `mlp` or `cnn`; `routing` has its own.
+    method: keywords of the method's factory.
+  """
   config = default()
   config.num_seeds = seeds
+  config.seed_executor = executor
   config.evaluate = "ends"
   config.stream = {"name": "permuted", "source": "benchmark", "tasks": tasks, "scenario": scenario}
   config.optimizer.lr = problem.LR
-  fields: dict[str, Any] = {"batch_size": problem.BATCH, "replay": problem.REPLAY, "capacity": problem.CAPACITY}
+  fields: dict[str, Any] = {"batch_size": problem.BATCH}
+  if name != "finetune":
+    fields |= {"replay": problem.REPLAY, "capacity": problem.CAPACITY}
   if name == "routing":
     config.net = {"name": "routed_mlp", "widths": (problem.WIDTH,) * 2, "experts": problem.EXPERTS}
     fields |= {"k": problem.K, "sample": "gumbel_topk", "noise": problem.NOISE}
   else:
-    config.net = {"name": "mlp", "hidden": (problem.HIDDEN,) * 2}
+    config.net = {"name": "mlp", "hidden": (problem.HIDDEN,) * 2} if net == "mlp" else {"name": net, **problem.CNN}
   config.method = {"name": name, **fields, **method}
   return complete(config)
 

@@ -14,6 +14,7 @@ from cljax.types import Bank
 SIDE, CLASSES, TASKS = 28, 10, 20
 BATCH, REPLAY, CAPACITY = 10, 10, 1000  # current rows and memory rows a step, rows of the memory
 HIDDEN = 256  # of the shared bottom, in both layers
+CNN: dict[str, Any] = {"channels": (16, 32), "hidden": (128,), "window": 3, "stride": 2}  # the convolution net
 EXPERTS, WIDTH, K = 20, 20, 4  # of each layer of the mixture
 LR, NOISE = 0.1, 0.1  # of plain SGD everywhere; scale of the Gumbel noise with which experts are drawn
 TEST_ROWS = 2000

@@ -57,6 +57,16 @@ ROWS = (
   Row("bare_er", "whole-task call against the bare scan, ER in two steps", "cljax.er", "bare.er", 1.1, False),
   Row("bare_plain", "the same without blocks, co-training", "cljax.cotrain_plain", "bare.cotrain_plain", None, False),
   Row("plain", f"{COTRAIN}, default path against the plain path", "cljax.cotrain", "cljax.cotrain_plain", 1.5, True),
+  Row(
+    "guard",
+    "fine-tuning under EWC (no blocks) against without",
+    "cljax.finetune_ewc",
+    "cljax.finetune",
+    None,
+    False,
+    "learns",
+  ),
+  Row("guard_er", "the same, ER in two steps", "cljax.er_ewc", "cljax.er", None, False, "learns"),
   Row("seeds", "15 seeds against one, a step of one seed", "cljax.seeds", "cljax.cotrain", None, False, "none"),
 )
 APART = ("start", "devices", "gating")  # measured by `apart.py` and `gating.py`

@@ -12,6 +12,7 @@ from benchmarks.problem import Problem
 from benchmarks.timing import Subject
 
 SEEDS = 15
+EWC = {"guard": {"name": "ewc", "fisher_rows": 200}}  # of 20,000 of a task, so that steps are what is timed
 # Name -> (method, what differs from the benchmark's config).
 LIBRARY: dict[str, tuple[str, dict[str, Any]]] = {
   "cotrain": ("routing", {}),
@@ -20,6 +21,9 @@ LIBRARY: dict[str, tuple[str, dict[str, Any]]] = {
   "tasks": ("routing", {"tasks": 100}),
   "seeds": ("routing", {"seeds": SEEDS}),
   "er": ("er", {}),
+  "er_ewc": ("er", EWC),
+  "finetune": ("finetune", {}),
+  "finetune_ewc": ("finetune", EWC),
   "er_one_head": ("er", {"update": "union", "scenario": "domain"}),
 }
 COTRAINING = bare.Setting(problem.LR, problem.BATCH, problem.EXPERTS, problem.K, problem.NOISE, cotrain=True)
@@ -74,7 +78,7 @@ class Workshop:
 
     state = self.initial("er" if name == "er" else "routing")
     if name == "er":
-      return torch_er.Replay(state.params, self.tensors, union=False)
+      return torch_er.Replay(torch_er.net_of(state.params), self.tensors, union=False)
     if name == "tuned":
       return torch_tuned.Tuned(state.params, state.router, self.tensors)
     net = {"stacked": torch_cotraining.stacked_net, "modulelist": torch_cotraining.textbook_net}[name]
@@ -86,7 +90,12 @@ class Workshop:
     _, fields = LIBRARY["er_one_head"]
     return Avalanche(self.initial("er", **fields).params, self.tensors)
 
-  def make(self, names: Sequence[str]) -> dict[str, Subject]:
-    """The subjects of these names, `room.name`."""
+  def one(self, name: str) -> Subject:
+    """The subject of this name, `room.name`."""
     rooms = {"cljax": self.library, "bare": self.bare, "torch": self.torch, "avalanche": self.avalanche}
-    return {name: rooms[name.split(".")[0]](name.split(".")[1]) for name in names}
+    room, name = name.split(".")
+    return rooms[room](name)
+
+  def make(self, names: Sequence[str]) -> dict[str, Subject]:
+    """The subjects of these names."""
+    return {name: self.one(name) for name in names}

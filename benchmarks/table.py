@@ -23,7 +23,10 @@ A step is the whole step of a method with {{settings}}. cljax is called as a run
 warps, live mask and metrics. Peers and bare scans get rows that are warped already. PyTorch keeps to one thread.
 Before anything is timed, every subject learns the same two tasks from the same initial weights. Where both sides are
 the same algorithm their accuracies must exceed {LEARNT} and differ by at most {TOLERANCE}; two settings of one method
-must both learn.
+must both learn. EWC takes its Fisher over 200 rows a task, which is part of its time.
+
+`python -m launch.bench --suite=accelerator` is the suite for one accelerator; with `--write` it makes ACCELERATOR.md.
+It was written and tested on a CPU: where that page is missing, it has not been run on a card yet.
 
 """
 PEERS = """Peers: `pip install 'cljax[peers]'`. Where torchvision's compiled part does not load, its operators are

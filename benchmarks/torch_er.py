@@ -32,11 +32,11 @@ def net_of(params: Any) -> Any:
 class Replay:
   """A step on the current rows and one on as many from memory, or one step on both together."""
 
-  def __init__(self, params: Any, tensors: Tensors, union: bool):
+  def __init__(self, net: Any, tensors: Tensors, union: bool):
     import torch
 
     torch.manual_seed(0)
-    self.net, self.tensors, self.union = net_of(params), tensors, union
+    self.net, self.tensors, self.union = net, tensors, union
     self.steps = len(tensors[0][0]) // problem.BATCH
     self.memory = Reservoir(problem.CAPACITY, np.random.default_rng(0))
     self.optimizer = torch.optim.SGD(self.net.parameters(), lr=problem.LR)
