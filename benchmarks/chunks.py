@@ -60,7 +60,8 @@ class Chunk:
     self.views = [view_at(self.stream, jnp.int32(t), self.spec.heads) for t in (0, 1)]
     self.run = jax.jit(partial(full_scan if scan else fit.fit_chunk, phase, self.steps))
     self.evaluate = jax.jit(partial(fit.evaluate, self.method, experiment.readouts[0], 500, "test"))
-    self.state = jax.jit(self.method.init)(jax.random.key(0))
+    everywhere = jax.tree.leaves(self.stream)[0].sharding  # else the second task would compile anew
+    self.state = jax.jit(self.method.init, out_shardings=everywhere)(jax.random.key(0))
     self.kept: Any = None
 
   def train(self, task: int) -> None:
