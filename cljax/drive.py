@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +12,10 @@ from cljax.checkpoint import Checkpoints
 from cljax.errors import ConfigError
 from cljax.experiment import Experiment
 from cljax.keys import INIT, TRAIN
+from cljax.looks import pairs, told
 from cljax.mesh import agree, gather
 from cljax.monitor import Monitor, compile_seconds, rows_to_log
-from cljax.timeline import Position, Unit
+from cljax.timeline import Counts, Position, Unit
 from cljax.types import Clock, State, View
 
 
@@ -35,6 +36,7 @@ class Carry:
   confusion: dict[str, np.ndarray]  # readout -> [S, T, slots] test rows by slot used, after the last row
   slot_of: np.ndarray  # [S, T] the slot of each task, -1 none
   reports: dict[str, np.ndarray]  # [S, T, ...] the method's report after each task
+  looked: dict[str, Counts]  # look -> what it has found
   seconds: dict[str, float] = field(default_factory=lambda: {"compile": 0.0, "train": 0.0, "eval": 0.0})
 
 
@@ -55,16 +57,13 @@ def start(experiment: Experiment, compiled: Mapping[str, Callable[..., Any]]) ->
     {name: np.zeros((S, T, slots), int) for name in experiment.readouts},
     np.full((S, T), -1) if experiment.method.slots else np.broadcast_to(np.arange(T), (S, T)).copy(),
     {name: np.zeros((S, T, *leaf.shape[1:]), leaf.dtype) for name, leaf in report.items()},
+    {look.name: look.blank(S, T) for look in experiment.timeline.looks},
   )
 
 
-def pairs(mode: str, row: int, T: int, trained: tuple[int, ...]) -> list[int]:
-  """The tasks that row `row` asks about; `mode` is config.evaluate."""
-  if mode == "all" or (row == T and mode == "ends") or len(trained) < T:
-    return list(range(T))
-  if mode == "seen":
-    return list(range(T)) if row == 0 else list(range(min(row + 1, T)))
-  return [row - 1] if row else []
+def event_of(answer: str, readout: str, split: str) -> str:
+  """The name of the compiled function that answers about the rows of one task."""
+  return f"{answer}.{readout}" if split == "test" else f"{answer}.{readout}.{split}"
 
 
 def ask(
@@ -74,11 +73,15 @@ def ask(
   readout: str,
   tasks: Iterable[int],
   now: int,
+  split: str = "test",
+  answer: str = "evaluate",
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-  """Asks the state about the test rows of some tasks, one after the other.
+  """Asks the state about the rows of some tasks, one after the other.
 
   Args:
     now: the last task trained, -1 before training.
+    split: `test`, or `valid` where it was compiled.
+    answer: as in `Look`.
 
   Yields:
     the task, and the counts of `fit.evaluate` with a leading [S]; right answers are -1 where the task has no slot.
@@ -87,8 +90,9 @@ def ask(
     at = experiment.numbers(task, now)
     slots = carry.slot_of[:, task].astype(np.int32)
     slot = experiment.on_devices(slots, 0) if experiment.method.slots else experiment.on_devices(slots[0], None)
-    x = compiled["pictures"](experiment.stream, at[0]) if "pictures" in compiled else None
-    answers = compiled[f"evaluate.{readout}"]
+    pictures = compiled.get(f"pictures.{split}")
+    x = pictures(experiment.stream, at[0]) if pictures else None
+    answers = compiled[event_of(answer, readout, split)]
     counts = gather(answers(carry.hyper, carry.state, experiment.stream, *at, slot, x), len(experiment.seeds))
     known = carry.slot_of[:, task] >= 0
     yield task, {**counts, **{name: np.where(known, counts[name], -1) for name in ("right", "strict")}}
@@ -177,6 +181,27 @@ class Driver(NamedTuple):
       self.note(readout, row, carry)
     carry.row = row + 1
 
+  def look(self, unit: Unit, carry: Carry) -> None:
+    look, experiment = unit.look, self.experiment
+    assert look is not None
+    tasks = look.tasks(experiment.settings.evaluate, unit.row, experiment.spec.T, experiment.timeline.tasks)
+    now = carry
+    if unit.row and experiment.method.slots:  # inside a task its slot is not noted yet
+      slot = gather(self.compiled["report"](carry.hyper, carry.state), len(experiment.seeds))["slot"]
+      now = replace(carry, slot_of=carry.slot_of.copy())
+      now.slot_of[:, unit.row - 1] = slot
+
+    def answers(split: str) -> dict[int, np.ndarray]:
+      readout = experiment.readouts[0]
+      asked = ask(experiment, self.compiled, now, readout, tasks, unit.row - 1, split, look.answer)
+      right = {task: counts["right"] for task, counts in asked}
+      line, scalars = told(unit, split, right, experiment.split_rows(split))
+      self.monitor.write(line)
+      self.monitor.scalars(scalars)
+      return right
+
+    look.note(carry.looked[look.name], unit, answers)
+
   def note(self, readout: str, row: int, carry: Carry) -> None:
     """One row of a matrix, for the person who watches and for metrics.jsonl."""
     right = carry.right[readout][:, row]
@@ -213,7 +238,7 @@ class Driver(NamedTuple):
     compiling = compile_seconds() - compiled
     carry.seconds["compile"] += compiling
     if unit.kind != "save":
-      name = "eval" if unit.kind == "evaluate" else "train"
+      name = "eval" if unit.kind in ("evaluate", "look") else "train"
       carry.seconds[name] += max(time.monotonic() - began - compiling, 0.0)
 
 
@@ -239,6 +264,7 @@ def to_cursor(at: Position, carry: Carry, lines: int) -> dict[str, Any]:
     "right": {name: counts.tolist() for name, counts in carry.right.items()},
     "confusion": {name: counts.tolist() for name, counts in carry.confusion.items()},
     "slot_of": carry.slot_of.tolist(),
+    "looked": {name: {key: n.tolist() for key, n in counts.items()} for name, counts in carry.looked.items()},
     "seconds": carry.seconds,
   }
 
@@ -257,6 +283,8 @@ def resume(carry: Carry, checkpoints: Checkpoints | None, experiment: Experiment
   carry.right = {name: np.array(counts) for name, counts in cursor["right"].items()}
   carry.confusion = {name: np.array(counts) for name, counts in cursor["confusion"].items()}
   carry.slot_of = np.array(cursor["slot_of"])
+  looked = cursor.get("looked", {})  # which older versions do not have
+  carry.looked = {name: {key: np.array(n) for key, n in counts.items()} for name, counts in looked.items()}
   position = Position(cursor["task"], cursor["phase"], tuple(cursor["step"]))
   return carry, position, cursor["lines"]
 

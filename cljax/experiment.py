@@ -17,12 +17,13 @@ from cljax.checkpoint import by_path, checksum
 from cljax.config import check_outer
 from cljax.data.arrays import laid_out
 from cljax.errors import ConfigError, choose
+from cljax.looks import looks_of
 from cljax.memory import check_memory
 from cljax.mesh import choose_executor, make_mesh, padded, put
 from cljax.recipe import Laid, build_stream, recipe, seeds_of
 from cljax.settings import UNNAMED, Labels, Settings, settings_of
 from cljax.sweep import hyperparameters, sweep_values, with_values
-from cljax.timeline import Timeline, edges_of
+from cljax.timeline import Look, Timeline, edges_of
 from cljax.types import Method, Spec, Stream
 
 LONGEST_CHUNK = 1000
@@ -54,6 +55,11 @@ class Experiment(NamedTuple):
   mesh: Mesh
   test_rows: np.ndarray  # [S, T]
   data_hash: str
+  valid_rows: np.ndarray  # [S, T]
+
+  def split_rows(self, split: str) -> np.ndarray:
+    """[S, T] rows of a split, `test` or `valid`."""
+    return self.test_rows if split == "test" else self.valid_rows
 
   def on_devices(self, tree: Any, axes: Any) -> Any:
     """Host arrays on the devices: along the seed axis where the axis is 0, on all of them where it is None."""
@@ -100,7 +106,9 @@ def readouts_of(wanted: Sequence[str], spec: Spec, method: Method) -> tuple[str,
   return main + (("inferred",) if method.infers and "inferred" not in main else ())
 
 
-def build_timeline(settings: Settings, labels: Labels, spec: Spec, method: Method, rows: np.ndarray) -> Timeline:
+def build_timeline(
+  settings: Settings, labels: Labels, spec: Spec, method: Method, rows: np.ndarray, looks: tuple[Look, ...]
+) -> Timeline:
   """The units of the run, with the chunk length that suits its longest phase.
 
   Raises:
@@ -122,7 +130,7 @@ def build_timeline(settings: Settings, labels: Labels, spec: Spec, method: Metho
     )
   oracle = all(phase.joint for phase in method.phases)
   tasks = tuple(range(spec.T)) if settings.every_task or not oracle else (spec.T - 1,)
-  timeline = Timeline(method.phases, spec, rows, tasks, 1, settings.checkpoint_every_chunks)
+  timeline = Timeline(method.phases, spec, rows, tasks, 1, settings.checkpoint_every_chunks, looks)
   longest = max(int(timeline.phase_steps(t, p).max()) for t in timeline.segments() for p in range(len(method.phases)))
   block = math.lcm(*(phase.block.size if phase.block else 1 for phase in method.phases))
   wanted = settings.chunk or min(longest, LONGEST_CHUNK)
@@ -214,6 +222,8 @@ def assemble(
       f"config.seed_executor='vmap' is refused for {name_of(labels)}: its steps "
       "branch on its state, and vmap would run both sides; use auto, map or each"
     )
+  valid_rows = by_seed(stream.tasks.valid.count)
+  looks = looks_of(own.looks, spec, valid_rows)
   mesh = make_mesh(len(seeds), own.data_devices)
   check_memory(first, padded(len(seeds), mesh) // mesh.shape["seed"], mesh.devices.flat[0])
   spec = spec._replace(rows=longest)
@@ -229,7 +239,7 @@ def assemble(
     parts=put(read_parts(first), None, mesh),
     make=make,
     hyper={name: rows.astype(np.float32) for name, rows in numbers.items()},
-    timeline=build_timeline(own, labels, spec, first, train_rows),
+    timeline=build_timeline(own, labels, spec, first, train_rows, looks),
     seeds=seeds,
     values=({},),
     readouts=readouts_of(readouts, spec, first),
@@ -237,6 +247,7 @@ def assemble(
     mesh=mesh,
     test_rows=by_seed(stream.test.count),
     data_hash=data_hash or checksum(by_path(stream)),
+    valid_rows=valid_rows,
   )
 
 

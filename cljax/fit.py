@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from cljax.data.sample import current, fetch, held_pictures, some_rows, split_batch
 from cljax.keys import ENTER, EXIT, ORDER, PLAN, STEP, TICK, use
-from cljax.types import NONE, Array, Batch, Clock, Info, Key, Method, Phase, Plan, Rows, State, Stream, View
+from cljax.types import NONE, Array, Bank, Batch, Clock, Info, Key, Method, Phase, Plan, Rows, State, Stream, View
 
 
 def position(clock: Clock) -> Array:
@@ -171,6 +171,11 @@ def readout_mask(method: Method, readout: str, classes: Array, task: Array, now:
   return jnp.ones(used.shape + classes.shape[1:], bool)
 
 
+def split_of(stream: Stream, split: str) -> tuple[Bank, Rows]:
+  """The bank and the rows of a split, `test` or `valid`."""
+  return (stream.test_bank, stream.test) if split == "test" else (stream.bank, stream.tasks.valid)
+
+
 def evaluate(
   method: Method,
   readout: str,
@@ -197,7 +202,7 @@ def evaluate(
   Returns:
     `right` [], `strict` [] (right answers through the right slot), `confusion` [slots] (rows by slot used); int32.
   """
-  bank, rows = (stream.test_bank, stream.test) if split == "test" else (stream.bank, stream.tasks.valid)
+  bank, rows = split_of(stream, split)
   count = rows.count[task]
   slots = method.slots or len(stream.tasks.classes)
 

@@ -12,6 +12,7 @@ from cljax import artifacts, files
 from cljax.checkpoint import by_path
 from cljax.drive import Carry
 from cljax.experiment import Experiment
+from cljax.looks import counts_of
 from cljax.mesh import gather
 from cljax.predict import told_of
 from cljax.report import plots, store
@@ -87,6 +88,7 @@ def result_of(experiment: Experiment, carry: Carry, v: int = 0) -> dict[str, Any
     train_rows=experiment.timeline.rows[own],
     task_confusion=None if confusion is None else confusion[own],
     slot_of=carry.slot_of[own],
+    looked=counts_of(experiment.timeline.looks, carry.looked, experiment.split_rows, own),
     report={name: value[own] for name, value in carry.reports.items()},
     parameters=int(carry.reports["parameters"][own][0, -1]),
     memory_bytes=int(carry.reports["memory_bytes"][own][0, -1]),

@@ -15,14 +15,14 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
+from cljax import fit as loops
 from cljax.checkpoint import Checkpoints
 from cljax.config import complete, completed
 from cljax.data.sample import pool_of, view_at, warped_rows
 from cljax.data.warp import COSTLY
-from cljax.drive import Driver, drive, resume, start, steps_done
+from cljax.drive import Driver, drive, event_of, resume, start, steps_done
 from cljax.experiment import Experiment, MakeFn, assemble, build
 from cljax.files import located
-from cljax.fit import edge, evaluate, fit_chunk, whole
 from cljax.keys import keys_of
 from cljax.mesh import agree, over_seeds, places, spread_rows
 from cljax.monitor import Monitor
@@ -42,17 +42,17 @@ POOL_BYTES = 2**30  # of the pictures of one task, of all seeds together
 def chunk_of(p: int, n: int, spread: Callable[..., Any], method: Method, *args: Any) -> Any:
   """`fit_chunk` of the p-th phase."""
   key, state, view, clock, stop = args
-  return fit_chunk(method.phases[p], n, key, state, view, clock, stop, spread)
+  return loops.fit_chunk(method.phases[p], n, key, state, view, clock, stop, spread)
 
 
 def edge_of(p: int, name: str, method: Method, *args: Any) -> Any:
   """An edge of the p-th phase."""
-  return edge(method.phases[p], name, *args)
+  return loops.edge(method.phases[p], name, *args)
 
 
-def answers_of(readout: str, group: int, method: Method, *args: Any) -> Any:
-  """The counts of a readout on test rows."""
-  return evaluate(method, readout, group, "test", *args)
+def answers_of(answer: str, readout: str, group: int, split: str, method: Method, *args: Any) -> Any:
+  """The counts of a readout on the rows of a split, by `evaluate` or another function of its arguments."""
+  return getattr(loops, answer)(method, readout, group, split, *args)
 
 
 def begin_of(method: Method, key: Key, parts: Any) -> State:
@@ -66,8 +66,8 @@ def part_of(name: str, method: Method, *args: Any) -> Any:
 
 
 def compile_events(experiment: Experiment) -> dict[str, Callable[..., Any]]:
-  """The compiled functions by event: init, view, pool, <phase>.enter|chunk|tick|exit, pictures, evaluate.<readout>,
-  report, faults. All but keys, view, pool and pictures take the hyperparameters first.
+  """The compiled functions by event: init, view, pool, <phase>.enter|chunk|tick|exit, pictures.<split>,
+  evaluate.<readout>[.valid], report, faults. All but keys, view, pool and pictures take the hyperparameters first.
 
   Edges that do nothing are absent. Results have a leading [S]; wrapping the values records the order of events.
   """
@@ -91,7 +91,7 @@ def compile_events(experiment: Experiment) -> dict[str, Callable[..., Any]]:
 
   if jax.tree.leaves(axes.tasks):
     view_tasks = jax.vmap(view_tasks, in_axes=(axes.tasks, None), out_axes=axes.tasks)
-  spread = partial(spread_rows, mesh=experiment.mesh) if experiment.mesh.shape["data"] > 1 else whole
+  spread = partial(spread_rows, mesh=experiment.mesh) if experiment.mesh.shape["data"] > 1 else loops.whole
   compiled = {
     "keys": jax.jit(keys_of, out_shardings=placed(0)),
     "init": by_seed(begin_of, (0, None)),
@@ -103,39 +103,46 @@ def compile_events(experiment: Experiment) -> dict[str, Callable[..., Any]]:
     compiled[f"{phase.name}.chunk"] = by_seed(chunk, (*phase_axes, clock_axis), donate_argnums=2)
     for name in edges_of(phase):
       compiled[f"{phase.name}.{name}"] = by_seed(partial(edge_of, p, name), phase_axes, donate_argnums=2)
-  test_axis = 0 if jax.tree.leaves(axes.test) else None
-  for readout in experiment.readouts:
-    answers = partial(answers_of, readout, experiment.settings.evaluate_group)
-    asked = (0, axes, None, None, 0 if method.slots else None, test_axis)
-    compiled[f"evaluate.{readout}"] = by_seed(answers, asked)
+  asked = [("evaluate", readout, "test") for readout in experiment.readouts]
+  asked += [(look.answer, experiment.readouts[0], look.split) for look in timeline.looks]
+  for answer, readout, split in asked:
+    answers = partial(answers_of, answer, readout, experiment.settings.evaluate_group, split)
+    args = (0, axes, None, None, 0 if method.slots else None, rows_axis(axes, split))
+    compiled[event_of(answer, readout, split)] = by_seed(answers, args)
   compiled["report"] = by_seed(partial(part_of, "report"), (0,))
   if method.faults is not nothing:
     compiled["faults"] = by_seed(partial(part_of, "faults"), (0,))
   return compiled
 
 
+def rows_axis(axes: Stream, split: str) -> int | None:
+  """0 where the rows of a split differ by seed."""
+  return 0 if jax.tree.leaves(loops.split_of(axes, split)[1]) else None
+
+
 def compile_pictures(experiment: Experiment, pool_axis: int | None) -> dict[str, Callable[..., Any]]:
-  """`pool` and `pictures`, where the stream's warp is costly: pictures of a task, warped once for all who look at them.
+  """`pool` and `pictures.<split>`, where the stream's warp is costly: pictures of a task, warped once for all uses.
 
   A pool that each seed has for itself is made only while all of them together stay small.
   """
   stream, axes = experiment.stream, experiment.axes
   if not isinstance(stream.tasks.train.warp, COSTLY):
     return {}
-  found = {}
-  test_axis = 0 if jax.tree.leaves(axes.test) else None
+  found: dict[str, Callable[..., Any]] = {}
   rows = stream.tasks.train.idx.shape[-1] * (len(experiment.seeds) if pool_axis == 0 else 1)
   joint = all(phase.joint for phase in experiment.method.phases)
   if experiment.spec.boundaries and not joint and 4 * rows * int(np.prod(experiment.spec.x_shape)) <= POOL_BYTES:
     pool = jax.vmap(pool_of, (axes.bank, axes.tasks, None)) if pool_axis == 0 else pool_of
     found["pool"] = jax.jit(pool, out_shardings=places(pool_axis, experiment.mesh))
 
-  def pictures(stream, task):
-    return warped_rows(stream.test_bank, stream.test, task)
+  def pictures(split, stream, task):
+    return warped_rows(*loops.split_of(stream, split), task)
 
-  if test_axis == 0:
-    pictures = jax.vmap(pictures, (axes, None))
-  return {**found, "pictures": jax.jit(pictures, out_shardings=places(test_axis, experiment.mesh))}
+  for split in ("test", *(look.split for look in experiment.timeline.looks)):
+    axis, own = rows_axis(axes, split), partial(pictures, split)
+    mapped = jax.vmap(own, (axes, None)) if axis == 0 else own
+    found[f"pictures.{split}"] = jax.jit(mapped, out_shardings=places(axis, experiment.mesh))
+  return found
 
 
 def fit(

@@ -5,6 +5,7 @@ from typing import Annotated, Any, NamedTuple
 
 from cljax.declared import at_least, check, fields, free, one_of
 from cljax.errors import choose
+from cljax.looks import LOOKS
 from cljax.mesh import EXECUTORS
 
 EVALUATE = ("all", "seen", "ends")
@@ -17,6 +18,7 @@ class Settings(NamedTuple):
 
   every_task: Annotated[bool, free("an oracle trains anew at every task; else once, at the last")] = False
   evaluate: Annotated[str, one_of(EVALUATE, ASKED)] = "all"
+  looks: Annotated[tuple[str, ...], one_of(tuple(LOOKS), "what is asked beside the readouts")] = ()
   evaluate_group: Annotated[int, at_least(1, "test rows a batch", 1_000_000)] = 500
   chunk: Annotated[int, at_least(0, "steps of one compiled call; 0 chooses", 1_000_000)] = 0
   checkpoint_every_chunks: Annotated[int, at_least(0, "besides every task's end; 0: at task ends only")] = 20

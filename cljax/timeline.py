@@ -48,6 +48,7 @@ class Look(NamedTuple):
   when: str  # row: beside each row of the matrix | epoch: after each epoch | exit: before the `exit` of a task's end
   blank: Callable[[int, int], Counts]  # (S, T) -> before anything was asked
   note: Callable[[Counts, Unit, Answers], None]  # asks, and writes into the counts
+  answer: str = "evaluate"  # the function of fit.py that answers for one task, with the arguments of `fit.evaluate`
 
 
 class Timeline(NamedTuple):

@@ -12,7 +12,7 @@ import pytest
 
 from cljax import fit
 from cljax.data.sample import view_at
-from cljax.drive import pairs
+from cljax.looks import pairs
 from cljax.types import Bank, Method, Outputs, Rows, Spec, Stream, Task
 from tests import toys
 from tests.subjects import Subject, finished

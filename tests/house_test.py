@@ -16,6 +16,7 @@ import pytest
 
 from cljax import types
 from cljax.data import STREAMS
+from cljax.looks import LOOKS
 from cljax.methods import METHODS
 from cljax.nets import NETS
 
@@ -35,7 +36,7 @@ ROOMS = (
   ("artifacts", "fit"),
   ("pieces",),
   ("methods",),
-  ("checkpoint", "memory", "mesh", "monitor", "timeline", "workdir"),
+  ("checkpoint", "looks", "memory", "mesh", "monitor", "timeline", "workdir"),
   ("settings",),
   ("config",),
   ("sweep",),
@@ -358,7 +359,7 @@ def words_of_the_engine() -> set[str]:
       if isinstance(node, ast.ClassDef):
         fields = [one.target for one in node.body if isinstance(one, ast.AnnAssign)]
         found |= {field.id for field in fields if isinstance(field, ast.Name)}
-  return found | {"bias", "memory"}  # a parameter of every layer; the field of a state that plans read
+  return found | {*LOOKS, "bias", "memory"}  # a parameter of every layer; the field of a state that plans read
 
 
 ENGLISH = {"confident", "discriminative", "joint", "routing", "single", "subnetwork"}  # in a sentence no name

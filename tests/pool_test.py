@@ -85,4 +85,4 @@ def test_a_run_with_pools_is_a_run_without(monkeypatch, method):
 def test_cheap_warps_need_no_pool():
   it = config("er")
   it.stream.name = "permuted"
-  assert not {"pool", "pictures"} & set(compile_events(build(complete(it))))
+  assert not {"pool", "pictures.test"} & set(compile_events(build(complete(it))))

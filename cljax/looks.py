@@ -1,0 +1,127 @@
+"""What a run can be asked beside its readouts: the table of looks, from which `config.looks` picks.
+
+A look says where on the timeline it is asked, about which rows of which tasks, and what it keeps of the answers: whole
+numbers, which go round the loop with the cursor, so that a run that was stopped keeps the bits of one that was not.
+A further one is an entry of LOOKS; an `answer` of its own is compiled for it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cljax.errors import ConfigError
+from cljax.timeline import Answers, Counts, Look, Unit
+from cljax.types import Spec
+
+
+def pairs(mode: str, row: int, T: int, trained: tuple[int, ...]) -> list[int]:
+  """The tasks that row `row` asks about; `mode` is config.evaluate."""
+  if mode == "all" or (row == T and mode == "ends") or len(trained) < T:
+    return list(range(T))
+  if mode == "seen":
+    return list(range(T)) if row == 0 else list(range(min(row + 1, T)))
+  return [row - 1] if row else []
+
+
+def in_training(mode: str, row: int, T: int, trained: tuple[int, ...]) -> list[int]:
+  """The task that is being trained, whose row of the matrix comes next."""
+  return [row - 1]
+
+
+def no_row(S: int, T: int) -> Counts:
+  """`right` [S, T+1, T] right answers, -1 where not asked."""
+  return {"right": np.full((S, T + 1, T), -1)}
+
+
+def fill_row(counts: Counts, unit: Unit, answers: Answers) -> None:
+  """Writes one row of the matrix."""
+  assert unit.look is not None
+  for task, right in answers(unit.look.split).items():
+    counts["right"][:, unit.row, task] = right
+
+
+BEST = ("valid", "test", "epoch", "phase")
+
+
+def no_best(S: int, T: int) -> Counts:
+  """[S, T] of the best epoch: right answers on `valid` and `test` rows, `epoch` and `phase` of it; -1 before any."""
+  return {name: np.full((S, T), -1) for name in BEST}
+
+
+def keep_best(counts: Counts, unit: Unit, answers: Answers) -> None:
+  """Asks the validation rows, and the test rows where some seed has more of the former right than ever in this task;
+  only such seeds keep what was found."""
+  for task, valid in answers("valid").items():
+    better = valid > counts["valid"][:, task]
+    if better.any():
+      test = answers("test")[task]
+      for name, value in zip(BEST, (valid, test, unit.epoch, unit.at.phase), strict=True):
+        counts[name][:, task] = np.where(better, np.asarray(value), counts[name][:, task])
+
+
+LOOKS = {
+  look.name: look
+  for look in (
+    Look("valid", "valid", pairs, "row", no_row, fill_row),
+    Look("before_exit", "test", pairs, "exit", no_row, fill_row),
+    Look("watch", "valid", in_training, "epoch", no_best, keep_best),
+  )
+}
+
+
+def told(
+  unit: Unit, split: str, right: Mapping[int, np.ndarray], rows: np.ndarray
+) -> tuple[dict[str, Any], dict[str, float]]:
+  """What a look was answered, as a line of metrics.jsonl and as scalars.
+
+  Args:
+    right: task -> [S] right answers, -1 where the task has no slot.
+    rows: [S, T] rows of the split.
+  """
+  assert unit.look is not None
+  share = {task: np.where(n < 0, np.nan, n / rows[:, task]) for task, n in right.items()}
+  accuracy = {str(task): [None if np.isnan(n) else float(n) for n in seeds] for task, seeds in share.items()}
+  at = {"task": unit.at.task, "phase": unit.at.phase, "epoch": unit.epoch, "row": unit.row}
+  line = {"event": "look", "look": unit.look.name, **at, "split": split, "accuracy": accuracy}
+  known = {task: seeds for task, seeds in share.items() if not np.isnan(seeds).all()}
+  return line, {f"{unit.look.name}/{split}/task_{t:02d}/acc": float(np.nanmean(n)) for t, n in known.items()}
+
+
+def counts_of(
+  looks: Iterable[Look], looked: Mapping[str, Counts], rows: Callable[[str], np.ndarray], own: slice
+) -> dict[str, Counts]:
+  """The counts of all looks for some rows of the seed axis, with the rows [S, T] that were asked, as
+  `store.make_result` takes them."""
+  asked = {"valid_rows": rows("valid")[own], "test_rows": rows("test")[own]}
+  return {
+    look.name: {name: n[own] for name, n in looked[look.name].items()} | {"right_rows": rows(look.split)[own], **asked}
+    for look in looks
+  }
+
+
+def looks_of(names: Sequence[str], spec: Spec, valid_rows: np.ndarray) -> tuple[Look, ...]:
+  """The looks of a run.
+
+  Args:
+    names: of LOOKS.
+    valid_rows: [S, T] validation rows.
+
+  Raises:
+    ConfigError: a name twice, or a look that the stream cannot serve.
+  """
+  if len(set(names)) < len(names):
+    raise ConfigError(f"config.looks={tuple(names)} names a look twice")
+  for look in (looks := tuple(LOOKS[name] for name in names)):
+    if look.split == "valid" and not valid_rows.all():
+      raise ConfigError(
+        f"config.looks names {look.name!r}, which asks the validation rows of every task, and task "
+        f"{int(valid_rows.min(axis=0).argmin()) + 1} has none: set config.stream.valid_per_task (or valid_share) above "
+        "0, or leave it out"
+      )
+    if look.when != "row" and not spec.boundaries:
+      raise ConfigError(
+        f"config.looks names {look.name!r}, and config.stream.boundaries=False leaves it no place: such a "
+        "stream has no epochs and no end of a task; set it to True, or leave it out"
+      )
+  return looks
