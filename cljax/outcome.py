@@ -14,6 +14,7 @@ from cljax.drive import Carry
 from cljax.experiment import Experiment
 from cljax.looks import counts_of
 from cljax.mesh import gather
+from cljax.methods.exhibits import EXHIBITS
 from cljax.predict import told_of
 from cljax.report import plots, store
 from cljax.settings import Labels, Settings
@@ -143,5 +144,5 @@ def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
     if outcome.experiment is not None:
       files.write_json(folder / "parts" / "spec.json", told_of(outcome.experiment.config, outcome.experiment.spec))
   store.write_report_arrays(folder / "report.npz", outcome.arrays)
-  plots.save(folder / "figures", plots.run_figures(outcome.result, outcome.arrays))
+  plots.save(folder / "figures", plots.run_figures(outcome.result, outcome.arrays, EXHIBITS))
   files.write_json(folder / "result.json", outcome.result)

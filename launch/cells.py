@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from cljax.config import relabel
 from cljax.errors import ConfigError
+from cljax.methods.exhibits import EXHIBITS
 from cljax.report.pages import read_published, write_report
 from cljax.report.store import find_results
 from cljax.report.tables import labels, readme_table, splice, text_table
@@ -61,7 +62,7 @@ def write_readme(workdir: str, name: str) -> None:
   """
   results = [result for _, result, _ in find_results(workdir)]
   paper = results[0]["paper"]
-  table = readme_table(results, read_published(paper, ROOT / "configs"))
+  table = readme_table(results, read_published(paper, ROOT / "configs"), EXHIBITS)
   written = 0
   for path in (ROOT / "README.md", ROOT / "configs" / "papers" / paper / "README.md"):
     if path.exists() and f"<!-- results:{name} -->" in path.read_text():
@@ -77,5 +78,5 @@ def finish(workdir: str) -> None:
   paths, results, _ = zip(*find_results(workdir), strict=True)
   papers = {result["paper"] for result in results}
   published = read_published(papers.pop(), configs) if len(papers) == 1 else {}
-  print(text_table(results, published, labels(results, paths)))
-  print("written: " + ", ".join(str(path) for path in write_report(workdir, configs)))
+  print(text_table(results, published, labels(results, paths), EXHIBITS))
+  print("written: " + ", ".join(str(path) for path in write_report(workdir, configs, EXHIBITS)))

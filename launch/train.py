@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 from cljax.config import relabel
 from cljax.errors import ConfigError
+from cljax.methods.exhibits import EXHIBITS
 from cljax.report.tables import text_table
 from cljax.run import train
 from launch import app, cells, config_files, hosts
@@ -40,7 +41,7 @@ def main() -> int | None:
     if outcome.sweep:
       cells.finish(app.workdir())
       return None
-    print(text_table([outcome.result]))
+    print(text_table([outcome.result], exhibits=EXHIBITS))
     print(f"written: {app.workdir()}/result.json")
   return None
 

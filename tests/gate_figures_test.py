@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from cljax.report import gates, plots
+from cljax.methods.exhibits import EXHIBITS
+from cljax.methods.expert_gate.exhibits import parent_relatedness, transfer_figures
+from cljax.report import plots
 from cljax.run import train
 from tests import toys
 
@@ -20,7 +22,7 @@ def runs():
 
 
 def test_a_run_has_its_gate_s_figures(runs):
-  found = plots.run_figures(runs[0].result, runs[0].arrays)
+  found = plots.run_figures(runs[0].result, runs[0].arrays, EXHIBITS)
   assert {"gate_confusion", "relatedness", "turned"} <= set(found)
   line = found["turned"].axes[0].lines[0]
   np.testing.assert_array_equal(line.get_xdata(), [0, 20])
@@ -31,16 +33,16 @@ def test_a_run_has_its_gate_s_figures(runs):
 
 def test_a_table_shows_what_lwf_gave(runs):
   results, arrays = [run.result for run in runs], [run.arrays for run in runs]
-  found = plots.table_figures(results, arrays, ["tuned", "held"])
+  found = plots.table_figures(results, arrays, ["tuned", "held"], EXHIBITS)
   figure = next(figure for name, figure in found.items() if name.endswith("_transfer"))
   points = figure.axes[0].collections[0].get_offsets()
   expected = 100 * (np.array(results[1]["accuracy"], float) - np.array(results[0]["accuracy"], float))[:, -1]
   shown = np.asarray(points)[~np.isnan(np.asarray(points)[:, 0].astype(float))]
   np.testing.assert_allclose(np.sort(shown[:, 1]), np.sort(expected[:, 1:].ravel()), atol=1e-9)
-  assert gates.transfer_figure(results[:1], arrays[:1], plots.canvas) == {}
+  assert transfer_figures(results[:1], arrays[:1]) == {}
   assert all(isinstance(figure, Figure) for figure in found.values())
 
 
 def test_the_relatedness_of_parents():
   arrays = {"relatedness": np.array([[[[np.nan] * 3, [0.9, np.nan, np.nan]]]]), "parent": np.array([[[-1, 0]]])}
-  np.testing.assert_array_equal(gates.parent_relatedness(arrays), [[np.nan, 0.9]])
+  np.testing.assert_array_equal(parent_relatedness(arrays), [[np.nan, 0.9]])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cljax.methods import METHODS
+from cljax.methods.exhibits import EXHIBITS
 from cljax.report.pages import read_published
 from cljax.report.store import find_results
 from cljax.report.tables import readme_table, splice
@@ -43,7 +44,7 @@ def test_tables_come_from_the_result_files(name):
   """Else run: python -m launch.report --workdir=results/PAPER/PRESET --readme=NAME."""
   folder = TABLES[name]
   results = [result for _, result, _ in find_results(folder)]
-  table = readme_table(results, read_published(folder.parent.name, ROOT / "configs"))
+  table = readme_table(results, read_published(folder.parent.name, ROOT / "configs"), EXHIBITS)
   if f"<!-- results:{name} -->" in README:
     assert splice(README, name, table) == README
   own = (ROOT / "configs" / "papers" / folder.parent.name / "README.md").read_text()

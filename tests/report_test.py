@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cljax.errors import ConfigError
+from cljax.methods.exhibits import EXHIBITS
 from cljax.report import pages, plots, tables
 from tests.results import CONFIGS, PUBLISHED, RIGHT, ROOT, L, S, T, fake, leave, report_arrays, two_streams
 
@@ -24,7 +25,8 @@ def lines_of(figure, axis=0):
 def test_a_run_s_figures():
   plain = {"accuracy_matrix", "task_curves", "drops"}
   assert set(plots.run_figures(fake(), {"parameters": np.zeros((S, T))})) == plain
-  found = plots.run_figures(fake(), report_arrays())
+  assert set(plots.run_figures(fake(), report_arrays())) == plain
+  found = plots.run_figures(fake(), report_arrays(), EXHIBITS)
   assert set(found) == plain | {"routing", "task_similarity", "expert_use"}
   for figure in found.values():
     assert plots.png(figure).startswith(b"\x89PNG")
@@ -46,7 +48,7 @@ def test_long_streams_show_tasks_1_and_10():
 
 def test_routing_figures_show_the_first_seed_after_the_last_task():
   arrays = report_arrays()
-  found = plots.run_figures(fake(), arrays)
+  found = plots.run_figures(fake(), arrays, EXHIBITS)
   last = arrays["routing"][0, -1]
   for l in range(L):
     np.testing.assert_allclose(found["routing"].axes[l].images[0].get_array(), last[l])
@@ -87,7 +89,8 @@ def test_more_methods_than_colours_are_all_drawn_and_differ():
 def test_a_table_s_figures_go_by_stream_and_result():
   short = fake("er", right={"task": RIGHT[:, :2, :1]}, rows=np.full((S, 1), 100))
   results = [fake("er"), short, fake("routing"), fake("routing", "mnist_rot")]
-  found = plots.table_figures(results, [{}, {}, report_arrays(), {}], ["er", "er in a/b", "routing", "routing"])
+  names = ["er", "er in a/b", "routing", "routing"]
+  found = plots.table_figures(results, [{}, {}, report_arrays(), {}], names, EXHIBITS)
   routing = {f"mnist_perm_routing_{kind}" for kind in ("routing", "task_similarity", "expert_use")}
   curves = {f"{stream}_{kind}" for stream in ("mnist_perm", "mnist_rot") for kind in ("task_curves", "drops")}
   assert set(found) == routing | curves
@@ -96,7 +99,7 @@ def test_a_table_s_figures_go_by_stream_and_result():
 
 
 def test_a_report_is_made_from_files_alone(workdir):
-  written = pages.write_report(workdir, CONFIGS)
+  written = pages.write_report(workdir, CONFIGS, EXHIBITS)
   assert [path.name for path in written] == ["report.md", "report.html"] and all(path.exists() for path in written)
   text = (workdir / "report.md").read_text()
   pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)

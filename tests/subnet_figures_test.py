@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
-from cljax.report import plots, subnets, tables
-from cljax.report.subnets import Onsets, match
+from cljax.methods.exhibits import EXHIBITS
+from cljax.methods.subnetwork import exhibits as subnets
+from cljax.methods.subnetwork.exhibits import Onsets, match
+from cljax.report import plots, tables
+from cljax.report.exhibits import columns_of
 from tests.results import fake
 
 ROWS = np.array([[100, 90, 110], [100, 90, 110]])  # with a batch of 20 the edges lie in batches 5 and 9
@@ -53,8 +56,9 @@ def test_decisions_and_edges(decided, found):
 
 def test_onsets_of_a_result():
   assert subnets.onsets_of(result()) == [Onsets((1, 1), 0, 0), Onsets((0,), 1, 0)]
-  assert subnets.onsets_of({**result(), "train_rows": None}) is None
-  assert subnets.onsets_of(fake()) is None
+  assert "onsets" in columns_of(result(), EXHIBITS)
+  assert "onsets" not in columns_of({**result(), "train_rows": None}, EXHIBITS)
+  assert columns_of(fake(), EXHIBITS) == {}
 
 
 def test_the_hidden_share_is_that_of_the_experts_in_use():
@@ -71,22 +75,22 @@ def test_forgetting_counts_from_the_consolidated_row():
 
 
 def test_the_table_has_the_columns_where_a_method_tells_them():
-  table = tables.text_table([result(), fake("finetune", "pairs", "robust", train_rows=ROWS)])
+  table = tables.text_table([result(), fake("finetune", "pairs", "robust", train_rows=ROWS)], exhibits=EXHIBITS)
   head, first, second = table.splitlines()[:3]
   assert "hidden weights frozen" in head and "onsets" in head
   told, other = (first, second) if "subnetwork" in first else (second, first)
   assert "3 of 4, 0 false, delay 0 to 1" in told and "0.2500" in told and "0.0200" in told
   assert "of 4" not in other
-  assert "onsets" not in tables.text_table([fake()])
+  assert "onsets" not in tables.text_table([fake()], exhibits=EXHIBITS)
 
 
 def test_figures_are_drawn_from_what_is_there():
-  found = plots.run_figures(result(), arrays())
+  found = plots.run_figures(result(), arrays(), EXHIBITS)
   assert {"frozen_share", "task_lines", "onsets"} <= set(found)
   lines = found["frozen_share"].axes[0].get_lines()
   np.testing.assert_allclose(lines[0].get_ydata(), [10, 10, 20])  # mean of the experts in use
   marks = [line.get_xdata()[0] for line in found["onsets"].axes[0].get_lines()[1:]]
   assert marks == [6, 10]
   told = {name: value for name, value in arrays().items() if not name.startswith(("onset", "trace"))}
-  assert "onsets" not in plots.run_figures(result(report=told), told)
-  assert "frozen_share" not in plots.run_figures(fake(), {})
+  assert "onsets" not in plots.run_figures(result(report=told), told, EXHIBITS)
+  assert "frozen_share" not in plots.run_figures(fake(), {}, EXHIBITS)

@@ -2,7 +2,7 @@
 Gate's autoencoders are measured against (Aljundi et al. 2017, https://arxiv.org/abs/1611.06194, Table 3).
 
 The experts are those of a chain, as in `confident`. The gate is one hidden ReLU layer on the autoencoders' own target
-(`ops.gate.target_of`), trained until its accuracy on the validation rows of all tasks no longer rises.
+(`pieces.standard.target_of`), trained until its accuracy on the validation rows of all tasks no longer rises.
 """
 
 from typing import Annotated, Any, NamedTuple
@@ -16,12 +16,13 @@ from flax import linen as nn
 from cljax.declared import at_least, declared
 from cljax.fit import mean_over
 from cljax.nets.features import FeatureFn, Phi, feature_function
-from cljax.ops import gate, trees
+from cljax.ops import trees
 from cljax.ops.losses import mean_live
 from cljax.ops.trees import parameters
 from cljax.pieces import early
 from cljax.pieces.descent import descend
 from cljax.pieces.experts import Chain, Experts, Training, expert_learner
+from cljax.pieces.standard import Standard, standard_of, target_of
 from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Rows, Spec, View
 
 
@@ -33,7 +34,7 @@ class State:
   params: Any  # of the gate
   opt_state: Any
   best: early.Best  # its loss is the share of validation rows sent to a wrong task
-  standard: gate.Standard  # of the first task
+  standard: Standard  # of the first task
   train_accuracy: Array  # [T] the gate's on the train rows of all tasks so far, after each task
   gate_epochs: Array  # [T] int32 until the early stop
   live: Array  # [T] bool, tasks that the gate knows
@@ -71,7 +72,7 @@ class GateLearner(NamedTuple):
       params=params,
       opt_state=self.tx.init(params),
       best=early.begin(params),
-      standard=gate.Standard(jnp.zeros(self.d), jnp.ones(self.d), jnp.int32(0)),
+      standard=Standard(jnp.zeros(self.d), jnp.ones(self.d), jnp.int32(0)),
       train_accuracy=jnp.zeros(self.T),
       gate_epochs=none,
       live=none > 0,
@@ -79,12 +80,12 @@ class GateLearner(NamedTuple):
 
   def scores(self, params: Any, state: State, x: Array) -> Array:
     """[B, T] the logits of the tasks so far, -inf for those to come."""
-    logits: Any = self.machine.apply({"params": params}, gate.target_of(self.features, state.standard, x))
+    logits: Any = self.machine.apply({"params": params}, target_of(self.features, state.standard, x))
     return jnp.where(state.live, logits, -jnp.inf)
 
   def enter(self, key: Key, state: State, view: View, clock: Clock) -> State:
     """The gate goes on, with one task more."""
-    measured = gate.standard_of(self.features, view, view.tasks.train)
+    measured = standard_of(self.features, view, view.tasks.train)
     return state.replace(
       standard=trees.where(view.t == 0, measured, state.standard),
       opt_state=self.tx.init(state.params),

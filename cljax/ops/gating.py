@@ -6,6 +6,7 @@ and its auxiliary losses), Maziarz et al. 2019 (Gumbel-matrix routing).
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +15,7 @@ from cljax.types import Array, Key
 
 def top_k_mask(logits: Array, k: int) -> Array:
   """[..., E] bool: the `k` largest entries, ties to the lower index; all of them where k >= E."""
+  chex.assert_type(logits, float)
   E = logits.shape[-1]
   if k >= E:
     return jnp.ones(logits.shape, bool)
@@ -25,6 +27,7 @@ def top_k_mask(logits: Array, k: int) -> Array:
 
 def masked_softmax(logits: Array, mask: Array) -> Array:
   """Softmax over the entries of `mask`, exactly 0 elsewhere (also in its gradient)."""
+  chex.assert_type([logits, mask], [float, bool])
   return jax.nn.softmax(logits, axis=-1, where=mask)
 
 
@@ -35,11 +38,13 @@ def top_k_gates(logits: Array, k: int) -> Array:
 
 def noisy_topk(normal: Array, logits: Array, sigma: Array, k: int) -> Array:
   """softmax(KeepTopK(H, k)) with H = logits + sigma * normal."""
+  chex.assert_equal_shape([normal, logits])
   return top_k_gates(logits + sigma * normal, k)
 
 
 def gumbel_topk(gumbel: Array, logits: Array, scale: Array, k: int) -> Array:
   """The top k of logits + scale * gumbel, weighted by the softmax of the clean logits over them."""
+  chex.assert_equal_shape([gumbel, logits])
   return masked_softmax(logits, top_k_mask(logits + scale * gumbel, k))
 
 
@@ -49,6 +54,7 @@ def gumbel_matrix(logistic: Array, logits: Array, temperature: Array) -> Array:
   The difference of two Gumbel variables is logistic, so soft = sigmoid((logit + logistic) / temperature); the sample is
   soft > 1/2 forwards and soft backwards, divided by max(number active, 1).
   """
+  chex.assert_equal_shape([logistic, logits])
   soft = jax.nn.sigmoid((logits + logistic) / temperature)
   hard = (soft > 0.5).astype(soft.dtype)
   sample = jax.lax.stop_gradient(hard - soft) + soft
@@ -74,6 +80,7 @@ NOISES: dict[str, Callable[[Key, tuple[int, ...]], Array]] = {
 
 def begin_row(how: str, key: Key, router: Array, t: Array) -> Array:
   """R [L, T, E] as task t begins: its row as it is (`noise`), the `mean` of earlier rows, or `ties`, a random order."""
+  chex.assert_rank([router, t], [3, 0])
   if how == "noise":
     return router
   if how == "ties":
@@ -85,18 +92,21 @@ def begin_row(how: str, key: Key, router: Array, t: Array) -> Array:
 
 def unused_gates(used: Array) -> Array:
   """[..., E] equal weights over the experts that are not `used` [..., E] bool; all zero where none is left."""
+  chex.assert_type(used, bool)
   unused = ~used
   return unused / jnp.maximum(unused.sum(axis=-1, keepdims=True), 1)
 
 
 def squared_variation(values: Array) -> Array:
   """CV(values)^2 over the last axis: variance over squared mean, 0 where the mean is 0."""
+  chex.assert_type(values, float)
   mean = values.mean(axis=-1)
   return values.var(axis=-1) / jnp.where(mean == 0, 1, mean**2)
 
 
 def importance_loss(gates: Array, live: Array) -> Array:
   """CV(sum over live rows [B] of the gates)^2; gates [B, E] (Shazeer et al. 2017, eq. 6)."""
+  chex.assert_rank([gates, live], [2, 1])
   return squared_variation(jnp.where(live[:, None], gates, 0).sum(axis=0))
 
 
@@ -109,6 +119,7 @@ def load_loss(logits: Array, noisy: Array, sigma: Array, k: int, live: Array) ->
     logits, noisy, sigma: [B, E]; `noisy` are the logits that were compared.
     live: [B], the rows that count.
   """
+  chex.assert_rank([logits, noisy, sigma, live], [2, 2, 2, 1])
   E = logits.shape[-1]
   if k >= E:
     return jnp.float32(0)  # every expert is always chosen: the load is equal
@@ -127,6 +138,7 @@ def balancing_losses(
     noise, gates, logits, sigma: [B, E], the draw of noisy_topk and what it was made of.
     live: [B], the rows that count.
   """
+  chex.assert_rank([gates, logits, live], [2, 2, 1])
   losses = []
   if name in ("importance", "both"):
     losses.append(importance_loss(gates, live))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -34,6 +35,8 @@ class Known(NamedTuple):
 
 def mean_entropy(logits: Array) -> Array:
   """[] mean over rows of the entropy of softmax(logits), nats."""
+  chex.assert_rank(logits, 2)
+  chex.assert_type(logits, float)
   log = jax.nn.log_softmax(logits, axis=-1)
   return -(jnp.exp(log) * log).sum(axis=-1).mean()
 
@@ -107,6 +110,8 @@ def infer(kind: str, known: Known) -> Array:
   Raises:
     ConfigError: an unknown rule.
   """
+  chex.assert_rank([known.live, known.done], 1)
+  chex.assert_type([known.live, known.done], bool)
   value = RULES[choose("config.method.infer", kind, RULES)](known)
   best = jnp.where(known.live, value, jnp.inf).argmin()
   return jnp.where(known.live.any(), best, -1).astype(jnp.int32)

@@ -1,5 +1,6 @@
 """Losses and scores of a batch, averaged over its live rows only."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,28 +10,37 @@ from cljax.types import Array, Batch
 
 def mean_live(values: Array, live: Array) -> Array:
   """Mean of [B] values over the live rows; 0 where no row is live."""
+  chex.assert_equal_shape([values, live])
+  chex.assert_rank(values, 1)
+  chex.assert_type(live, bool)
   return jnp.where(live, values, 0).sum() / jnp.maximum(live.sum(), 1)
 
 
 def moments(values: Array, live: Array) -> Array:
   """[2, F] mean and variance of [B, F] values over the live rows."""
+  chex.assert_rank([values, live], [2, 1])
   mean = jax.vmap(mean_live, (1, None))(values, live)
   return jnp.stack([mean, jax.vmap(mean_live, (1, None))((values - mean) ** 2, live)])
 
 
 def cross_entropy(logits: Array, batch: Batch) -> Array:
   """[] mean softmax cross-entropy over live rows; the logits [B, C] of `batch.classes` compete."""
+  chex.assert_equal_shape([logits, batch.classes])
+  chex.assert_type([logits, batch.y, batch.classes], [float, int, bool])
   each = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y, where=batch.classes)
   return mean_live(each, batch.live)
 
 
 def accuracy(logits: Array, batch: Batch) -> Array:
   """[] share of live rows whose largest allowed logit is the row's label."""
+  chex.assert_equal_shape([logits, batch.classes])
+  chex.assert_type([logits, batch.classes], [float, bool])
   return mean_live(jnp.where(batch.classes, logits, -jnp.inf).argmax(axis=-1) == batch.y, batch.live)
 
 
 def rows(batch: Batch, start: int, stop: int | None = None) -> Batch:
   """The columns start..stop of a batch, e.g. its current or its replayed rows."""
+  chex.assert_equal_shape_prefix(jax.tree.leaves(batch), 1)
   return jax.tree.map(lambda leaf: leaf[start:stop], batch)
 
 
@@ -42,6 +52,8 @@ def distillation(logits: Array, teacher: Array, classes: Array, temperature: Arr
     logits, teacher: [..., C]; gradients flow into the first only.
     classes: [..., C] bool, the logits that compete.
   """
+  chex.assert_equal_shape([logits, teacher])
+  chex.assert_type([logits, teacher, classes], [float, float, bool])
   live = classes.any(axis=-1, keepdims=True)
   where = classes | ~live
   teacher = jax.nn.softmax(jax.lax.stop_gradient(teacher) / temperature, axis=-1, where=where)
@@ -51,5 +63,6 @@ def distillation(logits: Array, teacher: Array, classes: Array, temperature: Arr
 
 def probabilities(logits: Array, classes: Array) -> Array:
   """softmax over the live classes [..., C]; all zero where none is live."""
+  chex.assert_type([logits, classes], [float, bool])
   live = classes.any(axis=-1, keepdims=True)
   return jnp.where(live, jax.nn.softmax(logits, axis=-1, where=classes | ~live), 0)

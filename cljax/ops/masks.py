@@ -5,6 +5,7 @@ A mask is a bool array of its weights' shape. Trees of masks have the structure 
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -15,11 +16,14 @@ EPSILON = 1e-12
 
 def pack(mask: Array) -> Array:
   """[ceil(n / 8)] uint8: eight entries of a mask of n entries in each byte."""
+  chex.assert_type(mask, bool)
   return jnp.packbits(mask.reshape(-1))
 
 
 def unpack(bits: Array, shape: tuple[int, ...]) -> Array:
   """The mask of that shape again."""
+  chex.assert_rank(bits, 1)
+  chex.assert_type(bits, jnp.uint8)
   count = 1
   for size in shape:
     count *= size
@@ -28,11 +32,13 @@ def unpack(bits: Array, shape: tuple[int, ...]) -> Array:
 
 def normalised(score: Array) -> Array:
   """z = score / mean(score) of one layer: free of scale, its mean is 1; all zero where the score is."""
+  chex.assert_type(score, float)
   return score / jnp.maximum(score.mean(), EPSILON)
 
 
 def top_mask(score: Array, k: int) -> Array:
   """The k largest entries of a layer; of equal ones those with the lower flat index."""
+  chex.assert_type(score, float)
   flat = score.reshape(-1)
   _, index = jax.lax.top_k(flat, k)
   return jnp.zeros(flat.shape, bool).at[index].set(True).reshape(score.shape)
@@ -40,6 +46,7 @@ def top_mask(score: Array, k: int) -> Array:
 
 def ranked(score: Array) -> Array:
   """[...] int32 place of each entry, 0 for the largest: `ranked(s) < k` is `top_mask(s, k)` for every k at once."""
+  chex.assert_type(score, float)
   flat = score.reshape(-1)
   _, index = jax.lax.top_k(flat, flat.shape[0])
   places = jnp.arange(flat.shape[0], dtype=jnp.int32)
@@ -59,19 +66,26 @@ def step_free(weights: Any, updates: Any, frozen: Any) -> Any:
   It is the update that is held back and not the gradient: an optimizer with momentum moves a weight whose gradient is
   zero. Adding a zero would turn -0 into 0, so entries are chosen.
   """
+  chex.assert_trees_all_equal_shapes(weights, updates, frozen)
   return jax.tree.map(lambda leaf, step, held: jnp.where(held, leaf, leaf + step), weights, updates, frozen)
 
 
 def hamming(one: Array, other: Array) -> Array:
   """[] entries in which two masks differ; 2 k (1 - overlap) for two masks of k entries."""
+  chex.assert_equal_shape([one, other])
+  chex.assert_type([one, other], bool)
   return (one != other).sum()
 
 
 def overlap(one: Array, other: Array) -> Array:
   """[] share of the first mask's entries that the other has too; 0 for an empty one."""
+  chex.assert_equal_shape([one, other])
+  chex.assert_type([one, other], bool)
   return (one & other).sum() / jnp.maximum(one.sum(), 1)
 
 
 def deviation(new: Array, old: Array, both: Array) -> Array:
   """[] sum |new - old| / sum old over the entries of `both`: how differently two tasks score what they share."""
+  chex.assert_equal_shape([new, old, both])
+  chex.assert_type([new, old, both], [float, float, bool])
   return jnp.where(both, jnp.abs(new - old), 0).sum() / jnp.maximum(jnp.where(both, old, 0).sum(), EPSILON)

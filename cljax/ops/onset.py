@@ -5,6 +5,7 @@ onset. Scores of firing batches, and of the latest `needed` ones, stay out of th
 would raise the bar and hide the onset that it belongs to.
 """
 
+import chex
 import flax.struct
 import jax.numpy as jnp
 
@@ -41,6 +42,8 @@ def watch(
   Returns:
     the detector, whether this batch fires [], and whether it completes an onset [].
   """
+  chex.assert_rank([detector.history, detector.waiting, score], [1, 1, 0])
+  chex.assert_type(score, float)
   needed = detector.waiting.shape[0]
   ready = (detector.age >= warmup) & (detector.count > 0)
   bar = factor * jnp.nanquantile(detector.history, quantile)
@@ -59,6 +62,8 @@ def watch(
 
 def watch_level(detector: Detector, score: Array, limit: Array | float) -> tuple[Detector, Array, Array]:
   """The same for a score with a known bar, without history or warm-up: a batch fires above `limit`."""
+  chex.assert_rank([score, limit], 0)
+  chex.assert_type(score, float)
   fires = ~(score <= limit)
   row = jnp.where(fires, detector.row + 1, 0).astype(jnp.int32)
   return detector.replace(row=row), fires, row >= detector.waiting.shape[0]

@@ -1,5 +1,6 @@
 """Places of the recent past, for a method that is not told where tasks begin: a window, and batches held back."""
 
+import chex
 import flax.struct
 import jax.numpy as jnp
 
@@ -21,6 +22,8 @@ def empty(size: int) -> Window:
 
 def enter(window: Window, place: Place, live: Array) -> Window:
   """The live rows [B] of a batch enter, and push out the oldest ones."""
+  chex.assert_rank([*place, live], 1)
+  chex.assert_type([*place, live], [int, int, bool])
   size = window.place.row.shape[0]
   order = jnp.cumsum(live) - 1
   at = jnp.where(live, (window.count + order) % size, NONE)
@@ -30,11 +33,14 @@ def enter(window: Window, place: Place, live: Array) -> Window:
 
 def inside(window: Window) -> Array:
   """[W] bool: entries of the ring that hold a place."""
+  chex.assert_rank(window.count, 0)
   return jnp.arange(window.place.row.shape[0]) < window.count
 
 
 def picked(window: Window, wanted: Array, size: int) -> tuple[Place, Array]:
   """(places [size], live [size]): the first `size` entries of the ring that are wanted [W] and hold a place."""
+  chex.assert_equal_shape([wanted, window.place.row])
+  chex.assert_type(wanted, bool)
   ring = window.place.row.shape[0]
   at = jnp.flatnonzero(wanted & inside(window), size=size, fill_value=ring)
   return Place(*(leaf[jnp.minimum(at, ring - 1)] for leaf in window.place)), at < ring
@@ -57,6 +63,7 @@ def nothing_held(batches: int, rows: int) -> Held:
 
 def hold(held: Held, place: Place, live: Array) -> Held:
   """One more batch; there must be room for it."""
+  chex.assert_shape([*place, live], held.live.shape[1:])
   at = held.count
   stored = Place(*(old.at[at].set(new) for old, new in zip(held.place, place, strict=True)))
   return Held(stored, held.live.at[at].set(live), at + 1)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -12,11 +13,14 @@ from cljax.types import Array
 
 def apply_by_slot(apply: Callable[[Any, Array, Array], Any], stacked: Any, x: Array, slot: Array) -> Any:
   """Each row of x [B, ...] through the network of its own slot [B]; networks that no row asks for are not run."""
+  chex.assert_equal_shape_prefix([x, slot], 1)
   return by_slot(lambda s: apply(take(stacked, s), x, slot), jax.tree.leaves(stacked)[0].shape[0], slot)
 
 
 def by_slot(run: Callable[[Array], Any], slots: int, slot: Array) -> Any:
   """Each row from `run(s)`, a tree of [B, ...], of its own slot s = slot[b]; zeros where there is no such slot."""
+  chex.assert_rank(slot, 1)
+  chex.assert_type(slot, int)
   out = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run, jnp.int32(0)))
 
   def take_rows(s, out):
@@ -35,6 +39,8 @@ def by_slot(run: Callable[[Array], Any], slots: int, slot: Array) -> Any:
 
 def over_live(run: Callable[[Array], Any], live: Array) -> Any:
   """[S, ...] what `run(s)` gives for each live slot [S]; zeros for the others, which are not run."""
+  chex.assert_rank(live, 1)
+  chex.assert_type(live, bool)
   shapes = jax.eval_shape(run, jnp.int32(0))
   out = jax.tree.map(lambda leaf: jnp.zeros((len(live), *leaf.shape), leaf.dtype), shapes)
 
@@ -46,6 +52,8 @@ def over_live(run: Callable[[Array], Any], live: Array) -> Any:
 
 def mean_of_live(run: Callable[[Array], Any], live: Array) -> Any:
   """The mean of the trees `run(s)` over the live slots [S], one at a time; zeros where none is live."""
+  chex.assert_rank(live, 1)
+  chex.assert_type(live, bool)
   shapes = jax.eval_shape(run, jnp.int32(0))
   none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
   share = 1 / jnp.maximum(live.sum(), 1)

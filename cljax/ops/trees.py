@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -11,6 +12,8 @@ from cljax.types import Array
 
 def where(condition: Array, yes: Any, no: Any) -> Any:
   """One of two trees of the same shapes, by a condition []."""
+  chex.assert_rank(condition, 0)
+  chex.assert_trees_all_equal_structs(yes, no)
   return jax.tree.map(lambda one, other: jnp.where(condition, one, other), yes, no)
 
 
@@ -21,9 +24,11 @@ def parameters(tree: Any) -> Array:
 
 def take(stacked: Any, slot: Array | int) -> Any:
   """The tree of one slot out of leaves [T, ...]."""
+  chex.assert_rank(slot, 0)
   return jax.tree.map(lambda leaf: leaf[slot], stacked)
 
 
 def put(stacked: Any, slot: Array | int, tree: Any) -> Any:
   """The leaves [T, ...] with one slot replaced."""
+  chex.assert_rank(slot, 0)
   return jax.tree.map(lambda all, leaf: all.at[slot].set(leaf), stacked, tree)

@@ -13,6 +13,7 @@ from cljax import files
 from cljax.errors import ConfigError
 from cljax.metrics import METRICS
 from cljax.report import plots, store, tables
+from cljax.report.exhibits import NO_EXHIBITS, Exhibits
 
 STYLE = (
   "body{font:15px/1.5 sans-serif;max-width:72em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
@@ -76,11 +77,14 @@ def as_page(title: str, table: tuple, remarks: Sequence[str], pictures: Sequence
   return "\n".join(page)
 
 
-def write_report(workdir: epath.Path | str, configs: Path | None = None) -> list[epath.Path]:
+def write_report(
+  workdir: epath.Path | str, configs: Path | None = None, exhibits: Exhibits = NO_EXHIBITS
+) -> list[epath.Path]:
   """Writes report.md (pictures in figures/) and report.html (pictures inside) into the work dir.
 
   Args:
     configs: the folder of configs whose published numbers stand beside ours; None shows ours alone.
+    exhibits: what methods show beside the columns and figures of all results.
 
   Returns:
     The two files.
@@ -97,10 +101,10 @@ def write_report(workdir: epath.Path | str, configs: Path | None = None) -> list
     results = [result for _, result, _ in found]
     names = tables.labels(results, [path for path, _, _ in found])
     arrays = [store.read_report_arrays(folder) for _, _, folder in found]
-    figures = plots.table_figures(results, arrays, names)
+    figures = plots.table_figures(results, arrays, names, exhibits)
     figures = {f"{paper or 'runs'}_{preset}_{name}": figure for name, figure in figures.items()}
     title = f"{paper or 'runs'}, preset {preset}" if preset else paper or "runs"
-    table, remarks = tables.rows(results, published, names), notes(results, published)
+    table, remarks = tables.rows(results, published, names, exhibits), notes(results, published)
     pictures = plots.save(root / "figures", figures)
     text.append(as_markdown(title, table, remarks, pictures))
     page.append(as_page(title, table, remarks, pictures))

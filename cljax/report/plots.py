@@ -13,14 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cljax.files import write_atomically
-from cljax.report.gates import gate_figures, transfer_figure
-from cljax.report.subnets import subnet_figures
+from cljax.report.exhibits import NO_EXHIBITS, Arrays, Exhibits, Result, figures_of, table_figures_of
 
 # Okabe and Ito's palette, told apart by colour-blind readers too; more than seven lines differ by their dashes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":", "-.")
-ROUTING = ("routing", "unused", "skipped")  # report arrays that the routing figures are drawn from
-Result = Mapping[str, Any]
 
 
 def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **shared: Any) -> tuple[Figure, np.ndarray]:
@@ -122,77 +119,49 @@ def drops(results: Sequence[Result], names: Sequence[str] | None = None) -> Figu
   return figure
 
 
-def per_layer(values: np.ndarray, title: str, columns: str, label: str) -> Figure:
-  """Matrices [L, T, n] side by side on one scale from 0; rows are tasks, `columns` names the others."""
-  L, T, n = values.shape
-  figure, axes = canvas(4.6 * L, 4.4, 1, L)
-  for l, axis in enumerate(axes[0]):
-    image = axis.imshow(values[l], cmap="Blues", vmin=0, vmax=max(values.max(), 1e-9), aspect="auto")
-    axis.set(xlabel=columns, ylabel="task", title=f"layer {l + 1}")
-    axis.set_xticks(range(0, n, step_of(n)), range(1, n + 1, step_of(n)))
-    axis.set_yticks(range(0, T, step_of(T)), range(1, T + 1, step_of(T)))
-  figure.suptitle(title, fontsize=10)
-  figure.colorbar(image, ax=axes[0].tolist(), label=label)
+def numbers(axis: Axes, values: np.ndarray) -> None:
+  """The value of each cell, where there is room."""
+  if values.size > 150:
+    return
+  for (row, column), value in np.ndenumerate(values):
+    if np.isfinite(value):
+      axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color="black")
+
+
+def confusion_figure(result: Result, title: str) -> Figure:
+  """Shares of each task's test rows by the slot inferred, mean over seeds."""
+  counts = np.array(result["task_confusion"], float)
+  share = (counts / np.maximum(counts.sum(axis=2, keepdims=True), 1)).mean(axis=0)
+  figure, axes = canvas(5.5, 4.6)
+  image = axes[0, 0].imshow(share, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+  axes[0, 0].set(xlabel="slot inferred", ylabel="task")
+  axes[0, 0].set_xticks(range(share.shape[1]), range(1, share.shape[1] + 1))
+  axes[0, 0].set_yticks(range(share.shape[0]), range(1, share.shape[0] + 1))
+  axes[0, 0].set_title(f"{title}: task inferred, share of test rows", fontsize=10)
+  numbers(axes[0, 0], share)
+  figure.colorbar(image, ax=axes[0, 0])
   return figure
 
 
-def routing_matrices(routing: np.ndarray, title: str) -> Figure:
-  """Gates [L, T, E] of one seed after the last task (the paper's Figure 4)."""
-  return per_layer(routing, f"{title}: routing after the last task", "expert", "routing weight")
-
-
-def task_similarity(routing: np.ndarray, title: str) -> Figure:
-  """R R^T of each layer (the paper's Figure 5); routing [L, T, E]."""
-  similarity = np.einsum("lte,lse->lts", routing, routing)
-  return per_layer(similarity, f"{title}: similarity of tasks", "task", "$R R^T$")
-
-
-def expert_use(arrays: Mapping[str, np.ndarray], title: str) -> Figure:
-  """Unused experts [S, T, L] after each task, and co-training steps skipped in it [S, T, T]."""
-  unused, skipped = arrays["unused"].astype(float), arrays["skipped"][:, -1].astype(float)
-  figure, axes = canvas(9, 4, 1, 2)
-  tasks = np.arange(1, unused.shape[1] + 1)
-  for l in range(unused.shape[2]):
-    band(axes[0, 0], tasks, unused[:, :, l], f"layer {l + 1}", l)
-  band(axes[0, 1], tasks, skipped, "skipped", len(COLOURS) - 1)
-  axes[0, 0].set(xlabel="after task", ylabel="experts that no task uses")
-  axes[0, 1].set(xlabel="in task", ylabel="co-training steps skipped")
-  for axis in axes[0]:
-    axis.set_ylim(bottom=0)
-    number_tasks(axis)
-  figure.suptitle(title, fontsize=10)
-  legend_below(figure, axes[0, 0])
-  return figure
-
-
-def routing_figures(result: Result, arrays: Mapping[str, np.ndarray], name: str) -> dict[str, Figure]:
-  """Routing and similarity of the first seed, and the use of experts over all; {} where the report lacks them."""
-  if not set(ROUTING) <= set(arrays):
-    return {}
-  last, one = arrays["routing"][0, -1], f"{name}, seed {result['seeds'][0]}"
-  return {
-    "routing": routing_matrices(last, one),
-    "task_similarity": task_similarity(last, one),
-    "expert_use": expert_use(arrays, f"{name} {spread_note([result])}"),
-  }
-
-
-def run_figures(result: Result, arrays: Mapping[str, np.ndarray]) -> dict[str, Figure]:
-  """The figures of one run by file name, the routing ones where its report has them; arrays [S, T, ...]."""
+def run_figures(result: Result, arrays: Arrays, exhibits: Exhibits = NO_EXHIBITS) -> dict[str, Figure]:
+  """The figures of one run by file name, its exhibits' among them; arrays [S, T, ...]."""
   found = {"accuracy_matrix": accuracy_matrix(result), "task_curves": task_curves([result]), "drops": drops([result])}
-  return found | own_figures(result, arrays, result["cell"])
+  return found | own_figures(result, arrays, result["cell"], exhibits)
 
 
-def own_figures(result: Result, arrays: Mapping[str, np.ndarray], name: str) -> dict[str, Figure]:
-  """The figures that only some methods have, by what their reports hold."""
-  found = routing_figures(result, arrays, name) | gate_figures(result, arrays, canvas, name)
-  return found | subnet_figures(result, arrays, canvas, name)
+def own_figures(result: Result, arrays: Arrays, title: str, exhibits: Exhibits) -> dict[str, Figure]:
+  """The figures that only some results have: whom a method takes for whom, and what its exhibits show."""
+  found = {} if result["task_confusion"] is None else {"gate_confusion": confusion_figure(result, title)}
+  return found | figures_of(result, arrays, title, exhibits)
 
 
 def table_figures(
-  results: Sequence[Result], arrays: Sequence[Mapping[str, np.ndarray]], names: Sequence[str] | None = None
+  results: Sequence[Result],
+  arrays: Sequence[Arrays],
+  names: Sequence[str] | None = None,
+  exhibits: Exhibits = NO_EXHIBITS,
 ) -> dict[str, Figure]:
-  """The figures of a table by file name: curves and drops by stream, routing by result.
+  """The figures of a table by file name: curves and drops by stream, exhibits by stream and by result.
 
   Args:
     arrays: of each result, its report arrays [S, T, ...].
@@ -204,10 +173,10 @@ def table_figures(
     group = [i for i, result in enumerate(results) if result["stream"] == stream]
     ours, called = [results[i] for i in group], [names[i] for i in group]
     found |= {f"{stream}_task_curves": task_curves(ours, called), f"{stream}_drops": drops(ours, called)}
-    own = transfer_figure(ours, [arrays[i] for i in group], canvas)
+    own = table_figures_of(ours, [arrays[i] for i in group], exhibits)
     found |= {f"{stream}_{kind}": figure for kind, figure in own.items()}
     for i in group:
-      own = own_figures(results[i], arrays[i], f"{stream}, {names[i]}")
+      own = own_figures(results[i], arrays[i], f"{stream}, {names[i]}", exhibits)
       found |= {f"{stream}_{file_name(names[i])}_{kind}": figure for kind, figure in own.items()}
   return found
 

@@ -186,7 +186,7 @@ def read_report_arrays(folder: epath.Path | str) -> dict[str, np.ndarray]:
     with path.open("rb") as file, np.load(file) as found:
       return {name: found[name] for name in found.files}
   except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-    raise ConfigError(f"{path} is damaged ({error}); delete it, and the figures of routing are left out") from error
+    raise ConfigError(f"{path} is damaged ({error}); delete it, and the figures made from it are left out") from error
 
 
 def equal(a: Any, b: Any, path: str = "") -> list[str]:

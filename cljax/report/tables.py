@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cljax.metrics import METRICS
-from cljax.report import subnets
+from cljax.report.exhibits import NO_EXHIBITS, Exhibits, Result, columns_of
 
-Result = Mapping[str, Any]
 Published = Mapping[str, Any]  # a published.json, or {}
 
 SHOWN = ("ACC", "BWT", "forgetting", "learning_accuracy")
@@ -97,13 +96,17 @@ def no_verdict(results: Sequence[Result], published: Published) -> str:
 
 
 def rows(
-  results: Sequence[Result], published: Published, names: Sequence[str] | None = None
+  results: Sequence[Result],
+  published: Published,
+  names: Sequence[str] | None = None,
+  exhibits: Exhibits = NO_EXHIBITS,
 ) -> tuple[list[str], list[list[str]]]:
   """(headings, rows of texts): ours, and where the paper has a number that number and, at its own preset, a verdict.
 
   Args:
     published: the paper's published.json, or {}.
     names: of each result, see `labels`; None are its methods.
+    exhibits: whose columns come last, of those results that meet their needs.
   """
   compared = [m for m in SHOWN if any(published_value(r, m, published) is not None for r in results)]
   several = len({result["preset"] for result in results}) > 1
@@ -116,7 +119,7 @@ def rows(
   headings += [PEAK] if watched else []
   sized = any(result["state_bytes"] for result in results)  # unknown to older results
   headings += [SIZE] if sized else []
-  own = [subnets.columns(result) for result in results]
+  own = [columns_of(result, exhibits) for result in results]
   extra = list(dict.fromkeys(heading for found in own for heading in found))
   table = []
   for i in order(results, published):
@@ -176,11 +179,14 @@ def aligned(headings: Sequence[str], table: Sequence[Sequence[str]]) -> str:
 
 
 def text_table(
-  results: Sequence[Result], published: Published | None = None, names: Sequence[str] | None = None
+  results: Sequence[Result],
+  published: Published | None = None,
+  names: Sequence[str] | None = None,
+  exhibits: Exhibits = NO_EXHIBITS,
 ) -> str:
   """The table that a launch ends with: mean ± s.d. over seeds, beside the published number where there is one."""
   why = no_verdict(results, published or {})
-  return aligned(*rows(results, published or {}, names)) + (f"\n{why}" if why else "")
+  return aligned(*rows(results, published or {}, names, exhibits)) + (f"\n{why}" if why else "")
 
 
 def evaluation_table(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -215,11 +221,11 @@ def provenance(results: Sequence[Result]) -> str:
   return f"Mean ± standard deviation over seeds. Commit {', '.join(short)}; {'; '.join(devices)}; {spent} in all."
 
 
-def readme_table(results: Sequence[Result], published: Published) -> str:
+def readme_table(results: Sequence[Result], published: Published, exhibits: Exhibits = NO_EXHIBITS) -> str:
   """Ours as markdown, with what made it; without published numbers where these belong to another preset."""
   same = [result for result in results if result["preset"] == published.get("preset")]
   shown = published if same else {**published, "values": {}}
-  return markdown(*rows(results, shown)) + "\n\n" + provenance(results)
+  return markdown(*rows(results, shown, exhibits=exhibits)) + "\n\n" + provenance(results)
 
 
 def splice(text: str, name: str, table: str) -> str:

@@ -23,6 +23,7 @@ from cljax.ops.losses import mean_live
 from cljax.ops.trees import put, take
 from cljax.pieces import early
 from cljax.pieces.descent import LossFn, descend
+from cljax.pieces.standard import Standard, standard_of, target_of
 from cljax.types import Array, Batch, Clock, Info, Key, Phase, Routes, Spec, View
 
 RULES = {"adam": optax.adam, "adagrad": lambda lr: optax.adagrad(lr, 0.0, 1e-8)}
@@ -36,7 +37,7 @@ class Gates:
   opt_state: Any
   best: early.Best
   store: Any  # [T + 1, ...] finished autoencoders; slot T is the root's
-  standard: gate.Standard  # of the root, else of the first task
+  standard: Standard  # of the root, else of the first task
   trained: Array  # [T + 1] bool
   valid_error: Array  # [T] mean squared error of each autoencoder on its own validation rows
   dead: Array  # [T] share of code units that no validation row wakes
@@ -102,7 +103,7 @@ class GateLearner(NamedTuple):
       opt_state=self.tx.init(one["params"]),
       best=early.begin(one["params"]),
       store=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (T + 1, *leaf.shape)), one),
-      standard=gate.Standard(jnp.zeros(d), jnp.ones(d), jnp.int32(0)),
+      standard=Standard(jnp.zeros(d), jnp.ones(d), jnp.int32(0)),
       trained=off,
       valid_error=zeros,
       dead=zeros,
@@ -115,8 +116,8 @@ class GateLearner(NamedTuple):
     """The autoencoder of task t starts anew."""
     gates, rows = state.gates, view.tasks.train
     first = jnp.array(False) if self.has_root else view.t == 0
-    standard = trees.where(first, gate.standard_of(self.features, view, rows), gates.standard)
-    centre = mean_over(lambda batch: gate.target_of(self.features, standard, batch.x), view, rows)
+    standard = trees.where(first, standard_of(self.features, view, rows), gates.standard)
+    centre = mean_over(lambda batch: target_of(self.features, standard, batch.x), view, rows)
     autoencoder = self.fresh(key, jnp.clip(centre, 1e-4, 1 - 1e-4))
     gates = gates.replace(
       standard=standard,
@@ -131,7 +132,7 @@ class GateLearner(NamedTuple):
     """(params, batch) -> (mean `entropy_error` of the live rows, info)."""
 
     def loss(params: Any, batch: Batch) -> tuple[Array, Info]:
-      target = gate.target_of(self.features, gates.standard, batch.x)
+      target = target_of(self.features, gates.standard, batch.x)
       logits, _ = self.rebuild({**gates.autoencoder, "params": params}, target)
       value = mean_live(gate.entropy_error(logits, target), batch.live)
       return value, {"loss": value}
@@ -152,7 +153,7 @@ class GateLearner(NamedTuple):
     gates = state.gates
 
     def loss(batch: Batch) -> Array:
-      target = gate.target_of(self.features, gates.standard, batch.x)
+      target = target_of(self.features, gates.standard, batch.x)
       return gate.entropy_error(self.rebuild(gates.autoencoder, target)[0], target)
 
     value = mean_over(loss, view, view.tasks.valid)
@@ -165,7 +166,7 @@ class GateLearner(NamedTuple):
     best = {**gates.autoencoder, "params": gates.best.params}
 
     def each(batch: Batch) -> tuple[Array, Array, Array]:
-      target = gate.target_of(self.features, gates.standard, batch.x)
+      target = target_of(self.features, gates.standard, batch.x)
       logits, code = self.rebuild(best, target)
       error = gate.squared_error(logits, target)
       return error, code > 0, ~jnp.isfinite(error)
@@ -181,9 +182,9 @@ class GateLearner(NamedTuple):
     )
     return state.replace(gates=gates)
 
-  def errors_of(self, store: Any, standard: gate.Standard, trained: Array, x: Array) -> Array:
+  def errors_of(self, store: Any, standard: Standard, trained: Array, x: Array) -> Array:
     """[B, slots] the squared errors of x [B, ...] by the autoencoders of a store; inf where none is trained."""
-    target = gate.target_of(self.features, standard, x)
+    target = target_of(self.features, standard, x)
     each = jax.vmap(lambda one: gate.squared_error(self.rebuild(one, target)[0], target))(store)
     return jnp.where(trained[:, None], each, jnp.inf).T
 

@@ -126,7 +126,7 @@ class ExpertGate(NamedTuple):
     """[B, C] the mean probabilities of all active experts that speak of the same labels as the best."""
     T = self.spec.T
     classes, labels = experts.classes[:T], experts.labels[:T]
-    active = gate.active(routes, classes, labels, self.answers.activate_above)
+    active = gate.active(routes.slot, routes.probabilities, classes, labels, self.answers.activate_above)
     each = probabilities(self.experts.apply_all(experts, x), classes[:, None])
     return jnp.einsum("bt,tbc->bc", active.astype(jnp.float32), each) / active.sum(axis=1, keepdims=True)
 

@@ -1,42 +1,16 @@
-"""Figures of methods that infer the task: who is taken for whom, and which task a new one grows from."""
+"""What a report shows of gates: which task a new one grew from, and what its way of learning gave."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cljax.pieces.experts import MODES
-
-Result = Mapping[str, Any]
-
-
-def numbers(axis: Axes, values: np.ndarray) -> None:
-  """The value of each cell, where there is room."""
-  if values.size > 150:
-    return
-  for (row, column), value in np.ndenumerate(values):
-    if np.isfinite(value):
-      axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color="black")
+from cljax.report.exhibits import Arrays, Exhibit, Result
+from cljax.report.plots import canvas, numbers
 
 
-def confusion_figure(result: Result, canvas: Any, title: str) -> Figure:
-  """Shares of each task's test rows by the slot inferred, mean over seeds."""
-  counts = np.array(result["task_confusion"], float)
-  share = (counts / np.maximum(counts.sum(axis=2, keepdims=True), 1)).mean(axis=0)
-  figure, axes = canvas(5.5, 4.6)
-  image = axes[0, 0].imshow(share, vmin=0, vmax=1, cmap="Blues", aspect="auto")
-  axes[0, 0].set(xlabel="slot inferred", ylabel="task")
-  axes[0, 0].set_xticks(range(share.shape[1]), range(1, share.shape[1] + 1))
-  axes[0, 0].set_yticks(range(share.shape[0]), range(1, share.shape[0] + 1))
-  axes[0, 0].set_title(f"{title}: task inferred, share of test rows", fontsize=10)
-  numbers(axes[0, 0], share)
-  figure.colorbar(image, ax=axes[0, 0])
-  return figure
-
-
-def relatedness_figure(arrays: Mapping[str, np.ndarray], canvas: Any, title: str) -> Figure:
+def relatedness_figure(arrays: Arrays, title: str) -> Figure:
   """Rel(row's task, column's) of the first seed; the parent framed, the mode beside the row."""
   related, parent, mode = (arrays[name][0, -1] for name in ("relatedness", "parent", "mode"))
   T = len(related)
@@ -57,7 +31,7 @@ def relatedness_figure(arrays: Mapping[str, np.ndarray], canvas: Any, title: str
   return figure
 
 
-def turned_figure(result: Result, arrays: Mapping[str, np.ndarray], canvas: Any, title: str) -> Figure:
+def turned_figure(result: Result, arrays: Arrays, title: str) -> Figure:
   """Relatedness of each turned copy to the first task against its angle; one line a seed."""
   angles = result["config"]["stream"]["angles"]
   figure, axes = canvas(5.5, 4)
@@ -71,26 +45,23 @@ def turned_figure(result: Result, arrays: Mapping[str, np.ndarray], canvas: Any,
   return figure
 
 
-def parent_relatedness(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+def parent_relatedness(arrays: Arrays) -> np.ndarray:
   """[S, T] of each task to the parent that it chose; NaN without one."""
   related, parent = arrays["relatedness"][:, -1], arrays["parent"][:, -1]
   found = np.take_along_axis(related, np.maximum(parent, 0)[..., None], axis=2)[..., 0]
   return np.where(parent >= 0, found, np.nan)
 
 
-def transfer_figure(
-  results: Sequence[Result], arrays: Sequence[Mapping[str, np.ndarray]], canvas: Any
-) -> dict[str, Figure]:
+def transfer_figures(results: Sequence[Result], arrays: Sequence[Arrays]) -> dict[str, Figure]:
   """What LwF gave over fine-tuning, task by task, against the relatedness to the parent; {} unless both are there.
 
   The two are told by the modes of their own reports, and must have taken the same parents.
   """
   modes = {}
   for i, own in enumerate(arrays):
-    if {"mode", "parent", "relatedness"} <= set(own):
-      kinds = set(own["mode"][:, -1].ravel().tolist()) - {0}
-      if len(kinds) == 1:
-        modes[kinds.pop()] = i
+    kinds = set(own["mode"][:, -1].ravel().tolist()) - {0}
+    if len(kinds) == 1:
+      modes[kinds.pop()] = i
   if not {1, 2} <= set(modes):
     return {}
   tuned, held = (modes[kind] for kind in (1, 2))
@@ -107,13 +78,16 @@ def transfer_figure(
   return {"transfer": figure}
 
 
-def gate_figures(result: Result, arrays: Mapping[str, np.ndarray], canvas: Any, name: str) -> dict[str, Figure]:
-  """Those that the result and its report arrays have; `canvas` is that of `report.plots`."""
-  found = {}
-  if result["task_confusion"] is not None:
-    found["gate_confusion"] = confusion_figure(result, canvas, name)
-  if {"relatedness", "parent", "mode"} <= set(arrays):
-    found["relatedness"] = relatedness_figure(arrays, canvas, f"{name}, seed {result['seeds'][0]}")
-    if "angles" in result["config"]["stream"]:
-      found["turned"] = turned_figure(result, arrays, canvas, name)
-  return found
+def relatedness_figures(result: Result, arrays: Arrays, title: str) -> dict[str, Figure]:
+  """The relatedness of tasks and their parents, of the first seed."""
+  return {"relatedness": relatedness_figure(arrays, f"{title}, seed {result['seeds'][0]}")}
+
+
+def turned_figures(result: Result, arrays: Arrays, title: str) -> dict[str, Figure]:
+  """Relatedness by angle, where the tasks are turned copies of one."""
+  return {"turned": turned_figure(result, arrays, title)}
+
+
+TOLD = ("relatedness", "parent", "mode")
+RELATEDNESS = Exhibit(TOLD, figures=relatedness_figures, table_figures=transfer_figures)
+TURNED = Exhibit(TOLD, ("config.stream.angles", "config.method.threshold"), figures=turned_figures)

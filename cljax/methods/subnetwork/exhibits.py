@@ -1,15 +1,14 @@
-"""Tables and figures of methods whose tasks own frozen subnetworks, and of those that find where tasks begin."""
+"""What a report shows of tasks that own frozen subnetworks, and of a search for where tasks begin."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from cljax.metrics import spread
-
-Result = Mapping[str, Any]
-Summary = Mapping[str, Any]  # {mean, std, values}
+from cljax.report.exhibits import Arrays, Exhibit, Result, Summary
+from cljax.report.plots import canvas
 
 
 class Onsets(NamedTuple):
@@ -37,13 +36,10 @@ def match(edges: Sequence[int], decided: Sequence[int]) -> Onsets:
   return Onsets(tuple(int(d) for d in delay), missed, len(decided) - used)
 
 
-def onsets_of(result: Result) -> list[Onsets] | None:
-  """Of each seed; None for a method that was told, or a result that does not know its training rows."""
-  steps = result["report"].get("onset_step")
-  if steps is None or result["train_rows"] is None:
-    return None
+def onsets_of(result: Result) -> list[Onsets]:
+  """Of each seed, for a method that was not told where tasks begin and a result that knows its training rows."""
   batch, found = result["config"]["method"]["batch_size"], []
-  for rows, decided in zip(result["train_rows"], steps, strict=True):
+  for rows, decided in zip(result["train_rows"], result["report"]["onset_step"], strict=True):
     edges = np.cumsum(rows)[:-1] // batch
     found.append(match(edges.tolist(), [step for step in decided if step >= 0]))
   return found
@@ -68,27 +64,28 @@ def after_consolidation(result: Result) -> tuple[list[float], list[float]]:
   return list((frozen - end)[:, :-1].mean(axis=1)), list((whole - frozen).mean(axis=1))
 
 
-def columns(result: Result) -> dict[str, Summary | str]:
-  """{heading: summary over seeds, or a text} of what such a method tells; {} for others."""
-  report = result["report"]
-  found: dict[str, Summary | str] = {}
-  if "frozen_hidden" in report:
-    found["experts"] = spread([float(np.max(own) + 1) for own in report["expert"]])
-    found["hidden weights frozen"] = spread(hidden_frozen(result))
+def frozen_columns(result: Result) -> dict[str, Summary | str]:
+  """Experts in use, and the share of their hidden weights that is frozen."""
+  experts = spread([float(np.max(own) + 1) for own in result["report"]["expert"]])
+  return {"experts": experts, "hidden weights frozen": spread(hidden_frozen(result))}
+
+
+def onset_columns(result: Result) -> dict[str, Summary | str]:
+  """Onsets found, missed and false with their delays; with three tasks or more, what consolidation cost."""
   seeds = onsets_of(result)
-  if seeds is not None:
-    delays = [delay for seed in seeds for delay in seed.delay]
-    edges = len(seeds) * (len(result["train_rows"][0]) - 1)
-    span = f", delay {min(delays)} to {max(delays)}" if delays else ""
-    found["onsets"] = f"{len(delays)} of {edges}, {sum(seed.false for seed in seeds)} false{span}"
-    if len(result["train_rows"][0]) > 2:
-      lost, given_up = after_consolidation(result)
-      found["forgetting once consolidated"] = spread(lost)
-      found["lost by consolidation"] = spread(given_up)
+  delays = [delay for seed in seeds for delay in seed.delay]
+  edges = len(seeds) * (len(result["train_rows"][0]) - 1)
+  span = f", delay {min(delays)} to {max(delays)}" if delays else ""
+  found: dict[str, Summary | str] = {}
+  found["onsets"] = f"{len(delays)} of {edges}, {sum(seed.false for seed in seeds)} false{span}"
+  if len(result["train_rows"][0]) > 2:
+    lost, given_up = after_consolidation(result)
+    found["forgetting once consolidated"] = spread(lost)
+    found["lost by consolidation"] = spread(given_up)
   return found
 
 
-def frozen_figure(arrays: Mapping[str, np.ndarray], canvas: Callable, title: str) -> Figure:
+def frozen_figure(arrays: Arrays, title: str) -> Figure:
   """Frozen share of each layer after each task (the paper's Figure 3a), mean over the experts in use and seeds."""
   shares, expert = arrays["frozen_share"], arrays["expert"]  # [S, T, E, L], [S, T, slots]
   used = np.arange(shares.shape[2]) <= expert.max(axis=2)[..., None]
@@ -104,7 +101,7 @@ def frozen_figure(arrays: Mapping[str, np.ndarray], canvas: Callable, title: str
   return figure
 
 
-def lines_figure(result: Result, canvas: Callable, title: str) -> Figure:
+def lines_figure(result: Result, title: str) -> Figure:
   """Accuracy of every task from its onset on (the paper's Figure 3b), mean over seeds."""
   R = np.array(result["accuracy"], float).mean(axis=0)
   figure, axes = canvas(5.5, 4)
@@ -117,7 +114,7 @@ def lines_figure(result: Result, canvas: Callable, title: str) -> Figure:
   return figure
 
 
-def onset_figure(result: Result, arrays: Mapping[str, np.ndarray], canvas: Callable, title: str) -> Figure:
+def onset_figure(result: Result, arrays: Arrays, title: str) -> Figure:
   """Loss and watched score over the stream of the first seed, onsets marked (the paper's Figure 2)."""
   loss, score = arrays["trace_loss"][0, -1], arrays["trace_score"][0, -1]
   steps = -(-sum(result["train_rows"][0]) // result["config"]["method"]["batch_size"])
@@ -137,12 +134,17 @@ def onset_figure(result: Result, arrays: Mapping[str, np.ndarray], canvas: Calla
   return figure
 
 
-def subnet_figures(result: Result, arrays: Mapping[str, np.ndarray], canvas: Callable, name: str) -> dict[str, Figure]:
-  """Those that the result and its report arrays have; `canvas` is that of `report.plots`."""
-  found = {}
-  if {"frozen_share", "expert"} <= set(arrays):
-    found["frozen_share"] = frozen_figure(arrays, canvas, name)
-    found["task_lines"] = lines_figure(result, canvas, name)
-  if "trace_loss" in arrays and result["train_rows"] is not None:
-    found["onsets"] = onset_figure(result, arrays, canvas, name)
-  return found
+def frozen_figures(result: Result, arrays: Arrays, title: str) -> dict[str, Figure]:
+  """Frozen shares, and the accuracy of every task's subnetwork."""
+  return {"frozen_share": frozen_figure(arrays, title), "task_lines": lines_figure(result, title)}
+
+
+def onset_figures(result: Result, arrays: Arrays, title: str) -> dict[str, Figure]:
+  """Where tasks were found to begin."""
+  return {"onsets": onset_figure(result, arrays, title)}
+
+
+SUBNETWORKS = Exhibit(("frozen_hidden", "expert"), columns=frozen_columns)
+FROZEN = Exhibit(("frozen_share", "expert"), figures=frozen_figures)
+ONSETS = Exhibit(("onset_step",), ("train_rows",), columns=onset_columns)
+WATCHED = Exhibit(("trace_loss", "trace_score"), ("train_rows",), figures=onset_figures)
