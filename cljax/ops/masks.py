@@ -66,7 +66,8 @@ def step_free(weights: Any, updates: Any, frozen: Any) -> Any:
   It is the update that is held back and not the gradient: an optimizer with momentum moves a weight whose gradient is
   zero. Adding a zero would turn -0 into 0, so entries are chosen.
   """
-  chex.assert_trees_all_equal_shapes(weights, updates, frozen)
+  chex.assert_trees_all_equal_shapes(weights, updates)
+  chex.assert_trees_all_equal_structs(weights, frozen)
   return jax.tree.map(lambda leaf, step, held: jnp.where(held, leaf, leaf + step), weights, updates, frozen)
 
 
