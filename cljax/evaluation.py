@@ -22,6 +22,7 @@ from cljax.drive import Carry, ask, resume, start, steps_done
 from cljax.errors import ConfigError, choose
 from cljax.experiment import Experiment, build
 from cljax.files import located, read_json
+from cljax.fit import split_of
 from cljax.mesh import gather
 from cljax.metrics import accuracy, spread
 from cljax.recipe import Laid, build_stream, seeds_of
@@ -35,8 +36,9 @@ SCHEMA = 1
 FIELDS = {
   "setting": "{config key: value} that was asked for; all other fields are the run's own",
   "sweep": "{key: value} of the run's own sweep, {} without one",
-  "rows": "the most test rows of each task that were asked, the first ones; 0: all",
-  "test_rows": "[S][T] test rows that were asked",
+  "split": "test | valid: whose rows were asked; without it test",
+  "rows": "the most of these rows of each task that were asked, the first ones; 0: all",
+  "test_rows": "[S][T] how many of them were asked",
   "seeds": "[S] the seeds",
   "after_tasks": "tasks that were finished when the state was saved; all of them for a finished run",
   "steps": "steps of training before that, of the seed that takes most",
@@ -53,43 +55,47 @@ class Stored(NamedTuple):
   """A run as its work dir has it."""
 
   told: Mapping[str, Any]  # its config.json
-  data: Laid  # with the test rows that are asked
+  data: Laid  # with the rows that are asked as its test rows
   carry: Carry  # of its newest checkpoint; the state on the host, without copies that fill devices up
   steps: int
-  rows: int
+  asked: dict[str, Any]  # the fields `split` and `rows`
 
 
-def evaluate_again(
-  workdir: epath.Path | str, over: Mapping[str, Sequence[Any]], rows: int = 0, data_dir: str | None = None
-) -> list[dict[str, Any]]:
+def evaluate_again(*args: Any, **keywords: Any) -> list[dict[str, Any]]:
   """The entries of all settings; see `evaluations`."""
-  return list(evaluations(workdir, over, rows, data_dir))
+  return list(evaluations(*args, **keywords))
 
 
 def evaluations(
-  workdir: epath.Path | str, over: Mapping[str, Sequence[Any]], rows: int = 0, data_dir: str | None = None
+  workdir: epath.Path | str,
+  over: Mapping[str, Sequence[Any]],
+  rows: int = 0,
+  data_dir: str | None = None,
+  split: str = "test",
 ) -> Iterator[dict[str, Any]]:
-  """Asks every readout of a run about the test rows of all tasks, under every combination of some settings.
+  """Asks every readout of a run about the rows of all tasks, under every combination of some settings.
 
   Nothing is written. All settings are checked before the first is asked.
 
   Args:
     over: config key -> the values to ask under; {} asks under the run's own.
-    rows: at most so many test rows of each task, the first ones; 0: all.
+    rows: at most so many rows of each task, the first ones; 0: all.
     data_dir: of the prepared data sets, as for `train`.
+    split: of the rows, `test` or `valid`.
 
   Yields:
     an entry for each setting, and for each value of the run's own sweep.
 
   Raises:
-    ConfigError: no run with a whole checkpoint, other data, or a setting that the state does not fit.
+    ConfigError: no run with a whole checkpoint, other data or none, or a setting that the state does not fit.
   """
   folder = located(workdir)
   told = told_by(folder)
   settings = settings_of(told, over)
+  choose("--split", split, ("test", "valid"))
   if rows < 0:
     raise ConfigError(f"--rows={rows} is too small: 0 asks all test rows, N at most the first N of each task")
-  run = restore(folder, told, rows, data_dir)
+  run = restore(folder, told, rows, data_dir, split)
   for setting in settings:
     prepare(run, setting)
   for setting in settings:
@@ -144,10 +150,10 @@ def settings_of(told: Mapping[str, Any], over: Mapping[str, Sequence[Any]]) -> l
   return [dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values())]
 
 
-def restore(folder: epath.Path, told: Mapping[str, Any], rows: int, data_dir: str | None) -> Stored:
+def restore(folder: epath.Path, told: Mapping[str, Any], rows: int, data_dir: str | None, split: str) -> Stored:
   """
   Raises:
-    ConfigError: no checkpoint that is whole, or data that is not the run's.
+    ConfigError: no checkpoint that is whole, data that is not the run's, or a task without a row to ask.
   """
   place = folder / "checkpoints"
   nothing = ConfigError(
@@ -162,7 +168,7 @@ def restore(folder: epath.Path, told: Mapping[str, Any], rows: int, data_dir: st
   for path in sorted(folder.glob("result.json")):
     if store.read_result(path)["data_hash"] != data_hash:
       raise ConfigError(f"the data is not what the run was trained on, as {path} tells; see --data_dir")
-  data = (spec, first_rows(stream, rows), axes, data_hash)
+  data = (spec, first_rows(stream, split, rows), axes._replace(test=split_of(axes, split)[1]), data_hash)
   experiment = build(config, data=data)
   checkpoints = Checkpoints(place, writes=False)
   try:
@@ -172,15 +178,17 @@ def restore(folder: epath.Path, told: Mapping[str, Any], rows: int, data_dir: st
   if cursor is None:
     raise nothing
   carry.state = gather(carry.state, len(experiment.seeds))
-  return Stored(told, data, carry, steps_done(experiment, cursor), rows)
+  return Stored(told, data, carry, steps_done(experiment, cursor), {"split": split, "rows": rows})
 
 
-def first_rows(stream: Any, rows: int) -> Any:
-  """The stream with at most `rows` test rows of each task; 0: all."""
-  if not rows:
-    return stream
-  test = stream.test._replace(idx=stream.test.idx[..., :rows], count=np.minimum(stream.test.count, rows))
-  return stream._replace(test=test)
+def first_rows(stream: Any, split: str, rows: int) -> Any:
+  """The stream with at most `rows` rows of each task of a split as its test rows; 0: all."""
+  bank, test = split_of(stream, split)
+  if not np.all(test.count):
+    raise ConfigError(f"--split={split}: the run's stream holds no such rows of some task; leave it out")
+  if rows:
+    test = test._replace(idx=test.idx[..., :rows], count=np.minimum(test.count, rows))
+  return stream._replace(test_bank=bank, test=test)
 
 
 def prepare(run: Stored, setting: Mapping[str, Any]) -> tuple[Experiment, Carry, Mapping[str, Callable[..., Any]]]:
@@ -252,7 +260,7 @@ def entry_of(
   entry = {
     "setting": dict(setting),
     "sweep": experiment.values[v],
-    "rows": run.rows,
+    **run.asked,
     "test_rows": test_rows,
     "seeds": experiment.seeds[own],
     "after_tasks": max(run.carry.row - 1, 0),
@@ -272,7 +280,7 @@ def scores(right: np.ndarray, rows: np.ndarray, by_task: str, mean: str) -> dict
 
 def name_of(entry: Mapping[str, Any]) -> str:
   """What tells an entry from others of the same run."""
-  parts = {**entry["sweep"], **entry["setting"]}
+  parts = {**entry["sweep"], **entry["setting"], **({"split": "valid"} if entry.get("split") == "valid" else {})}
   return " ".join([*(f"{key}={parts[key]}" for key in sorted(parts)), f"rows={entry['rows'] or 'all'}"])
 
 

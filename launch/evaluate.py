@@ -2,6 +2,7 @@
 
   python -m launch.evaluate --workdir=runs/pairs --over=evaluate_group=1,8,32,128 --rows=1000
   python -m launch.evaluate --workdir=runs/pairs --over=evaluate_group=1,32 --over=method.infer=entropy,hamming
+  python -m launch.evaluate --workdir=runs/pairs --over=method.infer=entropy,hamming --split=valid
 
 The state is that of the newest checkpoint. Every readout is asked about all tasks under every combination of the
 values; a run with a sweep of its own gives a row for each of its values. Prints a table and keeps the rows in
@@ -22,8 +23,9 @@ OVER = flags.DEFINE_multi_string(
   "over", [], "KEY=V1,V2,...: a key of the config and the values to ask under; repeatable."
 )
 ROWS = flags.DEFINE_integer(  # launch.bench has a flag of this name: whoever imports both mains runs neither
-  "rows", 0, "At most the first N test rows of each task; 0: all.", lower_bound=0, allow_override=True
+  "rows", 0, "At most the first N rows of each task; 0: all.", lower_bound=0, allow_override=True
 )
+SPLIT = flags.DEFINE_string("split", "test", "Whose rows are asked: test, or valid, on which a setting may be chosen.")
 
 
 def over() -> dict[str, list[str]]:
@@ -47,7 +49,7 @@ def main() -> int | None:
   hosts.use_platform()
   hosts.use_compilation_cache()
   entries = []
-  for entry in evaluations(app.workdir(), over(), ROWS.value, app.DATA_DIR.value):
+  for entry in evaluations(app.workdir(), over(), ROWS.value, app.DATA_DIR.value, SPLIT.value):
     entries.append(entry)
     if jax.process_index() == 0:
       path = note(app.workdir(), [entry])  # at once, so that a long list of settings loses nothing

@@ -111,6 +111,32 @@ def test_rows_are_the_first_of_each_task(run):
   assert np.array(few["readouts"]["inferred"]["task_confusion"]).sum() == 240
 
 
+def test_validation_rows_are_asked_as_in_the_run(tmp_path):
+  """Those of the look `valid` after the last task, to the bit; the entry and its table say whose rows they are."""
+  config = turned(looks=("valid",))
+  config.stream.valid_per_task = 35
+  result = train(config, tmp_path / "run", quiet=True).result
+  (valid,), (test,) = (evaluate_again(tmp_path / "run", {}, split=split) for split in ("valid", "test"))
+  for entry, found in ((valid, result["readouts"]["valid"]), (test, result)):
+    assert entry["readouts"]["task"]["accuracy"] == [seed[-1] for seed in found["accuracy"]]
+  assert (valid["split"], valid["test_rows"]) == ("valid", [[35, 35]] * 2)
+  assert (name_of(valid), name_of(test)) == ("split=valid rows=all", "rows=all")
+  assert evaluation_table([valid]).startswith("valid rows a task") and "all 35" in evaluation_table([valid])
+  (few,) = evaluate_again(tmp_path / "run", {}, rows=10, split="valid")
+  accuracy = np.array(few["readouts"]["task"]["accuracy"])
+  np.testing.assert_array_equal(accuracy * 10, np.round(accuracy * 10))
+
+
+def test_other_splits_are_refused(run):
+  folder, _ = run
+  with pytest.raises(ConfigError, match="--split='vald' is not known. Did you mean valid"):
+    evaluate_again(folder, {}, split="vald")
+  with pytest.raises(
+    ConfigError, match="--split=valid: the run's stream holds no such rows of some task; leave it out"
+  ):
+    evaluate_again(folder, {}, split="valid")
+
+
 def test_costly_warps_and_learning_rates_of_a_sweep(tmp_path):
   """Each value of the run's sweep is an entry of its own; rotated test pictures are made for the rows asked."""
   config = turned(evaluate_group=50)

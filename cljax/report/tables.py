@@ -193,7 +193,7 @@ def evaluation_table(entries: Sequence[Mapping[str, Any]]) -> str:
   """Entries of `cljax.evaluation`, all of one run: a line each, the settings first; an unfinished run is told."""
   keys = list(dict.fromkeys(key for entry in entries for key in (*entry["sweep"], *entry["setting"])))
   readouts = list(dict.fromkeys(name for entry in entries for name in entry["readouts"]))
-  headings = [*keys, "test rows a task", "seeds", *(f"ACC, {name}" for name in readouts)]
+  headings = [*keys, f"{entries[0]['split']} rows a task", "seeds", *(f"ACC, {name}" for name in readouts)]
   headings += ["strict ACC, inferred", "task recognition"] if "inferred" in readouts else []
   table = []
   for entry in entries:
