@@ -194,17 +194,21 @@ def test_later_data_does_not_touch_earlier_gates():
 def test_an_early_stop_fires_and_freezes_the_best_epoch():
   """As a run that was given no epochs beyond."""
 
-  def trained(epochs):
+  def trained(epochs, tasks):
     base = gates.at_numbers(gates.toy(), autoencoder_lr=0.3)
     autoencode, *others = base.experiment.timeline.phases
     phases = (autoencode._replace(epochs=epochs), *others)
     base.experiment = base.experiment._replace(timeline=base.experiment.timeline._replace(phases=phases))
-    return gates.state_of(base.run(gates.training(base, 2, phases=(0,)))).gates
+    return gates.state_of(base.run(gates.training(base, tasks, phases=(0,)))).gates
 
-  few = trained(40)
-  assert (np.asarray(few.epochs[:2]) < 40).all(), few.epochs
-  again = trained(int(few.epochs[0]))
-  chex.assert_trees_all_equal(*(jax.tree.map(lambda leaf: leaf[0], each.store) for each in (few, again)))
+  assert (np.asarray(trained(40, 2).epochs[:2]) < 40).all()
+  few = trained(40, 1)
+  again = trained(int(few.epochs[0]), 1)
+  rested = [(each.autoencoder, each.opt_state, each.store) for each in (few, again)]
+  chex.assert_trees_all_equal(*rested)
+  own = jax.tree.map(lambda leaf: leaf[0], few.store["params"])
+  chex.assert_trees_all_equal(own, few.best.params)
+  assert not np.array_equal(own["encoder"]["kernel"], few.autoencoder["params"]["encoder"]["kernel"])
 
 
 def test_constant_features_are_reported():
@@ -276,7 +280,8 @@ def test_a_root_expert_is_a_parent_and_never_an_answer(tmp_path):
   artifacts.write(tmp_path, gates.method_of(spec).parts(finished().state))
   root = f"{tmp_path}/expert_1.npz"
   base: Subject = gates.subject(spec, data, root=root)
-  state = gates.state_of(base.run(gates.training(base, 1)))
+  other = changed(data, bank={"x": 255 - data.bank.x})
+  state = gates.state_of(base.run(gates.training(base, 1), data=other))
   stored = np.load(root)
   np.testing.assert_array_equal(state.experts.store["first"]["kernel"][3], stored["['net']['first']['kernel']"])
   np.testing.assert_array_equal(state.gates.standard.mean, finished().state.gates.standard.mean)
