@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax
 
-from benchmarks.accelerator import NET, SETTINGS, Budget, Found, Line
+from benchmarks.accelerator import NET, SETTINGS, SHARE, Budget, Found, Line
 from benchmarks.rows import median, present
 from benchmarks.table import accuracies, facts, markdown
 
@@ -20,8 +20,9 @@ scan (above 1 the first is faster), and cljax / other where several seeds stand 
 
 A step has {settings}. The shared bottom and the mixture of experts are those of README.md; the convolution net has
 {net}. cljax is called as a run calls it, a whole task with its plan, warps, live mask and metrics; loop and scan come
-without what happens on the host. PyTorch gets rows that are warped already, on the same device. Before anything was
-timed, every subject learnt the same two tasks from the same initial weights, and both sides of a row learnt alike.
+without what happens on the host. PyTorch gets rows that are warped already, on the same device, and in its turns takes
+one step in {share}. Before anything was timed, every subject learnt the same two tasks from the same initial weights,
+and both sides of a row learnt alike.
 
 """
 
@@ -62,5 +63,5 @@ def page(found: Found, steps: int, rounds: int, budget: Budget) -> str:
   took = [("seconds of the whole run, its budget", f"{budget.spent():.0f}, {budget.seconds:.0f}")]
   known = markdown(("", ""), [*device(), *facts(steps, rounds), *took])
   left_out = "".join(f"Left out: {name}, {why}.\n" for name, why in found.left_out.items())
-  text = ABOUT.format(settings=SETTINGS, net=NET) + table(found) + "\n"
+  text = ABOUT.format(settings=SETTINGS, net=NET, share=SHARE) + table(found) + "\n"
   return f"{text}{left_out}\n{known}\n{accuracies(found.accuracy)}"

@@ -22,9 +22,7 @@ from launch import app, config_files, hosts
 
 SUITE = flags.DEFINE_enum("suite", "core", ["core", "accelerator"], "What is measured: see above.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "How often every subject has its turn.", lower_bound=1)
-STEPS = flags.DEFINE_integer(
-  "steps", None, "Steps of a task, a multiple of 8; else 2000, of the accelerator suite 1000.", lower_bound=8
-)
+STEPS = flags.DEFINE_integer("steps", 2000, "Steps of a task, a multiple of 8.", lower_bound=8)
 ROWS = flags.DEFINE_list(
   "rows", [], f"Some of the rows: {', '.join(rows.NAMES)}; of the accelerator suite {', '.join(accelerator.NAMES)}."
 )
@@ -42,12 +40,11 @@ def steps() -> int:
   Raises:
     ConfigError: too few, or a number that blocks do not divide.
   """
-  wanted = STEPS.value or {"core": 2000, "accelerator": 1000}[SUITE.value]
-  if wanted % 8:
-    raise ConfigError(f"--steps={wanted} must be a multiple of 8")
-  if wanted * problem.BATCH < problem.CAPACITY:
-    raise ConfigError(f"--steps={wanted} does not fill a memory of {problem.CAPACITY} rows; use at least 104")
-  return wanted
+  if STEPS.value % 8:
+    raise ConfigError(f"--steps={STEPS.value} must be a multiple of 8")
+  if STEPS.value * problem.BATCH < problem.CAPACITY:
+    raise ConfigError(f"--steps={STEPS.value} does not fill a memory of {problem.CAPACITY} rows; use at least 104")
+  return STEPS.value
 
 
 def check_write(missing: list[str]) -> None:

@@ -92,6 +92,21 @@ def test_a_subject_sits_out_for_which_no_time_is_left(clock):
   assert accelerator.turns(subjects, 5, budget_of(clock, 0)) == {"long": {}, "short": {}}
 
 
+def test_pytorch_s_turns_are_shorter(clock):
+  """Rows and plans alike; what it has learnt is checked before."""
+
+  class Peer(Ticking):
+    tensors = [(np.arange(100), np.arange(100))] * 4
+    plans = [np.zeros((10, 20))] * 2
+    steps = 80
+
+  peer = Peer(clock, 1)
+  found = accelerator.build(["a"], lambda name: accelerator.OnCard(peer), budget_of(clock, 10))
+  assert found["a"][0].steps == 10 == len(peer.plans[0]) and all(len(x) == len(y) == 100 for x, y in peer.tensors)
+  found["a"][0].shorten()
+  assert found["a"][0].steps == 1 and all(len(x) == len(y) == 10 for x, y in peer.tensors)
+
+
 def test_a_ratio_is_made_within_rounds():
   taken = {"a": {0: 10.0, 1: 20.0, 2: 40.0}, "b": {1: 60.0, 2: 80.0, 3: 1.0}}
   alike = {"a": 0.9, "b": 0.91}
