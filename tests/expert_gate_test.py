@@ -288,6 +288,8 @@ def test_a_root_expert_is_a_parent_and_never_an_answer(tmp_path):
   assert np.isfinite(state.relatedness[0, 3]) and int(state.experts.parent[0]) == 3
   x = jnp.asarray(data.bank.x[:9] / np.float32(255))
   np.testing.assert_array_equal(jax.jit(base.experiment.method.apply)(state, x, None).task, [0] * 9)
+  gone = gates.method_of(spec, root="/nowhere/expert_1.npz")  # as prediction from a finished run makes it
+  assert "gate" in jax.eval_shape(lambda key: gone.parts(gone.init(key)), jax.random.key(0))
   with pytest.raises(ConfigError, match=r"\(6, 16\).*\(9, 16\)"):
     toys.experiment(gates.method_of(spec, root=root, code=9), spec, data)
   with pytest.raises(ConfigError, match="holds 3 autoencoders, and none of expert_7"):
