@@ -13,16 +13,19 @@ from flax import linen as nn
 
 from cljax.data import STREAMS
 from cljax.data.bank import Source
+from cljax.data.sample import decode
 from cljax.errors import ConfigError
 from cljax.evaluation import evaluate_again
 from cljax.methods import METHODS
 from cljax.nets import MLP
+from cljax.predict import Predictor
 from cljax.recipe import build_stream
 from cljax.report import store
 from cljax.run import fit, train
 from cljax.settings import Labels
 from cljax.types import Outputs
 from tests import toys
+from tests.subjects import first
 
 
 class Own(nn.Module):
@@ -151,6 +154,20 @@ def test_what_needs_a_config_says_that_there_is_none(whole):
     evaluate_again(folder, {})
   with pytest.raises(ConfigError, match="belongs to a run with another config"):
     train(toys.config_of({"name": "finetune"}), folder)
+
+
+def test_a_run_without_a_config_answers_by_its_method(tmp_path):
+  """From its parts alone, as the whole state does."""
+  spec, data = toys.stream((30, 23))
+  small = {"batch_size": 10, "epochs": 2, "code": 4, "autoencoder_batch": 10, "autoencoder_epochs": 3}
+  method = METHODS["expert_gate"](toys.mlp(spec), optax.adam(0.01), spec, **small)
+  outcome = fit(method, spec, data, workdir=tmp_path, quiet=True)
+  with pytest.raises(ConfigError, match="begun from Python by `fit`"):
+    Predictor(tmp_path)
+  predictor = Predictor(tmp_path, method=method)
+  assert predictor.spec == outcome.experiment.spec == spec
+  out = method.apply(first(outcome.state), decode(jnp.asarray(data.test_bank.x)), None)
+  np.testing.assert_array_equal(predictor(data.test_bank.x).slot, out.task)
 
 
 def test_a_config_and_python_give_the_same_bits():
