@@ -58,6 +58,7 @@ def test_onsets_of_a_result():
   assert subnets.onsets_of(result()) == [Onsets((1, 1), 0, 0), Onsets((0,), 1, 0)]
   assert "onsets" in columns_of(result(), EXHIBITS)
   assert "onsets" not in columns_of({**result(), "train_rows": None}, EXHIBITS)
+  assert "onsets" not in columns_of(result(config={"method": {"phases": []}}), EXHIBITS)  # begun from Python
   assert columns_of(fake(), EXHIBITS) == {}
 
 
@@ -94,3 +95,4 @@ def test_figures_are_drawn_from_what_is_there():
   told = {name: value for name, value in arrays().items() if not name.startswith(("onset", "trace"))}
   assert "onsets" not in plots.run_figures(result(report=told), told, EXHIBITS)
   assert "frozen_share" not in plots.run_figures(fake(), {}, EXHIBITS)
+  assert "onsets" not in plots.run_figures(result(config={"method": {"phases": []}}), arrays(), EXHIBITS)

@@ -146,5 +146,5 @@ def onset_figures(result: Result, arrays: Arrays, title: str) -> dict[str, Figur
 
 SUBNETWORKS = Exhibit(("frozen_hidden", "expert"), columns=frozen_columns)
 FROZEN = Exhibit(("frozen_share", "expert"), figures=frozen_figures)
-ONSETS = Exhibit(("onset_step",), ("train_rows",), columns=onset_columns)
-WATCHED = Exhibit(("trace_loss", "trace_score"), ("train_rows",), figures=onset_figures)
+ONSETS = Exhibit(("onset_step",), ("train_rows", "config.method.batch_size"), columns=onset_columns)
+WATCHED = Exhibit(("trace_loss", "trace_score"), ("train_rows", "config.method.batch_size"), figures=onset_figures)
