@@ -14,7 +14,7 @@ from ml_collections.config_dict import placeholder
 from cljax.data import STREAMS
 from cljax.declared import REQUIRED, Field, at_least, check, checked, fields, free, kinds_of
 from cljax.errors import ConfigError, choose
-from cljax.methods import METHODS
+from cljax.methods import METHODS, PLAINEST
 from cljax.nets import NETS
 from cljax.settings import Settings
 
@@ -44,7 +44,7 @@ def default() -> ConfigDict:
       "stream": {"name": "permuted", "source": "digits"},
       "net": {"name": "mlp"},
       "optimizer": {"name": "sgd", "lr": 0.1},
-      "method": {"name": "finetune"},
+      "method": {"name": PLAINEST},
       **Settings()._asdict(),  # what each says and may be stands there
       "sweep": {},  # values of `lr` and of the method's numbers, each with all seeds in one run: sweep.lr=(0.1, 0.03)
       "debug": False,  # 2 tasks, 10 steps a phase

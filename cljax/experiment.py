@@ -20,6 +20,7 @@ from cljax.errors import ConfigError, choose
 from cljax.looks import looks_of
 from cljax.memory import check_memory
 from cljax.mesh import choose_executor, make_mesh, padded, put
+from cljax.methods import WITHOUT_BOUNDARIES
 from cljax.recipe import Laid, build_stream, recipe, seeds_of
 from cljax.settings import UNNAMED, Labels, Settings, settings_of
 from cljax.sweep import hyperparameters, sweep_values, with_values
@@ -116,8 +117,8 @@ def build_timeline(
   """
   if not spec.boundaries and method.told:
     raise ConfigError(
-      f"{name_of(labels)} has to know where tasks begin, and config.stream.boundaries=False "
-      "hides it; set it to True, or take a method that does without: finetune, er, subnetwork"
+      f"{name_of(labels)} has to know where tasks begin, and config.stream.boundaries=False hides it; set it to True, "
+      f"or take a method that does without: {', '.join(WITHOUT_BOUNDARIES)}"
     )
   if not spec.boundaries and (len(method.phases) > 1 or "tick" in edges_of(method.phases[0])):
     raise ConfigError(

@@ -23,6 +23,8 @@ from cljax.types import Array, Method, Spec
 
 
 class Answers(NamedTuple):
+  """What the experts say to rows, and who said it."""
+
   label: np.ndarray  # [B] int32 global label, -1 where no gate knows the row
   slot: np.ndarray  # [B] int32 the expert that answered, -1 none
   probabilities: np.ndarray  # [B, T] of the gate
@@ -52,9 +54,7 @@ class Predictor:
     self.folder = artifacts.folder_of(workdir, seed)
     path = self.folder.parent / "spec.json"
     if not path.exists():
-      raise ConfigError(
-        f"{workdir} holds no parts to load: it is no finished run, or its method has none (expert_gate has)"
-      )
+      raise ConfigError(f"{workdir} holds no parts to load: it is no finished run, or its method leaves none")
     told = json.loads(path.read_text())
     if not self.folder.is_dir():
       seeds = sorted(each.name.removeprefix("seed_") for each in self.folder.parent.glob("seed_*"))

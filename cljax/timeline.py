@@ -15,6 +15,8 @@ from cljax.types import Phase, Spec, keep
 
 
 class Position(NamedTuple):
+  """Where a run stands."""
+
   task: int
   phase: int
   step: tuple[int, ...]  # [S]

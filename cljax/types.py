@@ -52,6 +52,8 @@ class Task(NamedTuple):
 
 
 class Stream(NamedTuple):
+  """Tasks one after the other: index tables into a bank of training pictures and one of test pictures."""
+
   bank: Bank
   tasks: Task  # leaves [T, ...]
   test_bank: Bank
@@ -91,6 +93,8 @@ class Plan(NamedTuple):
 
 
 class Batch(NamedTuple):
+  """The rows of one step, decoded: W columns, current rows first."""
+
   x: Array  # [W, ...] float32
   y: Array  # [W] int32, the logit of the row's label
   task: Array  # [W] int32, 0 where boundaries are hidden
@@ -118,6 +122,8 @@ class At(NamedTuple):
 
 
 class Outputs(NamedTuple):
+  """What a method answers to rows."""
+
   logits: Array  # [B, C] raw: masks live in the loss and in `evaluate`
   features: Array  # [B, D]
   task: Array  # [B] int32, the slot used: as given, or inferred
@@ -240,6 +246,8 @@ FREE = Guard()
 
 
 class Routes(NamedTuple):
+  """Which expert a gate sends each row to, and why."""
+
   slot: Array  # [B] int32, -1 where no gate knows the row
   probabilities: Array  # [B, T]
   errors: Array  # [B, T] what the gate went by, the least is chosen

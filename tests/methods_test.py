@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from cljax.data.sample import fetch
-from cljax.methods import METHODS
+from cljax.methods import METHODS, WITHOUT_BOUNDARIES
 from cljax.pieces.optimizers import sgd
 from cljax.types import Bank, Clock, Place, View
 from tests import toys
@@ -99,6 +99,11 @@ def test_the_steps_that_a_factory_is_told_are_those_of_the_timeline(name):
   for p, phase in enumerate(timeline.phases):
     steps = [phase.steps] * spec.T if phase.steps else spec.steps(phase.batch, phase.epochs, phase.joint)
     assert [int(timeline.phase_steps(t, p).max()) for t in range(spec.T)] == list(steps)
+
+
+def test_those_that_need_no_boundaries_are_listed(name):
+  """The refusal of the others names them."""
+  assert (name in WITHOUT_BOUNDARIES) == (not toy(name).method.told)
 
 
 def test_any_cutting_gives_the_same_bits(name):

@@ -28,3 +28,5 @@ METHODS: dict[str, Callable[..., Method]] = {
   "single": single,
   "subnetwork": subnetwork,
 }
+PLAINEST = "finetune"  # of a config that names none
+WITHOUT_BOUNDARIES = ("finetune", "er", "subnetwork")  # need not know where tasks begin

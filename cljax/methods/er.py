@@ -26,6 +26,8 @@ from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Phase, Spec,
 
 @flax.struct.dataclass
 class State(Trained):
+  """The network, and what it replays."""
+
   memory: Any = None  # place [M] and seen: [], [rings] or [classes]
 
 

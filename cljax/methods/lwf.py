@@ -23,6 +23,8 @@ from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Phase, Spec,
 
 @flax.struct.dataclass
 class State(Trained):
+  """The network, and the copy that it is held to."""
+
   teacher: Any = None  # the net as the task found it
   old: Any = None  # [heads, C] bool, live logits of earlier tasks
   teacher_collections: Any = flax.struct.field(default_factory=dict)

@@ -19,6 +19,8 @@ from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Outputs, Pha
 
 @flax.struct.dataclass
 class State(Trained):
+  """The network of the task in training, and those of all tasks."""
+
   store: Any = None  # [T, ...] the networks of all tasks, from their own random start
   store_collections: Any = flax.struct.field(default_factory=dict)  # [T, ...]
 

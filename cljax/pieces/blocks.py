@@ -16,6 +16,7 @@ numbers of its rows. It must be plain SGD, and its plan must not read weights.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -39,12 +40,15 @@ def pre_activation(first: Any, x: Array) -> Array:
   """[B, H] for the rows of a batch: x is [B, ...] pictures, or [B] consecutive row numbers of a block."""
   if not isinstance(first, Delayed):
     return x.reshape(x.shape[0], -1) @ first["kernel"] + first["bias"]
+  chex.assert_rank([first.z, first.gram, x], [2, 2, 1])
   z, gram = (jax.lax.dynamic_slice_in_dim(all, x[0], x.shape[0]) for all in (first.z, first.gram))
   return z - gram @ first.delta
 
 
 def moved(first: Any, x: Array, gradient: Array, rate: Array | float) -> Any:
   """The layer after one SGD step; `gradient` [B, H] is that of the pre-activations of `x`."""
+  chex.assert_rank(gradient, 2)
+  chex.assert_equal_shape_prefix([x, gradient], 1)
   if not isinstance(first, Delayed):
     kernel = first["kernel"] - rate * (x.reshape(x.shape[0], -1).T @ gradient)
     return {"kernel": kernel, "bias": first["bias"] - rate * gradient.sum(axis=0)}
