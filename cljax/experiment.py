@@ -226,7 +226,7 @@ def assemble(
   valid_rows = by_seed(stream.tasks.valid.count)
   looks = looks_of(own.looks, spec, valid_rows)
   mesh = make_mesh(len(seeds), own.data_devices)
-  check_memory(first, padded(len(seeds), mesh) // mesh.shape["seed"], mesh.devices.flat[0])
+  check_memory(first, padded(len(seeds), mesh) // mesh.shape["seed"], mesh.local_devices[0])
   spec = spec._replace(rows=longest)
   return Experiment(
     settings=own,
