@@ -1,14 +1,18 @@
 """What routing draws: gates, their noise and temperature, the balancing losses of a draw, and rows that begin."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cljax.methods.routing.gates import Gates
+from cljax.methods.routing.keywords import Balancing, Routing, Sampling
 from cljax.nets import RoutedMLP
 from cljax.ops import gating
-from cljax.types import Clock, View
+from cljax.types import Batch, Clock, View
 from tests.routing_steps import (
   BATCH,
   REPLAY,
@@ -60,11 +64,41 @@ def probe(schedule, steps=2, noise=1.0, **options):
   return {rows: np.stack(found) for rows, found in PROBED.items()}
 
 
-@pytest.mark.parametrize("sample", ["noisy_topk", "gumbel_topk", "gumbel_matrix"])
-@pytest.mark.parametrize("draw", ["step", "example"])
-def test_one_draw_a_step_or_one_a_row(schedule, sample, draw):
-  """Rows of one task share their gates under `step` and not under `example`; layers and steps draw anew."""
-  (gates,) = probe(schedule, sample=sample, draw=draw, cotrain=False, update="union").values()
+SAMPLES, DRAWS = ("noisy_topk", "gumbel_topk", "gumbel_matrix"), ("step", "example")
+
+
+def gates_of(k=2, auxiliary="none", **sampling):
+  sampling = Sampling(**{"learned_noise": False, **sampling})
+  return Gates((k,) * L, T, E, Routing(), sampling, Balancing(auxiliary))
+
+
+@pytest.fixture(scope="module")
+def drawn():
+  """{(sample, draw): [2, L, rows, E]} gates of two keys for rows of `TASKS`, with a router of zeros."""
+
+  @jax.jit
+  def all_of_them(keys):
+    zeros, task, place = jnp.zeros((L, T, E)), jnp.asarray(TASKS), jnp.arange(len(TASKS))
+    batch, clock = Batch(None, None, task, None, None, None, place >= 0), Clock(*[jnp.int32(0)] * 4)
+
+    def one(gates, key):
+      noise = gates.noise(jnp.broadcast_to(key, task.shape), task, place)
+      return jnp.stack(gates.drawn(noise, zeros, zeros, batch, clock)[0])
+
+    both = [(sample, draw) for sample in SAMPLES for draw in DRAWS]
+    return {it: jax.vmap(partial(one, gates_of(sample=it[0], draw=it[1])))(keys) for it in both}
+
+  return jax.tree.map(np.asarray, all_of_them(jax.random.split(jax.random.key(3))))
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+@pytest.mark.parametrize("draw", DRAWS)
+def test_one_draw_a_step_or_one_a_row(drawn, sample, draw):
+  """Rows of one task share their gates under `step` and not under `example`; layers and keys draw anew."""
+  assert_drawn(drawn[sample, draw], sample, draw)
+
+
+def assert_drawn(gates, sample, draw):
   assert gates.shape == (2, L, BATCH + REPLAY, E)
   for task in range(T):
     mine = gates[:, :, task == TASKS]
@@ -74,6 +108,16 @@ def test_one_draw_a_step_or_one_a_row(schedule, sample, draw):
   if sample != "gumbel_matrix":
     np.testing.assert_allclose(gates.sum(axis=-1), 1, atol=1e-6)
     assert ((gates > 0).sum(axis=-1) == 2).all()
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_steps_draw_as_told(schedule, draw):
+  """What the net gets in a step, by the step's key; a scale of 0 is no noise."""
+  options = {"sample": "gumbel_topk", "draw": draw, "cotrain": False, "update": "union"}
+  (gates,) = probe(schedule, **options).values()
+  assert_drawn(gates, "gumbel_topk", draw)
+  (gates,) = probe(schedule, noise=0, **options).values()
+  np.testing.assert_allclose(gates, np.broadcast_to(np.float32([0.5, 0.5, 0, 0, 0]), gates.shape), atol=1e-6)
 
 
 def test_the_memory_has_its_own_draw(schedule):
@@ -86,11 +130,6 @@ def test_the_memory_has_its_own_draw(schedule):
   still = probe(schedule, noise=0, sample="noisy_topk")
   half = np.float32([0.5, 0.5, 0, 0, 0])  # ties of the zero router go to the lower index
   np.testing.assert_allclose(still[BATCH], np.broadcast_to(half, current.shape), atol=1e-6)
-
-
-def test_gumbel_noise_has_its_scale(schedule):
-  (gates,) = probe(schedule, noise=0, sample="gumbel_topk", draw="step", cotrain=False, update="union").values()
-  np.testing.assert_allclose(gates, np.broadcast_to(np.float32([0.5, 0.5, 0, 0, 0]), gates.shape), atol=1e-6)
 
 
 def test_noise_is_learned_or_not_there(schedule):
@@ -143,15 +182,24 @@ def test_balancing_losses_move_the_router_by_their_gradient(schedule):
       load += gating.load_loss(router[l][task], noisy[task], jnp.ones((len(task), E)), 2, ones)
     return importance, load
 
-  gradients = jax.jit(jax.jacrev(losses))(start.router)
-  options = {"sample": "noisy_topk", "cotrain": False, "update": "union", "learned_noise": False}
+  def drawn(router):
+    batch = at(schedule.batch, i)
+    noise = gates_of().noise(jnp.broadcast_to(key, batch.task.shape), batch.task, jnp.arange(len(batch.task)))
+    every = [gates_of(auxiliary=name) for name in ("importance", "load", "both", "none")]
+    return [gates.drawn(noise, router, router, batch, at(schedule.clock, i))[1] for gates in every]
+
+  (importance, load), found = jax.jit(lambda router: (jax.jacrev(losses)(router), jax.jacrev(drawn)(router)))(
+    start.router
+  )
+  expected = [importance, load, importance + load, 0 * load]
+  chex.assert_trees_all_close(found, [0.1 * each for each in expected], atol=1e-6)
+  options = {"sample": "noisy_topk", "cotrain": False, "update": "union", "learned_noise": False, "auxiliary": "both"}
   rates = {"router_lr": 1, "auxiliary_weight": 0.1}
-  for name, expected in {"importance": gradients[0], "load": gradients[1], "both": sum(gradients)}.items():
-    after = step(start, schedule, i, rates=rates, auxiliary=name, **options)
-    plain = step(start, schedule, i, rates={**rates, "auxiliary_weight": 0}, auxiliary=name, **options)
-    chex.assert_trees_all_close(after.router, plain.router - 0.1 * expected, atol=1e-5)
-    assert np.abs(after.router - plain.router).max() > 1e-4
-    chex.assert_trees_all_close(after.params, plain.params, atol=1e-6)
+  after = step(start, schedule, i, rates=rates, **options)
+  plain = step(start, schedule, i, rates={**rates, "auxiliary_weight": 0}, **options)
+  chex.assert_trees_all_close(after.router, plain.router - 0.1 * (importance + load), atol=1e-5)
+  assert np.abs(after.router - plain.router).max() > 1e-4
+  chex.assert_trees_all_close(after.params, plain.params, atol=1e-6)
 
 
 # New rows.
@@ -188,6 +236,6 @@ def test_new_rows():
 
 def test_the_first_router_has_the_scale_asked_for():
   net = RoutedMLP(SPEC.heads, SPEC.C, widths=(1, 1), experts=400)
+  first = jax.jit(lambda key, scale: method(net, router_init=scale).init(key).router)
   for scale in (0.01, 2.0):
-    router = jax.jit(lambda key, scale=scale: method(net, router_init=scale).init(key).router)(jax.random.key(0))
-    np.testing.assert_allclose(np.std(router), scale, rtol=0.1)
+    np.testing.assert_allclose(np.std(first(jax.random.key(0), scale)), scale, rtol=0.1)

@@ -54,23 +54,31 @@ class Paper:
       down = sum(dz[:, e] @ self.W[l][:, e].T for e in range(E))
     return loss, dW, db, dV, dc, dgates
 
-  def move(self, rates, heads, dW, db, dV, dc):
-    for l in range(L):
-      self.W[l] -= rates[l] * dW[l]
-      self.b[l] -= rates[l] * db[l]
-    self.V -= heads * dV
-    self.c -= heads * dc
+  @property
+  def theta(self):
+    """All that moves; the arrays themselves."""
+    return [*self.W, *self.b, self.V, self.c, self.R]
+
+  def move(self, rates, gradient):
+    """By rates and gradients of theta's arrays."""
+    for w, rate, g in zip(self.theta, rates, gradient, strict=True):
+      w -= rate * g
 
   def learn(self, x, y, task):
     """SGD through the routes, for experts, heads and R."""
     weights = self.routed_gates(task)
-    loss, *grads, dgates = self.gradients(x, y, task, self.scale * weights)
-    self.move([self.lr] * L, self.lr, *grads)
+    loss, dW, db, dV, dc, dgates = self.gradients(x, y, task, self.scale * weights)
+    self.move([*[self.lr] * (2 * L + 2), self.router_lr], [*dW, *db, dV, dc, self.by_router(task, weights, dgates)])
+    return loss
+
+  def by_router(self, task, weights, dgates):
+    """The gradient of R, of those of the gates."""
+    dR = np.zeros_like(self.R)
     for l in range(L):
       for i, t in enumerate(task):
         w, d = weights[l, i], self.scale * dgates[l, i]
-        self.R[l, t] -= self.router_lr * w * (d - w @ d)
-    return loss
+        dR[l, t] += w * (d - w @ d)
+    return dR
 
   def cotrain(self, x, y, task, t):
     """SGD with all unused experts, R left alone."""
@@ -83,9 +91,10 @@ class Paper:
     for l in range(L):
       if not none_left[l]:
         gates[l] = unused[l] / unused[l].sum()
-    _, *grads, _ = self.gradients(x, y, task, gates)
+    _, dW, db, dV, dc, _ = self.gradients(x, y, task, gates)
+    rates = self.cotrain_lr * unused[..., None]  # [L, E, 1]
     heads = self.cotrain_lr * self.options.get("cotrain_update_heads", True)
-    self.move([self.cotrain_lr * (not none) for none in none_left], heads, *grads)
+    self.move([*rates, *rates, heads, heads, 0], [*dW, *db, dV, dc, np.zeros_like(self.R)])
 
   def read(self, place):
     """Picture, label and task of (task, row) pairs, straight from the bank."""
@@ -112,6 +121,32 @@ class Paper:
         self.used[l, row] = np.isin(np.arange(E), self.kept(l, row))
     self.cotrain(*self.read(current if self.options.get("cotrain_rows") == "current" else current + replayed), t)
     return loss
+
+
+class Guarded(Paper):
+  """The same under a pull of `strength * importance * (w - anchor)` on all that moves, with SI's path integral."""
+
+  def __init__(self, state, importance, anchor, strength, **options):
+    super().__init__(state, **options)
+    self.importance, self.anchor = (Paper(state.moved(tree, None)).theta for tree in (importance, anchor))
+    self.strength, self.path = strength, [np.zeros_like(w) for w in self.theta]
+
+  def move(self, rates, gradient):
+    pulls = [self.strength * F * (w - a) for F, w, a in zip(self.importance, self.theta, self.anchor, strict=True)]
+    for path, rate, g, pull in zip(self.path, rates, gradient, pulls, strict=True):
+      path += g * rate * (g + pull)
+    super().move(rates, [g + pull for g, pull in zip(gradient, pulls, strict=True)])
+
+  def fisher(self, pairs):
+    """The mean over (task, row) pairs of the squares of each row's own gradient, through the gates of evaluation."""
+    total = [np.zeros_like(w) for w in self.theta]
+    for pair in pairs:
+      x, y, task = self.read([pair])
+      weights = self.routed_gates(task)
+      _, dW, db, dV, dc, dgates = self.gradients(x, y, task, self.scale * weights)
+      for sum_, g in zip(total, [*dW, *db, dV, dc, self.by_router(task, weights, dgates)], strict=True):
+        sum_ += g**2 / len(pairs)
+    return total
 
 
 def assert_follows_the_paper(schedule, states, infos, paper):

@@ -87,15 +87,26 @@ def fresh(router=None, capacity=CAPACITY, noise=False, **changes):
   return state if router is None else state.replace(router=jnp.asarray(router, jnp.float32))
 
 
-RATES = {"lr": LR, "cotrain_lr": LR, "router_lr": LR, "gate_scale": 1.0, "noise": 1.0, "auxiliary_weight": 0.1}
+RATES = {
+  "lr": LR,
+  "cotrain_lr": LR,
+  "router_lr": LR,
+  "gate_scale": 1.0,
+  "noise": 1.0,
+  "auxiliary_weight": 0.1,
+  "strength": 1.0,  # of the guard, where there is one
+}
 
 
 @functools.cache
-def program(net=NET, **options):
+def program(net=NET, guard="none", **options):
   """One step of a variant, compiled once for all rates."""
 
   def one(state, step, rates):
-    subject = method(net, **options, **rates)
+    own = {key: value for key, value in rates.items() if key != "strength"}
+    if guard != "none":
+      own["guard"] = {"name": guard, "strength": rates["strength"]}
+    subject = method(net, **options, **own)
     key = jax.random.wrap_key_data(step.key)
     return subject.phases[0].step(key, state, step.batch, step.clock, View(None, None, step.t))
 

@@ -140,7 +140,8 @@ def test_usage_by_hand(schedule):
   np.testing.assert_array_equal(state.used, expected)
   report = jax.jit(method().report)(state)
   np.testing.assert_array_equal(report["unused"], [2, 2])
-  np.testing.assert_array_equal(gating.unused_gates(state.used.any(axis=1)), [[0, 0, 0.5, 0.5, 0]] * L)
+  gates = jax.jit(lambda used: gating.unused_gates(used.any(axis=1)))(state.used)
+  np.testing.assert_array_equal(gates, [[0, 0, 0.5, 0.5, 0]] * L)
 
 
 def test_usage_of_finished_tasks_stays_unless_refreshed(schedule):
@@ -270,10 +271,9 @@ def test_cotraining_step_by_hand():
   """x = 2, w = [1, .5, .25], expert 0 used: out = .75, and dL/dw = -sigmoid(-.75) * 2 / 2 for the two others."""
   spec = Spec((1,), 1, 2, 1)
   subject = routing(Scalars(), 0.0, spec, batch_size=1, capacity=0, k=1, sample="none", cotrain_lr=0.1)
-  state = jax.jit(subject.init)(jax.random.key(0))
-  state = state.replace(
-    params={"first": {"kernel": jnp.array([[1, 0.5, 0.25]]), "bias": jnp.zeros(3)}}, router=jnp.array([[[1.0, 0, 0]]])
-  )
+  state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(subject.init, jax.random.key(0)))
+  first = {"kernel": np.float32([[1, 0.5, 0.25]]), "bias": np.zeros(3, np.float32)}
+  state = state.replace(params={"first": first}, router=np.float32([[[1, 0, 0]]]))
   zero, none = jnp.zeros(1, jnp.int32), jnp.full(1, NONE)
   batch = Batch(jnp.full((1, 1), 2.0), zero, zero, jnp.ones((1, 2), bool), None, none, jnp.ones(1, bool))
   clock = Clock(*[jnp.int32(0)] * 4)
@@ -437,7 +437,8 @@ def test_report(usual):
   np.testing.assert_array_equal(report["used"], state.used)
   np.testing.assert_array_equal(report["unused"], (~np.asarray(state.used).any(axis=1)).sum(axis=1))
   np.testing.assert_array_equal(report["skipped"], state.skipped)
-  assert method(sample="noisy_topk").report(fresh(noise=True))["parameters"] == weights + 2 * L * T * E
+  noisy = jax.jit(lambda state: method(sample="noisy_topk").report(state)["parameters"])
+  assert noisy(fresh(noise=True)) == weights + 2 * L * T * E
 
 
 def test_info_is_about_the_current_rows(schedule, usual):
@@ -467,14 +468,36 @@ def test_info_is_about_the_current_rows(schedule, usual):
     ({"cotrain_rows": "all"}, "config.method.cotrain_rows='all'.*union, current"),
     ({"exhausted": "route"}, "config.method.exhausted='route'.*Did you mean routed"),
     ({"k": 6}, "config.method.k=6 must lie in 1..5"),
-    ({"k": 0}, "config.method.k=0 must lie in 1..5"),
-    ({"k": (2, -1)}, "config.method.k=-1 must lie in 1..5"),
+    ({"k": 0}, "config.method.k=0 is too small; the least is 1"),
+    ({"k": (2, -1)}, r"config.method.k=\(2, -1\) is too small; the least is 1"),
+    ({"k": (2, 9)}, "config.method.k=9 must lie in 1..5"),
+    ({"k": 2**31 - 1}, "config.method.k=2147483647 must lie in 1..5"),
+    ({"k": 2**40}, "config.method.k=1099511627776 is too large"),
+    ({"k": ()}, r"config.method.k=\(\) holds 0 values"),
+    ({"k": 2.0}, "config.method.k=2.0 must be a whole number or several of them"),
+    ({"k": "two"}, "config.method.k='two' must be a whole number or several of them"),
     ({"k": (2, 2, 2)}, r"config.method.k=\(2, 2, 2\) has 3 numbers for 2 layers"),
     ({"auxiliary": "load", "sample": "gumbel_topk"}, "config.method.auxiliary='load' needs the noise of.*gumbel_topk"),
     (
       {"auxiliary": "both", "sample": "noisy_topk", "noise": 0.0},
       "config.method.auxiliary='both' divides by the noise",
     ),
+    ({"lr": -0.1}, "lr=-0.1.*least is 0"),
+    ({"lr": float("nan")}, "lr=nan is not a finite number"),
+    ({"router_lr": -1}, "config.method.router_lr=-1 is too small; the least is 0"),
+    ({"cotrain_lr": float("inf")}, "config.method.cotrain_lr=inf is not a finite number"),
+    ({"noise": float("nan")}, "config.method.noise=nan is not a finite number"),
+    ({"noise": -1.0}, "config.method.noise=-1.0 is too small; the least is 0"),
+    ({"temperature": 0}, "config.method.temperature=0 is too small; it must be above 0"),
+    ({"temperature": float("inf")}, "config.method.temperature=inf is not a finite number"),
+    ({"temperature_min": 0.0}, "config.method.temperature_min=0.0 is too small; it must be above 0"),
+    ({"gate_scale": 0.0}, "config.method.gate_scale=0.0 is too small; it must be above 0"),
+    ({"router_init": -1}, "config.method.router_init=-1 is too small; the least is 0"),
+    ({"auxiliary_weight": 1e300}, "config.method.auxiliary_weight=1e\\+300 is too large"),
+    ({"cotrain": "yes"}, "config.method.cotrain='yes' must be true or false"),
+    ({"exhausted": 3}, "config.method.exhausted=3 must be a word"),
+    ({"guard": {"name": "ewcc"}}, "config.method.guard.name='ewcc'.*Did you mean ewc"),
+    ({"guard": {"name": "ewc", "strength": -1}}, "config.method.guard.strength=-1 is too small"),
     ({"replay": 13}, "config.method.capacity=12 is smaller than one replay batch of config.method.replay=13"),
     ({"net": toys.mlp(SPEC)}, "config.net.name='routed_mlp'"),
   ],
