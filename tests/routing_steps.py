@@ -139,8 +139,23 @@ def prefer(*experts):
 
 ROUTES = np.array([[prefer(0, 1), prefer(1, 4), prefer(2, 3)], [prefer(3, 0), prefer(3, 1), prefer(2, 4)]])
 STILL = {"lr": 0, "router_lr": 0}
+ROUTED = {"exhausted": "routed", "refresh_all_seen": True, "cotrain_update_heads": False}
 
 
 def by_head(leaf):
   """The heads' kernel [D, T * C] or bias [T * C] as [..., T, C]."""
   return np.asarray(leaf).reshape(*np.shape(leaf)[:-1], T, -1)
+
+
+def experts_of(params, name):
+  """[E, ...] kernel columns and biases of a layer, by expert."""
+  kernel = np.asarray(params[name]["kernel"]).reshape(-1, E, 3).swapaxes(0, 1)
+  return np.concatenate([kernel.reshape(E, -1), np.asarray(params[name]["bias"]).reshape(E, 3)], axis=1)
+
+
+def moved_experts(before, after):
+  """For each layer the experts that changed a bit."""
+  return [
+    set(np.flatnonzero((experts_of(before.params, name) != experts_of(after.params, name)).any(axis=1)).tolist())
+    for name in NET.layers
+  ]

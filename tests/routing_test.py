@@ -27,6 +27,7 @@ from tests.routing_steps import (
   LR,
   NET,
   REPLAY,
+  ROUTED,
   ROUTES,
   SPEC,
   STEPS,
@@ -39,6 +40,7 @@ from tests.routing_steps import (
   fresh,
   make_schedule,
   method,
+  moved_experts,
   prefer,
   step,
   task_key,
@@ -67,7 +69,6 @@ def test_it_is_algorithm_1(schedule, usual):
 
 
 UNION = {"update": "union", "cotrain_rows": "current"}
-ROUTED = {"exhausted": "routed", "refresh_all_seen": True, "cotrain_update_heads": False}
 
 
 @pytest.mark.parametrize(
@@ -160,20 +161,6 @@ def test_usage_of_finished_tasks_stays_unless_refreshed(schedule):
 
 
 # Co-training alone: with a rate of 0 for steps 1 and 2 nothing else moves.
-
-
-def experts_of(params, name):
-  """[E, ...] kernel columns and biases of a layer, by expert."""
-  kernel = np.asarray(params[name]["kernel"]).reshape(-1, E, 3).swapaxes(0, 1)
-  return np.concatenate([kernel.reshape(E, -1), np.asarray(params[name]["bias"]).reshape(E, 3)], axis=1)
-
-
-def moved_experts(before, after):
-  """For each layer the experts that changed a bit."""
-  return [
-    set(np.flatnonzero((experts_of(before.params, name) != experts_of(after.params, name)).any(axis=1)).tolist())
-    for name in NET.layers
-  ]
 
 
 @pytest.mark.parametrize("options", [{}, {"sample": "noisy_topk"}, ROUTED], ids=["usual", "noise", "heads"])
@@ -482,8 +469,8 @@ def test_info_is_about_the_current_rows(schedule, usual):
       {"auxiliary": "both", "sample": "noisy_topk", "noise": 0.0},
       "config.method.auxiliary='both' divides by the noise",
     ),
-    ({"lr": -0.1}, "lr=-0.1.*least is 0"),
-    ({"lr": float("nan")}, "lr=nan is not a finite number"),
+    ({"lr": -0.1}, "config.optimizer.lr=-0.1 is too small; the least is 0"),
+    ({"lr": float("nan")}, "config.optimizer.lr=nan is not a finite number"),
     ({"router_lr": -1}, "config.method.router_lr=-1 is too small; the least is 0"),
     ({"cotrain_lr": float("inf")}, "config.method.cotrain_lr=inf is not a finite number"),
     ({"noise": float("nan")}, "config.method.noise=nan is not a finite number"),

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import optax
 from absl import logging
 
+from cljax.declared import REQUIRED, check, field_of
 from cljax.methods.routing.gates import Gates
 from cljax.methods.routing.keywords import Cotraining, Routing
 from cljax.ops import gating
 from cljax.ops.losses import accuracy, cross_entropy, rows
 from cljax.pieces import blocks
 from cljax.pieces.descent import descend
-from cljax.pieces.optimizers import sgd
+from cljax.pieces.optimizers import Rate
 from cljax.pieces.replay import Memory
 from cljax.types import FREE, Array, At, Batch, Block, Clock, Guard, Info, Key, StepFn, View
 
@@ -64,7 +65,7 @@ class Rates(NamedTuple):
     Raises:
       ConfigError: a rate below 0, or no number.
     """
-    lr = sgd(lr).rate
+    lr = check("config.optimizer.lr", lr, field_of(Rate, REQUIRED))
     router, cotrain = (lr if own is None else own for own in (routes.router_lr, cotraining.cotrain_lr))
     return cls(lr, router, cotrain)
 
