@@ -17,7 +17,7 @@ from cljax.config import keywords, numbers_of, section
 from cljax.data import STREAMS, bank, join
 from cljax.data.bank import Source
 from cljax.data.streams import stack
-from cljax.errors import ConfigError
+from cljax.errors import ConfigError, choose
 from cljax.keys import STREAM
 from cljax.methods import METHODS
 from cljax.nets import NETS
@@ -63,7 +63,11 @@ def build_stream(
 
 
 class Recipe(NamedTuple):
-  """The method of a config as a function of numbers."""
+  """The method of a config as a function of numbers.
+
+  Raises:
+    ConfigError: when it is called, for a number that the method does not have, or a wrong one.
+  """
 
   factory: Callable[..., Method]
   net: nn.Module
@@ -80,7 +84,7 @@ class Recipe(NamedTuple):
     lr = hyper.get("lr", rates.pop("lr"))
     for name, value in hyper.items():
       if name != "lr":
-        place, *below = self.places[name]
+        place, *below = self.places[choose("hyper", name, self.places)]
         own[place] = {**own[place], below[0]: value} if below else value
     tx = lr if self.optimizer is None else self.optimizer(lr, **rates)
     method = self.factory(self.net, tx, self.spec, **own)

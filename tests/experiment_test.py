@@ -11,13 +11,13 @@ from cljax import artifacts
 from cljax.config import default
 from cljax.data.arrays import axes_of
 from cljax.data.streams import stack
-from cljax.drive import start
 from cljax.errors import ConfigError
 from cljax.experiment import assemble
-from cljax.run import compile_events
+from cljax.recipe import recipe
 from cljax.settings import Settings
 from cljax.types import Spec
 from tests import toys
+from tests.subjects import Subject
 
 
 def reading(spec, path):
@@ -47,18 +47,18 @@ def test_what_a_method_reads_reaches_the_state_of_every_seed(written):
   folder, head = written
   spec, data = toys.stream()
   it = toys.experiment(reading(spec, folder), spec, data)
-  compiled = compile_events(it)
+  subject = Subject(it)
   for name in ("head", "scale"):
     (folder / f"{name}.npz").unlink()  # read once, before anything is traced
-  state = start(it, compiled).state
-  own = jax.vmap(toys.plain(spec).init)(compiled["keys"](jnp.arange(2), jnp.array([0])))
+  state = subject.start().state
+  own = jax.vmap(toys.plain(spec).init)(subject.compiled["keys"](jnp.arange(2), jnp.array([0])))
   expected = jax.tree.map(lambda leaf: jnp.stack([2 * leaf] * 2), head)
   chex.assert_trees_all_equal(state.params["head"], expected)
   np.testing.assert_allclose(state.params["first"]["kernel"], own.params["first"]["kernel"], rtol=1e-6)
   other = it._replace(parts=jax.tree.map(lambda leaf: 3 * leaf, it.parts))
-  again = start(other, compiled).state
+  again = Subject(other, subject, ()).start().state
   np.testing.assert_allclose(again.params["head"]["kernel"], 9 * state.params["head"]["kernel"], rtol=1e-6)
-  assert compiled["init"]._cache_size() == 1
+  assert subject.compiled["init"]._cache_size() == 1
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,17 @@ def test_axes_are_found():
   assert set(jax.tree.leaves(axes_of(spec, alone, 1))) == {0}
 
 
+def test_a_config_is_read_once():
+  """A recipe does not look into the config again; numbers that the method does not have are refused."""
+  config = toys.config_of({"name": "er", "capacity": 20}, tasks=2)
+  spec = toys.stream((30, 23))[0]
+  make = recipe(config, spec)
+  config.method.batch_size, config.optimizer.name = 7, "none"
+  assert make({}).phases[0].batch == make({"lr": 0.5}).phases[0].batch == 10
+  with pytest.raises(ConfigError, match="hyper='capacity' is not known"):
+    make({"capacity": 3})
+
+
 @flax.struct.dataclass
 class Scaled:
   scale: jax.Array
@@ -115,13 +126,12 @@ def scaled(hyper):
 
 def test_numbers_of_a_row_are_arguments_of_one_program():
   spec, data = toys.stream()
-  it = assemble(scaled, spec, data, seeds=(0, 0, 1), hyper={"scale": (1, 2.5, 4)})
-  compiled = compile_events(it)
-  np.testing.assert_array_equal(start(it, compiled).state.scale, [1, 2.5, 4])
-  other = assemble(scaled, spec, data, seeds=(0, 0, 1), hyper={"scale": 3})
-  np.testing.assert_array_equal(start(other, compiled).state.scale, [3, 3, 3])
-  assert compiled["init"]._cache_size() == 1
-  assert it.method_of(0).init(None).scale == 1
+  it = Subject(assemble(scaled, spec, data, seeds=(0, 0, 1), hyper={"scale": (1, 2.5, 4)}))
+  np.testing.assert_array_equal(it.start().state.scale, [1, 2.5, 4])
+  other = Subject(assemble(scaled, spec, data, seeds=(0, 0, 1), hyper={"scale": 3}), it, ())
+  np.testing.assert_array_equal(other.start().state.scale, [3, 3, 3])
+  assert it.compiled["init"]._cache_size() == 1
+  assert it.experiment.method_of(0).init(None).scale == 1
 
 
 def changed(data, **changes):

@@ -149,20 +149,11 @@ def test_a_source_that_was_not_joined_is_one_task():
   assert spec.T == 1 and stream.tasks.valid.count[0] > 100
 
 
-def test_more_tasks_than_slots_are_refused_before_anything_is_built(monkeypatch):
-  from cljax import data
-  from cljax.config import complete, default
-  from cljax.experiment import build
-
-  def too_many(source, key, *, tasks: int = 2):
-    spec, stream = datasets(two(), key)
-    return spec._replace(T=1, heads=1), stream
-
-  monkeypatch.setitem(data.STREAMS, "datasets", too_many)
-  config = default()
-  config.stream = {"name": "datasets", "source": "digits"}
+def test_more_tasks_than_slots_are_refused_before_anything_is_built():
+  spec, stream = datasets(two(), KEY)
+  axes = jax.tree.map(lambda leaf: None, stream)
   with pytest.raises(ConfigError, match=r"the stream has 2 tasks, but spec\.T=1"):
-    build(complete(config))
+    build(complete(default()), data=(spec._replace(T=1, heads=1), stream, axes, ""))
 
 
 def test_every_stream_takes_joined_data_sets(tmp_path):
