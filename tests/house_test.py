@@ -257,7 +257,7 @@ def test_a_method_imports_the_vocabulary_and_maths_only(path):
     elif module.startswith("cljax"):
       assert module.startswith(allowed), module
     else:
-      assert module.split(".")[0] in {"jax", "flax", "optax", "chex"} | set(sys.stdlib_module_names), module
+      assert module.split(".")[0] in {"absl", "jax", "flax", "optax", "chex"} | set(sys.stdlib_module_names), module
 
 
 @pytest.mark.parametrize("path", room("cljax.ops"), ids=lambda path: path.stem)
