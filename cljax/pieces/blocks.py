@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from cljax.types import Array, Batch, Block, Clock, Info, Key, State, StepFn, View
 
@@ -118,3 +119,9 @@ def blocked(step: DrawnStep, width: int, size: int = 0, draw: Draw = lambda key,
     return state.replace(params={**state.params, "first": first}), info
 
   return Block(size, run)
+
+
+def off_under_a_guard(size: int) -> None:
+  """Says once that a guarded phase has no blocks, unless blocks of 1, which are none, were asked for."""
+  if size != 1:
+    logging.log_first_n(logging.WARNING, "under a guard steps are taken one by one: blocks of steps are off", 1)

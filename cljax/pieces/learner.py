@@ -6,7 +6,6 @@ from typing import Annotated, Any, NamedTuple
 
 import flax.struct
 import optax
-from absl import logging
 from flax import linen as nn
 
 from cljax.declared import at_least
@@ -160,8 +159,8 @@ class Learner(NamedTuple):
 
   def block(self, step: StepFn, width: int, size: int) -> Block | None:
     """The step of `width` rows in blocks of `size` (`pieces.blocks`), where it is plain SGD and it pays."""
-    if self.protect is not None and isinstance(self.tx, PlainSGD) and size != 1:
-      logging.log_first_n(logging.WARNING, "under a guard steps are taken one by one: blocks of steps are off", 1)
+    if self.protect is not None and isinstance(self.tx, PlainSGD):
+      blocks.off_under_a_guard(size)
     return blocks.blocked(step, width, size) if self.plain else None
 
   @property

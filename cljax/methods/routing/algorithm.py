@@ -11,7 +11,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from absl import logging
 
 from cljax.declared import REQUIRED, check, field_of
 from cljax.methods.routing.gates import Gates
@@ -90,8 +89,7 @@ class Algorithm(NamedTuple):
     """The step of `width` rows in blocks of `size` (`pieces.blocks`), where it is not guarded and it pays."""
     if self.guard is FREE:
       return blocks.blocked(self.step, width, size, self.draw)
-    if size != 1:
-      logging.log_first_n(logging.WARNING, "under a guard steps are taken one by one: blocks of steps are off", 1)
+    blocks.off_under_a_guard(size)
     return None
 
   def draw(self, key: Key, batch: Batch) -> Array:
