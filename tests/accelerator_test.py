@@ -185,6 +185,7 @@ def test_a_page_about_an_accelerator_is_not_written_on_a_cpu():
   assert done.returncode == 2 and "needs an accelerator" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow  # where the peers are installed
 def test_pytorch_s_convolution_net_is_ours():
   torch = pytest.importorskip("torch")
   from benchmarks import torch_cnn
