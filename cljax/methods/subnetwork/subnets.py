@@ -4,6 +4,7 @@ A slot is a task that the method has numbered by itself. Its function is its own
 expert that it sees, all or the similar ones, which are frozen: later tasks never change it.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -13,16 +14,18 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.methods.subnetwork.saliency import dense_scores, kernels
+from cljax.methods.subnetwork.saliency import scores
 from cljax.ops import masks
 from cljax.ops.masking import Layers
 from cljax.ops.slots import over_live
 from cljax.ops.trees import put, take
-from cljax.types import Array, Key
+from cljax.types import Array
 
 
 @flax.struct.dataclass
 class Subnets:
+  """The experts, and the finished and free slots."""
+
   store: Any  # [E, ...] the experts
   bits: Layers  # [S, bytes] uint8, the packed mask of each slot
   scores: Layers  # [S, most] float16, normalised scores of a mask's entries in flat order
@@ -33,25 +36,8 @@ class Subnets:
   done: Array  # [S] bool, frozen for ever
 
 
-class Book(NamedTuple):
-  """The functions of a book of subnetworks."""
-
-  order: tuple[str, ...]  # the dense layers from first to last
-  room: Mapping[str, int]  # the most weights of a mask in each
-  init: Callable[[Key], Subnets]
-  of_expert: Callable[[Subnets, Array], Array]  # expert -> [S] bool, its finished slots
-  joined: Callable[[Subnets, Array], Layers]  # slots [S] bool -> the weights that belong to any of them
-  net_of: Callable[[Subnets, Array], Any]  # slot -> its expert's weights with zeros outside its function
-  write: Callable[[Subnets, Array, Layers, Layers, Array], Subnets]  # (slot, mask, normalised scores, their means)
-  mask_of: Callable[[Subnets, Array], Layers]  # slot -> its own mask
-  stored: Callable[[Subnets, Array], Layers]  # slot -> the scores on its mask when it was chosen, zeros elsewhere
-  freeze: Callable[[Subnets, Array, Any], Subnets]  # (slot, the expert's params): finished
-  compare: Callable[[Subnets, Callable[[Any], Layers], Callable[[Layers], Layers]], tuple[Array, Array, Array]]
-  frozen_share: Callable[[Subnets], Array]  # [E, layers]
-
-
 def by_layer(kernel: Callable, other: Callable, params: Any, layers: Layers) -> Any:
-  """`kernel(leaf, layers[path])` of each dense kernel and `other(path, leaf)` of the other leaves."""
+  """`kernel(leaf, layers[path])` of each kernel of these layers and `other(path, leaf)` of the other leaves."""
 
   def one(path, leaf):
     name = "/".join(str(key.key) for key in path)
@@ -66,6 +52,13 @@ def masked(params: Any, layers: Layers) -> Any:
   return by_layer(lambda leaf, mask: jnp.where(mask, leaf, 0), lambda path, leaf: leaf, params, layers)
 
 
+def kernels(params: Any, layers: Collection[str]) -> Layers:
+  """The kernels of these layers."""
+  found: Layers = {}
+  by_layer(lambda leaf, name: found.setdefault(name, leaf), lambda path, leaf: leaf, params, {n: n for n in layers})
+  return {name: found[name] for name in layers}
+
+
 def others(params: Any, layers: Collection[str]) -> Layers:
   """The leaves that are no kernel of these layers, by path."""
   found: Layers = {}
@@ -73,136 +66,161 @@ def others(params: Any, layers: Collection[str]) -> Layers:
   return found
 
 
-def layer_order(shapes: Mapping[str, Any]) -> tuple[str, ...]:
+def layer_order(names: Collection[str]) -> tuple[str, ...]:
   """`first`, the hidden layers by number, `head`: the names that nets give them."""
-  return tuple(sorted(shapes, key=lambda name: (name == "head", name != "first", len(name), name)))
+  return tuple(sorted(names, key=lambda name: (name == "head", name != "first", len(name), name)))
 
 
-def book(
-  fresh: Callable[[Key], Any],
-  experts: int,
-  slots: int,
-  most: Callable[[str, int, int], int],
-  own_biases: bool = False,
-) -> Book:
-  """A book of `slots` subnetworks in `experts` experts.
+class Layout(NamedTuple):
+  """What subnetworks are made of, and the functions on them."""
 
-  Args:
-    fresh: key -> the params of a new expert.
-    most: (layer, its number, its weights) -> the most weights of a mask there.
-    own_biases: each slot keeps biases of its own.
-  """
-  E, S = experts, slots
-  shapes = {name: leaf.shape for name, leaf in kernels(jax.eval_shape(fresh, jax.random.key(0))).items()}
-  order = layer_order(shapes)
-  sizes = {name: shapes[name][0] * shapes[name][1] for name in order}
-  room = {name: most(name, l, sizes[name]) for l, name in enumerate(order)}
-  hidden = order[:-1]
-  biases = others(jax.eval_shape(fresh, jax.random.key(0)), order)
+  slots: int
+  shapes: Mapping[str, tuple[int, ...]]  # of the kernels that have masks, by layer from first to last
+  most: Mapping[str, int]  # the most weights of a mask in each
+  biases: Mapping[str, tuple[int, ...]] | None  # by path, of what each slot has a copy of; None: an expert has one set
 
-  def init(key: Key) -> Subnets:
+  @property
+  def order(self) -> tuple[str, ...]:
+    """The layers that have masks, from first to last."""
+    return tuple(self.shapes)
+
+  def empty(self, store: Any) -> Subnets:
+    """These experts, and free slots only."""
+    S = self.slots
     return Subnets(
-      jax.vmap(lambda e: fresh(jax.random.fold_in(key, e)))(jnp.arange(E)),
-      {name: jnp.zeros((S, -(-sizes[name] // 8)), jnp.uint8) for name in order},
-      {name: jnp.zeros((S, room[name]), jnp.float16) for name in order},
-      jnp.zeros((S, len(order))),
+      store,
+      {name: jnp.zeros((S, -(-math.prod(shape) // 8)), jnp.uint8) for name, shape in self.shapes.items()},
+      {name: jnp.zeros((S, self.most[name]), jnp.float16) for name in self.shapes},
+      jnp.zeros((S, len(self.shapes))),
       jnp.zeros((S, S), bool),
-      {path: jnp.zeros((S, *leaf.shape)) for path, leaf in biases.items()} if own_biases else None,
+      None if self.biases is None else {path: jnp.zeros((S, *shape)) for path, shape in self.biases.items()},
       jnp.full(S, -1, jnp.int32),
       jnp.zeros(S, bool),
     )
 
-  def joined(subnets: Subnets, chosen: Array) -> Layers:
-    packed = {name: jnp.where(chosen[:, None], bits, 0) for name, bits in subnets.bits.items()}
-    return {name: masks.unpack(jnp.bitwise_or.reduce(packed[name], axis=0), shapes[name]) for name in order}
-
-  def of_expert(subnets: Subnets, expert: Array) -> Array:
+  def of_expert(self, subnets: Subnets, expert: Array) -> Array:
+    """[S] bool, the finished slots of an expert []."""
     return subnets.done & (subnets.expert_of == expert)
 
-  def net_of(subnets: Subnets, s: Array) -> Any:
-    params = masked(
-      take(subnets.store, jnp.maximum(subnets.expert_of[s], 0)), joined(subnets, subnets.sees[s] | (jnp.arange(S) == s))
-    )
+  def union(self, subnets: Subnets, chosen: Array) -> Layers:
+    """The weights that belong to any of the chosen slots [S] bool."""
+    packed = {name: jnp.where(chosen[:, None], bits, 0) for name, bits in subnets.bits.items()}
+    return {
+      name: masks.unpack(jnp.bitwise_or.reduce(packed[name], axis=0), shape) for name, shape in self.shapes.items()
+    }
+
+  def function(self, subnets: Subnets, s: Array) -> Any:
+    """The weights of slot s's expert with zeros outside what the slot uses."""
+    expert = take(subnets.store, jnp.maximum(subnets.expert_of[s], 0))
+    params = masked(expert, self.union(subnets, subnets.sees[s] | (jnp.arange(self.slots) == s)))
     if subnets.biases is None:
       return params
     own = take(subnets.biases, s)
-    return by_layer(lambda leaf, mask: leaf, lambda path, leaf: own[path], params, dict.fromkeys(order))
+    return by_layer(lambda leaf, mask: leaf, lambda path, leaf: own[path], params, dict.fromkeys(self.shapes))
 
-  def mask_of(subnets: Subnets, s: Array) -> Layers:
-    return {name: masks.unpack(subnets.bits[name][s], shapes[name]) for name in order}
+  def mask(self, subnets: Subnets, s: Array) -> Layers:
+    """The own mask of slot s."""
+    return {name: masks.unpack(subnets.bits[name][s], shape) for name, shape in self.shapes.items()}
 
-  def write(subnets: Subnets, s: Array, mask: Layers, z: Layers, means: Array) -> Subnets:
+  def places(self, mask: Array, name: str) -> Array:
+    """[most] the flat places of a layer's mask, the layer's size where there are fewer."""
+    return jnp.flatnonzero(mask, size=self.most[name], fill_value=math.prod(self.shapes[name]))
+
+  def write(self, subnets: Subnets, s: Array, mask: Layers, z: Layers, means: Array) -> Subnets:
+    """Slot s gets a mask with normalised scores z, which were divided by their means [layers]."""
+
     def kept(name):
-      at = jnp.flatnonzero(mask[name], size=room[name], fill_value=sizes[name])
-      values = z[name].reshape(-1).at[at].get(mode="fill", fill_value=0)
+      values = z[name].reshape(-1).at[self.places(mask[name], name)].get(mode="fill", fill_value=0)
       return jnp.minimum(values, jnp.finfo(jnp.float16).max).astype(jnp.float16)
 
     return subnets.replace(
-      bits={name: subnets.bits[name].at[s].set(masks.pack(mask[name])) for name in order},
-      scores={name: subnets.scores[name].at[s].set(kept(name)) for name in order},
+      bits={name: subnets.bits[name].at[s].set(masks.pack(mask[name])) for name in self.shapes},
+      scores={name: subnets.scores[name].at[s].set(kept(name)) for name in self.shapes},
       means=subnets.means.at[s].set(means),
     )
 
-  def freeze(subnets: Subnets, s: Array, params: Any) -> Subnets:
+  def freeze(self, subnets: Subnets, s: Array, params: Any) -> Subnets:
+    """Slot s is finished with these params of its expert."""
     store = put(subnets.store, subnets.expert_of[s], params)
-    own = None if subnets.biases is None else put(subnets.biases, s, others(params, order))
+    own = None if subnets.biases is None else put(subnets.biases, s, others(params, self.shapes))
     return subnets.replace(store=store, biases=own, done=subnets.done.at[s].set(True))
 
-  def stored_z(subnets: Subnets, name: str, s: Array) -> tuple[Array, Array]:
-    """(mask, normalised scores with zeros outside) of a slot in one layer."""
-    mask = masks.unpack(subnets.bits[name][s], shapes[name])
-    at = jnp.flatnonzero(mask, size=room[name], fill_value=sizes[name])
-    values = jnp.zeros(sizes[name]).at[at].set(subnets.scores[name][s].astype(jnp.float32), mode="drop")
-    return mask, values.reshape(shapes[name])
+  def normalised_scores(self, subnets: Subnets, name: str, s: Array) -> tuple[Array, Array]:
+    """(mask, stored normalised scores with zeros outside) of slot s in one layer."""
+    mask = masks.unpack(subnets.bits[name][s], self.shapes[name])
+    values = jnp.zeros(mask.size).at[self.places(mask, name)]
+    return mask, values.set(subnets.scores[name][s].astype(jnp.float32), mode="drop").reshape(mask.shape)
 
-  def stored(subnets: Subnets, s: Array) -> Layers:
-    return {name: subnets.means[s, l] * stored_z(subnets, name, s)[1] for l, name in enumerate(order)}
+  def stored_scores(self, subnets: Subnets, s: Array) -> Layers:
+    """The scores on slot s's mask when it was chosen, zeros elsewhere."""
+    means = subnets.means[s]
+    return {name: means[l] * self.normalised_scores(subnets, name, s)[1] for l, name in enumerate(self.shapes)}
 
-  def compare(subnets: Subnets, score: Callable[[Any], Layers], choose: Callable[[Layers], Layers]) -> Any:
+  def compare(
+    self, subnets: Subnets, score: Callable[[Any], Layers], choose_mask: Callable[[Layers], Layers]
+  ) -> tuple[Array, Array, Array]:
     """(overlap [S], deviation [S], share [E, layers]) of a new task with the finished slots, each on its own expert.
 
     Args:
       score: an expert's params -> the new task's normalised scores there.
-      choose: these -> the mask that they would give.
+      choose_mask: these -> the mask that they would give.
 
     Returns:
       means over the hidden layers of `masks.overlap` and `masks.deviation`, and what would be frozen of each layer.
     """
-    z = over_live(lambda e: score(take(subnets.store, e)), jnp.arange(E) <= subnets.expert_of.max())
-    new = jax.vmap(choose)(z)
+    experts = jnp.arange(len(jax.tree.leaves(subnets.store)[0]))
+    z = over_live(lambda e: score(take(subnets.store, e)), experts <= subnets.expert_of.max())
+    new = jax.vmap(choose_mask)(z)
 
     def with_slot(s):
       e, found = subnets.expert_of[s], []
-      for name in hidden:
-        old, values = stored_z(subnets, name, s)
+      for name in self.order[:-1]:
+        old, values = self.normalised_scores(subnets, name, s)
         mine = new[name][e]
         found.append((masks.overlap(mine, old), masks.deviation(z[name][e], values, mine & old)))
       return jnp.array(found).mean(axis=0)
 
     def share_after(e):
-      held = joined(subnets, of_expert(subnets, e))
-      return jnp.array([(held[name] | new[name][e]).mean() for name in order])
+      held = self.union(subnets, self.of_expert(subnets, e))
+      return jnp.array([(held[name] | new[name][e]).mean() for name in self.shapes])
 
     shared = over_live(with_slot, subnets.done)
-    return shared[:, 0], shared[:, 1], jax.vmap(share_after)(jnp.arange(E))
+    return shared[:, 0], shared[:, 1], jax.vmap(share_after)(experts)
 
-  def frozen_share(subnets: Subnets) -> Array:
+  def frozen_share(self, subnets: Subnets) -> Array:
+    """[E, layers] how much of each expert's layers belongs to finished slots."""
+
     def share(e):
-      held = joined(subnets, of_expert(subnets, e))
-      return jnp.array([held[name].mean() for name in order])
+      held = self.union(subnets, self.of_expert(subnets, e))
+      return jnp.array([held[name].mean() for name in self.shapes])
 
-    return jax.vmap(share)(jnp.arange(E))
-
-  return Book(order, room, init, of_expert, joined, net_of, write, mask_of, stored, freeze, compare, frozen_share)
+    return jax.vmap(share)(jnp.arange(len(jax.tree.leaves(subnets.store)[0])))
 
 
-def book_of(subnets: Subnets) -> Book:
-  """The book that made these subnetworks, to look into those of a finished run."""
-  experts, slots = (leaf.shape[0] for leaf in (jax.tree.leaves(subnets.store)[0], subnets.done))
-  own_biases = subnets.biases is not None
-  return book(
-    lambda key: take(subnets.store, 0), experts, slots, lambda name, l, size: subnets.scores[name].shape[1], own_biases
-  )
+def layout(
+  params: Any, layers: Collection[str], slots: int, most: Callable[[str, int, int], int], own_biases: bool = False
+) -> Layout:
+  """The layout of `slots` subnetworks in experts whose params have these shapes.
+
+  Args:
+    layers: that have masks.
+    most: (layer, its number, its weights) -> the most weights of a mask there.
+    own_biases: each slot keeps biases of its own.
+  """
+  found = kernels(params, layer_order(layers))
+  shapes = {name: leaf.shape for name, leaf in found.items()}
+  room = {name: most(name, l, math.prod(shape)) for l, (name, shape) in enumerate(shapes.items())}
+  biases = {path: leaf.shape for path, leaf in others(params, layers).items()} if own_biases else None
+  return Layout(slots, shapes, room, biases)
+
+
+def layout_of(subnets: Subnets) -> Layout:
+  """The layout of these subnetworks, to look into those of a finished run."""
+
+  def most(name, l, size):
+    return subnets.scores[name].shape[1]
+
+  return layout(take(subnets.store, 0), subnets.bits, len(subnets.done), most, subnets.biases is not None)
 
 
 def deviations(net: nn.Module, subnets: Subnets, x: Array, y: Array | None = None) -> Array:
@@ -213,15 +231,15 @@ def deviations(net: nn.Module, subnets: Subnets, x: Array, y: Array | None = Non
     x: [B, ...] as the net sees it.
     y: [B] labels; None takes each subnetwork's own answers.
   """
-  pages = book_of(subnets)
+  own = layout_of(subnets)
 
   def losses(out):
     labels = out.logits.argmax(axis=-1) if y is None else y
     return optax.softmax_cross_entropy_with_integer_labels(out.logits, labels)
 
   def one(s):
-    found = dense_scores(net, pages.net_of(subnets, s), x, jnp.zeros(len(x), jnp.int32), losses)
-    mask, stored = pages.mask_of(subnets, s), pages.stored(subnets, s)
-    return jnp.array([jnp.where(mask[name], stored[name] - found[name], 0).sum() for name in pages.order])
+    found = scores(net, own.function(subnets, s), x, jnp.zeros(len(x), jnp.int32), losses)
+    mask, stored = own.mask(subnets, s), own.stored_scores(subnets, s)
+    return jnp.array([jnp.where(mask[name], stored[name] - found[name], 0).sum() for name in own.order])
 
   return jnp.where(subnets.done[:, None], over_live(one, subnets.done), jnp.nan)
