@@ -24,10 +24,10 @@ def known(live=(True, True, True), done=None, stored=(1.0, 1.0, 1.0), scores=lam
   return infer.Known(
     live=live,
     done=live if done is None else jnp.array(done),
-    net_of=lambda s: NETS[s],
-    whole=lambda s: NETS[s],
+    function=lambda s: NETS[s],
+    expert=lambda s: NETS[s],
     logits=lambda weights: X @ weights,
-    looks=lambda weights: {"features": X @ weights, "pictures": X},
+    represent=lambda weights: {"features": X @ weights, "pictures": X},
     typical=lambda s: {name: leaf[s] for name, leaf in TYPICAL.items()},
     scores=lambda weights: {"layer": scores(weights)},
     mask=lambda s: {"layer": MASKS[s]},
@@ -111,7 +111,7 @@ def test_a_slot_without_a_mask_is_not_taken_by_what_masks_keep(kind):
 @pytest.mark.parametrize("kind", infer.RULES)
 def test_rules_do_not_look_at_slots_that_are_not_live(kind):
   """Under jit a slot that is not live is not run: its numbers may be anything."""
-  poisoned = known(live=(True, False, True))._replace(net_of=lambda s: jnp.where(s == 1, jnp.nan, NETS[s]))
+  poisoned = known(live=(True, False, True))._replace(function=lambda s: jnp.where(s == 1, jnp.nan, NETS[s]))
   assert int(jax.jit(lambda: infer.infer(kind, poisoned))()) == int(infer.infer(kind, known(live=(True, False, True))))
 
 

@@ -1,14 +1,18 @@
 """Masks, saliency and onsets by hand, and against slower ways to the same numbers."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from cljax.errors import ConfigError
 from cljax.methods.subnetwork import saliency
+from cljax.methods.subnetwork.subnets import kernels
 from cljax.nets import CNN, MLP
+from cljax.nets.taps import derivatives
 from cljax.ops import masks, onset
 
 
@@ -93,28 +97,57 @@ def test_scores_equal_those_of_every_example_s_own_gradient(kind, network):
     logits = net.apply({"params": params}, x[None], jnp.zeros(1, jnp.int32)).logits
     return optax.softmax_cross_entropy_with_integer_labels(logits, y[None])[0]
 
-  each = jax.vmap(jax.grad(one), (None, 0, 0))(params, x, y)
-  each = {name: layer["kernel"] for name, layer in each.items()}
-  weights = saliency.kernels(params)
-  assert set(weights) == set(each)
-  wanted = {
-    "grad": {name: jnp.abs(g).mean(axis=0) for name, g in each.items()},
-    "taylor": {name: jnp.abs(g * weights[name]).mean(axis=0) for name, g in each.items()},
-    "fisher": {name: (g**2).mean(axis=0) for name, g in each.items()},
-  }[kind]
-  zero = jnp.zeros(6, jnp.int32)
+  weights, zero = kernels(params, params), jnp.zeros(6, jnp.int32)
 
   def losses(out):
     return optax.softmax_cross_entropy_with_integer_labels(out.logits, y)
 
-  found = saliency.dense_scores(net, params, x, zero, losses, kind)
-  for name, score in found.items():
-    np.testing.assert_allclose(score, wanted[name], atol=1e-6, err_msg=name)
+  @jax.jit
+  def both():
+    each = kernels(jax.vmap(jax.grad(one), (None, 0, 0))(params, x, y), params)
+    wanted = {
+      "grad": {name: jnp.abs(g).mean(axis=0) for name, g in each.items()},
+      "taylor": {name: jnp.abs(g * weights[name]).mean(axis=0) for name, g in each.items()},
+      "fisher": {name: (g**2).mean(axis=0) for name, g in each.items()},
+    }[kind]
+    slopes, hidden = derivatives(net, {"params": params}, x, zero, losses), tuple(weights)[:-1]
+    mean = saliency.mean_score(slopes, hidden, jnp.ones(6, bool))
+    return wanted, saliency.scores(net, params, x, zero, losses, kind), mean
+
+  wanted, found, mean = both()
+  chex.assert_trees_all_close(found, wanted, atol=1e-6)
   if kind == "grad":
-    _, inputs, slopes = saliency.slopes(net, params, x, zero, losses)
-    layers = tuple(wanted)[:-1]
-    mean = np.concatenate([np.asarray(wanted[name]).ravel() for name in layers]).mean()
-    np.testing.assert_allclose(saliency.mean_score(inputs, slopes, layers, jnp.ones(6, bool)), mean, rtol=1e-5)
+    flat = np.concatenate([np.asarray(wanted[name]).ravel() for name in tuple(weights)[:-1]])
+    np.testing.assert_allclose(mean, flat.mean(), rtol=1e-5)
+
+
+def test_biases_and_scales_are_scored_where_asked():
+  """Of one example the score is the size of its gradient."""
+
+  class Normalised(nn.Module):
+    @nn.compact
+    def __call__(self, x, slot):
+      return nn.LayerNorm(name="norm")(nn.Dense(3, name="dense")(x))
+
+  net, x, zero = Normalised(), jnp.array([[1.0, -2.0]]), jnp.zeros(1, jnp.int32)
+  params = {
+    "dense": {"kernel": jnp.array([[1.0, 2.0, -1.0], [0.5, 0.0, 3.0]]), "bias": jnp.array([0.1, 0.2, 0.3])},
+    "norm": {"scale": jnp.array([2.0, -1.0, 0.5]), "bias": jnp.zeros(3)},
+  }
+
+  def losses(out):
+    return (out**2).sum(axis=1)
+
+  @jax.jit
+  def both():
+    gradient = jax.grad(lambda params: losses(net.apply({"params": params}, x, zero))[0])(params)
+    return gradient, {leaf: saliency.scores(net, params, x, zero, losses, leaf=leaf) for leaf in ("bias", "scale")}
+
+  gradient, found = both()
+  assert set(found["bias"]) == {"dense", "norm"} and set(found["scale"]) == {"norm"}
+  for leaf, scores in found.items():
+    for layer, score in scores.items():
+      np.testing.assert_allclose(score, np.abs(gradient[layer][leaf]), rtol=1e-4)
 
 
 def test_opposite_gradients_do_not_cancel():
@@ -122,14 +155,14 @@ def test_opposite_gradients_do_not_cancel():
   params = net.init(jax.random.key(0), jnp.ones((1, 1)), jnp.zeros(1, jnp.int32))["params"]
   params = jax.tree.map(lambda leaf: jnp.ones_like(leaf), params)
   x, sign = jnp.ones((2, 1)), jnp.array([1.0, -1.0])
-  found = saliency.dense_scores(net, params, x, jnp.zeros(2, jnp.int32), lambda out: sign * out.logits[:, 0])
+  found = saliency.scores(net, params, x, jnp.zeros(2, jnp.int32), lambda out: sign * out.logits[:, 0])
   np.testing.assert_allclose(found["first"], [[1.0]])
 
 
 def test_an_unknown_score_is_refused():
   net, params, x, _ = net_and_rows()
   with pytest.raises(ConfigError, match="grad, taylor, fisher"):
-    saliency.dense_scores(net, params, x, jnp.zeros(6, jnp.int32), lambda out: out.logits[:, 0], "hessian")
+    saliency.scores(net, params, x, jnp.zeros(6, jnp.int32), lambda out: out.logits[:, 0], "hessian")
 
 
 def onsets(scores, needed=2, factor=3.0, quantile=0.99, warmup=0, window=50):

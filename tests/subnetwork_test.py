@@ -10,61 +10,14 @@ import optax
 import pytest
 
 from cljax.config import complete, default
-from cljax.drive import Driver, drive, start
 from cljax.errors import ConfigError
 from cljax.methods import METHODS
-from cljax.methods.subnetwork.subnets import book_of, deviations
-from cljax.monitor import Monitor
+from cljax.methods.subnetwork.subnets import deviations, layout_of
 from cljax.ops import masks
 from cljax.ops.infer import mean_entropy
-from cljax.run import compile_events, train
+from cljax.run import train
 from tests import toys
-
-SMALL = {"batch_size": 10, "epochs": 20, "retrain": 60, "experts": 3, "fractions": (0.2, 0.2, 0.3)}
-OPEN = {"overlap_from": 0.0, "deviation_up_to": 1e9, "capacity_hidden": 1.0, "capacity_output": 1.0}  # always shares
-
-
-class Run:
-  def __init__(self, counts=(30, 23, 40), same=(), **keywords):
-    self.spec, self.data = toys.stream(counts, heads=1)
-    for t, of in same:  # task t is task `of` again
-      self.data = self.data._replace(
-        tasks=jax.tree.map(lambda leaf, t=t, of=of: replaced(leaf, t, of), self.data.tasks),
-        test=jax.tree.map(lambda leaf, t=t, of=of: replaced(leaf, t, of), self.data.test),
-      )
-    self.method = METHODS["subnetwork"](toys.wide_mlp(self.spec), optax.adam(0.01), self.spec, **{**SMALL, **keywords})
-    self.experiment = toys.experiment(self.method, self.spec, self.data, seeds=(0,))
-    compiled = compile_events(self.experiment)
-    self.carry = start(self.experiment, compiled)
-    self.kept = []
-    driver = Driver(self.experiment, compiled, Monitor(None, 1, 0, 0, "toy", True), None, lambda: False)
-    for unit in self.experiment.timeline.units(None, 0):
-      drive([unit], self.carry, driver)
-      if unit.kind == "evaluate" and unit.row:
-        self.kept.append(jax.tree.map(jnp.array, self.state))
-
-  @property
-  def state(self):
-    return jax.tree.map(lambda leaf: leaf[0], self.carry.state)
-
-  def report(self, name):
-    return self.carry.reports[name][0, -1]
-
-
-def replaced(leaf, t, of):
-  leaf = np.array(leaf)
-  leaf[t] = leaf[of]
-  return leaf
-
-
-@functools.cache
-def shared() -> Run:
-  return Run(**OPEN)
-
-
-@functools.cache
-def apart() -> Run:
-  return Run(overlap_from=1.1)
+from tests.subnetworks import APART, GIVEN, OPEN, Run, answer, apart, by_accuracy, given, shared, toy
 
 
 def test_frozen_weights_keep_their_bits_and_answers_stay_the_same():
@@ -74,7 +27,7 @@ def test_frozen_weights_keep_their_bits_and_answers_stay_the_same():
   for t, then in enumerate(run.kept):
     now = run.kept[-1]
     for slot in range(t + 1):
-      answers = [np.asarray(run.method.apply(s, x, jnp.full(60, slot)).logits) for s in (then, now)]
+      answers = [np.asarray(answer()(s, x, jnp.full(60, slot)).logits) for s in (then, now)]
       np.testing.assert_array_equal(*answers)
     for name, bits in then.learner.subnets.bits.items():
       shape = then.learner.params[name]["kernel"].shape
@@ -92,13 +45,13 @@ def test_frozen_weights_keep_their_bits_and_answers_stay_the_same():
 
 def test_a_mask_has_k_weights_and_the_frozen_share_only_grows():
   run = shared()
-  for name, share in zip(("first", "hidden_1", "head"), SMALL["fractions"], strict=True):
+  for name, share in zip(("first", "hidden_1", "head"), GIVEN["fractions"], strict=True):
     size = run.state.learner.params[name]["kernel"].size
     for slot in range(3):
       assert int(jnp.unpackbits(run.state.learner.subnets.bits[name][slot]).sum()) == round(share * size)
   frozen = run.carry.reports["frozen_share"][0, :, 0]  # [T, layers] of expert 0
   assert (np.diff(frozen, axis=0) >= 0).all() and (np.diff(frozen, axis=0) > 0).any()
-  np.testing.assert_allclose(frozen[0], SMALL["fractions"], atol=0.02)
+  np.testing.assert_allclose(frozen[0], GIVEN["fractions"], atol=0.02)
 
 
 def test_it_learns_and_forgets_nothing():
@@ -117,17 +70,24 @@ def test_without_overlap_each_task_opens_an_expert():
 
 
 def test_a_full_expert_is_not_shared():
-  run = Run(**{**OPEN, "capacity_hidden": 0.21})
+  run = Run(given(like=toy(), numbers={**OPEN, "capacity_hidden": 0.21}))
   np.testing.assert_array_equal(run.report("expert"), [0, 1, 2])
 
 
-def test_running_out_of_experts_names_the_key_and_touches_nothing():
+def test_running_out_of_experts_names_the_key():
+  """One slot is done already, on the second expert of three."""
+  base = given(like=toy(), numbers=APART)
+  carry = base.start()
+  subnets = carry.state.learner.subnets
+  subnets = subnets.replace(expert_of=subnets.expert_of.at[:, 0].set(1), done=subnets.done.at[:, 0].set(True))
+  carry.state = carry.state.replace(learner=carry.state.learner.replace(subnets=subnets))
   with pytest.raises(ConfigError, match=r"config\.method\.experts does not suffice"):
-    Run(overlap_from=1.1, experts=2)
+    base.run(carry=carry)
+  assert (carry.row, np.asarray(carry.state.learner.full)) == (2, True)
 
 
 def test_a_task_that_comes_again_is_recognised():
-  run = Run((30, 23, 30), same=[(2, 0)], **OPEN)
+  run = Run(given(same=[(2, 0)], like=toy()))
   np.testing.assert_array_equal(run.carry.slot_of[0], [0, 1, 0])
   assert bool(run.report("reused")) and run.report("expert")[2] == -1
   before, after = run.kept[1], run.kept[2]
@@ -138,15 +98,15 @@ def test_a_task_that_comes_again_is_recognised():
 def test_the_selector_takes_the_least_entropy_and_sees_no_label():
   run = shared()
   x = jnp.asarray(run.data.test_bank.x[:32] / np.float32(255))
-  each = [float(mean_entropy(run.method.apply(run.state, x, jnp.full(32, k)).logits)) for k in range(3)]
-  out = run.method.apply(run.state, x, None)
+  each = [float(mean_entropy(answer()(run.state, x, jnp.full(32, k)).logits)) for k in range(3)]
+  out = answer()(run.state, x, None)
   np.testing.assert_array_equal(out.task, np.full(32, np.argmin(each)))
   order = np.random.default_rng(0).permutation(32)
-  np.testing.assert_array_equal(run.method.apply(run.state, x[order], None).task, out.task)
+  np.testing.assert_array_equal(answer()(run.state, x[order], None).task, out.task)
   first = run.kept[0]  # one slot: it answers whatever comes
-  np.testing.assert_array_equal(run.method.apply(first, 1 - x, None).task, np.zeros(32))
-  empty = run.method.init(jax.random.key(0))
-  np.testing.assert_array_equal(run.method.apply(empty, x, None).task, np.full(32, -1))
+  np.testing.assert_array_equal(answer()(first, 1 - x, None).task, np.zeros(32))
+  empty = jax.jit(toy().method.init)(jax.random.key(0))
+  np.testing.assert_array_equal(answer()(empty, x, None).task, np.full(32, -1))
 
 
 def test_a_slot_keeps_what_is_typical_of_its_rows():
@@ -155,7 +115,7 @@ def test_a_slot_keeps_what_is_typical_of_its_rows():
   for t, (idx, count) in enumerate(zip(run.data.tasks.train.idx, run.data.tasks.train.count, strict=True)):
     x = (run.data.bank.x[idx[:count]] / np.float32(255) - 0.5) / 0.5
     x = x.reshape(count, -1)[:, run.data.tasks.train.warp.index[t]].reshape(x.shape)
-    net = book_of(learner.subnets).net_of(learner.subnets, t)
+    net = layout_of(learner.subnets).function(learner.subnets, t)
     features = toys.wide_mlp(run.spec).apply({"params": net}, x, jnp.zeros(count, jnp.int32)).features
     for name, values in (("pictures", x.reshape(count, -1)), ("features", np.asarray(features))):
       expected = np.stack([values.mean(axis=0), values.var(axis=0)])
@@ -171,33 +131,37 @@ def test_labels_of_the_test_rows_change_no_route():
   run = shared()
   test_bank = run.data.test_bank._replace(y=(run.data.test_bank.y + 1) % 4)
   stream = run.experiment.on_devices(run.data._replace(test_bank=test_bank), run.experiment.axes)
-  compiled = compile_events(run.experiment)
+  compiled = run.subject.compiled
   at = run.experiment.numbers(1, 2)
   slot = run.experiment.on_devices(np.array([1], np.int32), 0)
-  counts = compiled["evaluate.inferred"]({}, run.carry.state, stream, *at, slot, None)
+  counts = compiled["evaluate.inferred"](run.carry.hyper, run.carry.state, stream, *at, slot, None)
   np.testing.assert_array_equal(counts["confusion"][0], run.carry.confusion["inferred"][0, 1])
 
 
-@pytest.mark.parametrize(
-  "keywords",
-  [
-    {"score": "taylor", "centred": False},
-    {"score": "fisher", "retrain": 0},
-    {"select": "threshold", "above": 1.0},
-    {"select": "accuracy"},
-  ],
-  ids=str,
-)
-def test_variants_train_and_keep_what_they_froze(keywords):
-  run = Run((30, 23), **{**OPEN, **keywords})
+VARIANTS = {
+  "other": lambda: given(score="taylor", centred=False, bias="per_task"),
+  "fisher": lambda: given(like=toy(), new=(".enter", ".exit"), score="fisher", retrain=0),
+  "accuracy": by_accuracy,
+  "threshold": lambda: given(like=by_accuracy(), new=(".exit",), select="threshold"),
+}
+
+
+@functools.cache
+def variant(name):
+  return Run(VARIANTS[name]())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_train_and_keep_what_they_froze(name):
+  run = variant(name)
   R = run.carry.right["task"][0]
-  assert R[1, 0] == R[-1, 0]
-  assert (np.asarray(run.report("frozen_share"))[0] > 0).all()
+  for task in range(3):
+    assert R[task + 1, task] == R[-1, task]
+  assert (run.report("frozen_share")[0] > 0).all()
 
 
 def test_each_task_may_have_biases_of_its_own():
-  run = Run((30, 23), **{**OPEN, "bias": "per_task"})
-  first, last = (kept.learner.subnets for kept in run.kept)
+  first, *_, last = (kept.learner.subnets for kept in variant("other").kept)
   for path, biases in last.biases.items():
     np.testing.assert_array_equal(biases[0], first.biases[path][0])
     assert not np.array_equal(biases[0], biases[1])
@@ -206,7 +170,7 @@ def test_each_task_may_have_biases_of_its_own():
 def test_a_task_may_use_the_weights_of_similar_tasks_only():
   overlap = shared().report("overlap")
   limit = float((overlap[2, 0] + overlap[2, 1]) / 2)
-  run = Run(**{**OPEN, "overlap_from": limit, "forward_from": "similar"})
+  run = Run(given(like=toy(), new=(".enter",), numbers={**OPEN, "overlap_from": limit}, forward_from="similar"))
   subnets, found = run.state.learner.subnets, run.report("overlap")
   same = subnets.expert_of[:, None] == subnets.expert_of
   np.testing.assert_array_equal(subnets.sees, same & (np.nan_to_num(found, nan=-1) >= limit) & np.tri(3, 3, -1, bool))
@@ -221,19 +185,25 @@ def test_deviations_are_stored_scores_less_those_of_the_rows(labels):
   subnets, net = run.state.learner.subnets, toys.wide_mlp(run.spec)
   x = (jnp.asarray(run.data.test_bank.x[:3] / np.float32(255)) - 0.5) / 0.5
   y = jnp.asarray(run.data.test_bank.y[:3]) if labels else None
-  found, zero = deviations(net, subnets, x, y), jnp.zeros(3, jnp.int32)
-  pages = book_of(subnets)
-  for s in range(3):
-    params = pages.net_of(subnets, s)
+  found, zero = jax.jit(lambda subnets: deviations(net, subnets, x, y))(subnets), jnp.zeros(3, jnp.int32)
+  layout = layout_of(subnets)
+
+  @jax.jit
+  def gradients(subnets, s):
+    params = layout.function(subnets, s)
     answers = net.apply({"params": params}, x, zero).logits.argmax(axis=-1) if y is None else y
 
     def loss(params, x, y):
       logits = net.apply({"params": params}, x[None], zero[:1]).logits
       return optax.softmax_cross_entropy_with_integer_labels(logits, y[None])[0]
 
-    each = jax.vmap(jax.grad(loss), (None, 0, 0))(params, x, answers)
+    return jax.vmap(jax.grad(loss), (None, 0, 0))(params, x, answers)
+
+  for s in range(3):
+    each = gradients(subnets, s)
     for l, name in enumerate(("first", "hidden_1", "head")):
-      mask = np.unpackbits(np.asarray(subnets.bits[name][s]))[: params[name]["kernel"].size].astype(bool)
+      size = subnets.store[name]["kernel"][0].size
+      mask = np.unpackbits(np.asarray(subnets.bits[name][s]))[:size].astype(bool)
       stored = np.asarray(subnets.scores[name][s], np.float32)[: mask.sum()] * float(subnets.means[s, l])
       gradient = np.abs(np.asarray(each[name]["kernel"])).mean(axis=0).ravel()[mask]
       assert float(found[s, l]) == pytest.approx((stored - gradient).sum(), rel=1e-3, abs=1e-4)
@@ -241,8 +211,10 @@ def test_deviations_are_stored_scores_less_those_of_the_rows(labels):
 
 def test_accuracy_selects_the_smallest_share_that_keeps_it():
   """Nothing asked: the smallest share of the ladder; more than all asked: half of each layer."""
-  few = Run((30,), select="accuracy", keep_accuracy=0.0, retrain=0).report("frozen_share")[0]
-  many = Run((30,), select="accuracy", keep_accuracy=2.0, retrain=0).report("frozen_share")[0]
+  few, many = (
+    Run(given(like=by_accuracy(), numbers={**APART, "keep_accuracy": least}, select="accuracy")).report("frozen_share")
+    for least in (0.0, 2.0)
+  )
   assert (few < 0.02).all() and (np.abs(many - 0.5) < 0.02).all()
 
 
@@ -252,7 +224,11 @@ def test_accuracy_selects_the_smallest_share_that_keeps_it():
     ({"select": "best"}, "topk, threshold, accuracy"),
     ({"score": "hessian"}, "grad, taylor, fisher"),
     ({"fractions": (0.1, 0.1)}, "a share in"),
-    ({"fractions": (0.1, 0.1, 1.5)}, "a share in"),
+    ({"fractions": (0.1, 0.1, 1.5)}, r"config\.method\.fractions=.*1\.5\) is too large; the most is 1"),
+    ({"fractions": ()}, r"config\.method\.fractions=\(\) holds 0 values"),
+    ({"onset_quantile": 2}, r"config\.method\.onset_quantile=2 is too large; the most is 1"),
+    ({"window": -5}, r"config\.method\.window=-5 is too small; the least is 1"),
+    ({"slots": -3}, r"config\.method\.slots=-3 is too small; the least is 0"),
   ],
 )
 def test_refusals(keywords, words):

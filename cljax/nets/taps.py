@@ -156,7 +156,7 @@ class Derivatives(NamedTuple):
   layers: dict[str, Layer]
   variables: Any
 
-  def leaf(self, layer: str, leaf: str) -> Array | None:
+  def leaf(self, layer: str, leaf: str) -> Any:
     """The `leaf` of a layer's parameters, None where it has none."""
     return at_path(self.variables["params"], layer).get(leaf)
 

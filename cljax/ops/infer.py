@@ -22,10 +22,12 @@ class Known(NamedTuple):
 
   live: Array  # [S] bool, slots that can answer
   done: Array  # [S] bool, slots with a mask
-  net_of: Callable[[Array], Any]  # slot -> the weights of its function
-  whole: Callable[[Array], Any]  # slot -> the weights of its expert
+  function: Callable[[Array], Any]  # slot -> the weights of its function
+  expert: Callable[[Array], Any]  # slot -> the weights of its expert, whole
   logits: Callable[[Any], Array]  # weights -> [B, C]
-  looks: Callable[[Any], dict[str, Array]]  # weights -> `features` [B, F] of the last hidden layer, `pictures` [B, D]
+  represent: Callable[
+    [Any], dict[str, Array]
+  ]  # weights -> `features` [B, F] of the last hidden layer, `pictures` [B, D]
   typical: Callable[[Array], dict[str, Array]]  # slot -> their [2, ...] mean and variance over rows of its own task
   scores: Callable[[Any], Layers]  # weights -> mean |dL/dw| with the weights' own answers as labels
   mask: Callable[[Array], Layers]  # slot -> its own mask
@@ -43,14 +45,14 @@ def mean_entropy(logits: Array) -> Array:
 
 def entropy(known: Known) -> Array:
   """[S] how undecided each subnetwork answers."""
-  return over_live(lambda s: mean_entropy(known.logits(known.net_of(s))), known.live)
+  return over_live(lambda s: mean_entropy(known.logits(known.function(s))), known.live)
 
 
 def pseudo_grad(known: Known) -> Array:
   """[S] the gradients on each slot's mask, through its subnetwork, as a share of those stored."""
 
   def one(s):
-    found, mask = known.scores(known.net_of(s)), known.mask(s)
+    found, mask = known.scores(known.function(s)), known.mask(s)
     inside = sum(jnp.where(mask[name], found[name], 0).sum() for name in mask)
     return inside / jnp.maximum(known.stored(s), masks.EPSILON)
 
@@ -60,11 +62,11 @@ def pseudo_grad(known: Known) -> Array:
 def supsup_oneshot(known: Known) -> Array:
   """[S] dH/dalpha of the superposition of all subnetworks, each with weight alpha = 1/k (SupSup, Wortsman et al. 2020):
   the slot whose weight would lower the entropy H fastest."""
-  nets = mean_of_live(known.net_of, known.live)
+  nets = mean_of_live(known.function, known.live)
   slope = jax.grad(lambda weights: mean_entropy(known.logits(weights)))(nets)
 
   def along(s):
-    return sum(jax.tree.leaves(jax.tree.map(lambda g, leaf: (g * leaf).sum(), slope, known.net_of(s))))
+    return sum(jax.tree.leaves(jax.tree.map(lambda g, leaf: (g * leaf).sum(), slope, known.function(s))))
 
   return over_live(along, known.live)
 
@@ -73,21 +75,21 @@ def hamming(known: Known) -> Array:
   """[S] the paper's words: the distance of the batch's own map, on the whole expert, from each stored map."""
 
   def one(s):
-    new, old = known.largest(known.scores(known.whole(s))), known.mask(s)
+    new, old = known.largest(known.scores(known.expert(s))), known.mask(s)
     return sum(masks.hamming(new[name], old[name]) for name in old).astype(jnp.float32)
 
   return jnp.where(known.done, over_live(one, known.done), jnp.inf)
 
 
 def nearest(name: str, known: Known) -> Array:
-  """[S] how far the mean of the batch's `looks` lies from that of the slot's own task, in units of its variance.
+  """[S] how far the mean of the batch's `represent` lies from that of the slot's own task, in units of its variance.
 
   A tenth of the mean variance is added to each: what never varied there must not decide alone.
   """
 
   def one(s):
     mean, variance = known.typical(s)[name]
-    found = known.looks(known.net_of(s))[name].mean(axis=0)
+    found = known.represent(known.function(s))[name].mean(axis=0)
     scale = variance + 0.1 * variance.mean()
     return ((found - mean) ** 2 / jnp.where(scale > 0, scale, 1)).mean()
 
@@ -112,6 +114,6 @@ def infer(kind: str, known: Known) -> Array:
   """
   chex.assert_rank([known.live, known.done], 1)
   chex.assert_type([known.live, known.done], bool)
-  value = RULES[choose("config.method.infer", kind, RULES)](known)
+  value = RULES[choose("rule", kind, RULES)](known)
   best = jnp.where(known.live, value, jnp.inf).argmin()
   return jnp.where(known.live.any(), best, -1).astype(jnp.int32)

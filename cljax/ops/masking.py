@@ -1,8 +1,7 @@
 """Which weights of each layer belong to a task: a rule that turns scores into masks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
-from cljax.errors import ConfigError, choose
 from cljax.ops import masks, trees
 from cljax.types import Array
 
@@ -12,18 +11,9 @@ LADDER = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5)  # shares of
 KINDS = ("topk", "threshold", "accuracy")
 
 
-def most(kind: str, fractions: Sequence[float], layer: int, size: int) -> int:
-  """The most weights that a mask can have in a layer of `size` weights.
-
-  Raises:
-    ConfigError: an unknown rule, or `topk` without a share in (0, 1] for that layer.
-  """
-  choose("config.method.select", kind, KINDS)
-  if kind != "topk":
-    return -(-size // 2)
-  if layer >= len(fractions) or not 0 < fractions[layer] <= 1:
-    raise ConfigError(f"config.method.fractions={tuple(fractions)}: a share in (0, 1] for each layer is needed")
-  return max(1, round(fractions[layer] * size))
+def most(kind: str, size: int, share: float) -> int:
+  """The most weights that a mask can have in a layer of `size` weights: a `share` of it for `topk`, else half."""
+  return max(1, round(share * size)) if kind == "topk" else -(-size // 2)
 
 
 def largest(z: Layers, counts: Mapping[str, int]) -> Layers:
@@ -31,7 +21,7 @@ def largest(z: Layers, counts: Mapping[str, int]) -> Layers:
   return {name: masks.top_mask(z[name], counts[name]) for name in counts}
 
 
-def select(
+def select_masks(
   kind: str,
   z: Layers,
   counts: Mapping[str, int],

@@ -20,8 +20,8 @@ def empty(size: int) -> Window:
   return Window(Place(jnp.zeros(size, jnp.int32), jnp.zeros(size, jnp.int32)), jnp.int32(0))
 
 
-def enter(window: Window, place: Place, live: Array) -> Window:
-  """The live rows [B] of a batch enter, and push out the oldest ones."""
+def push(window: Window, place: Place, live: Array) -> Window:
+  """The window with the live rows [B] of a batch in place of the oldest ones."""
   chex.assert_rank([*place, live], 1)
   chex.assert_type([*place, live], [int, int, bool])
   size = window.place.row.shape[0]

@@ -19,7 +19,9 @@ class Assignment(NamedTuple):
   expert: Array  # [] int32, the last one where it is full
 
 
-def assign(subnets: Subnets, losses: Array, similarity: Array, share: Array, experts: int, rules: Sharing) -> Assignment:
+def assign(
+  subnets: Subnets, losses: Array, similarity: Array, share: Array, experts: int, rules: Sharing
+) -> Assignment:
   """A known task first, then the most similar task whose expert has room, else a new expert (3.3, 3.4).
 
   Args:

@@ -28,7 +28,9 @@ class Room(NamedTuple):
   slots: Annotated[
     int,
     at_least(
-      0, "room for so many tasks, likewise; 0 is T, or 2 T where boundaries are hidden (an onset may be false)", high=4_096
+      0,
+      "room for so many tasks, likewise; 0 is T, or 2 T where boundaries are hidden (an onset may be false)",
+      high=4_096,
     ),
   ] = 0
 
@@ -39,7 +41,9 @@ class Selection(NamedTuple):
   score: Annotated[
     str, one_of(KINDS, "of a weight, the mean over rows: grad |dL/dw|, taylor |w dL/dw|, fisher (dL/dw)^2")
   ] = "grad"
-  score_rows: Annotated[int, at_least(1, "rows that are scored: the first of a task, or the latest of the window")] = 512
+  score_rows: Annotated[int, at_least(1, "rows that are scored: the first of a task, or the latest of the window")] = (
+    512
+  )
   select: Annotated[
     str,
     one_of(
@@ -67,7 +71,9 @@ class Sharing(NamedTuple):
   ] = 0.8
   overlap_from: Annotated[Number, any_number("of the scores with some task of an expert, over hidden layers")] = 0.25
   deviation_up_to: Annotated[Number, any_number("likewise; the expert of a task within both bounds is shared")] = 2.0
-  capacity_hidden: Annotated[Number, at_least(0, "the most that may be frozen of a hidden layer to share it", high=1)] = 0.6
+  capacity_hidden: Annotated[
+    Number, at_least(0, "the most that may be frozen of a hidden layer to share it", high=1)
+  ] = 0.6
   capacity_output: Annotated[Number, at_least(0, "likewise of the last layer", high=1)] = 0.9
   forward_from: Annotated[
     str,
@@ -89,8 +95,8 @@ class Onsets(NamedTuple):
     str,
     one_of(
       WATCHED,
-      "what an onset raises: scores, the mean of |dL/dw| over all hidden weights; last, over the mask of the task before; "
-      "loss",
+      "what an onset raises: scores, the mean of |dL/dw| over all hidden weights; last, over the mask of the task "
+      "before; loss",
     ),
   ] = "scores"
   pseudo_labels: Annotated[bool, free("the net's own answers stand for the labels of what is watched")] = False
@@ -102,7 +108,9 @@ class Onsets(NamedTuple):
   decide_after: Annotated[
     int,
     at_least(
-      1, "batches, at least `onset_batches`, that decide what the new task is; none of them is learnt before", high=1_000
+      1,
+      "batches, at least `onset_batches`, that decide what the new task is; none of them is learnt before",
+      high=1_000,
     ),
   ] = 2
   window: Annotated[

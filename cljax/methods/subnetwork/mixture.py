@@ -43,7 +43,7 @@ class MixtureState:
   full: Array  # [] bool, a new expert or slot was needed and there was none
   overlap: Array  # [R, S] of each task's first rows with each slot, NaN where it was not asked
   deviation: Array  # [R, S]
-  typical: dict[str, Array]  # [S, 2, ...] mean and variance of a finished slot's `represent` over rows of its task
+  typical: dict[str, Array]  # [S, 2, ...] mean and variance over rows of a finished slot's task, of `represent`
 
 
 def each_loss(logits: Array, y: Array) -> Array:
@@ -289,13 +289,10 @@ def mixture(
   names = [name for name in layers(net, {"params": params}, x, slot) if "kernel" in at_path(params, name)]
 
   def most(name: str, l: int, size: int) -> int:
-    if selection.select != "topk":
-      return masking.most_of(size)
-    if l >= len(selection.fractions):
-      raise ConfigError(
-        f"config.method.fractions={tuple(selection.fractions)}: a share in (0, 1] for each layer is needed"
-      )
-    return masking.share_of(size, selection.fractions[l])
+    fractions = selection.fractions
+    if selection.select == "topk" and l >= len(fractions):
+      raise ConfigError(f"config.method.fractions={fractions}: a share in (0, 1] for each layer is needed")
+    return masking.most(selection.select, size, fractions[min(l, len(fractions) - 1)])
 
   own = layout(params, names, room.slots, most, sharing.bias == "per_task")
   return Mixture(net, tx, spec, own, room.experts, decisions, selection, sharing, centred, infer)

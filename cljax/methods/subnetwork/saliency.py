@@ -42,9 +42,7 @@ def scores(
   return {name: jnp.abs(found.leaf(name, leaf)) * mean for name, mean in means.items()}
 
 
-def mean_score(
-  found: Derivatives, layers: Sequence[str], live: Array, masks: dict[str, Array] | None = None
-) -> Array:
+def mean_score(found: Derivatives, layers: Sequence[str], live: Array, masks: dict[str, Array] | None = None) -> Array:
   """[] the mean of |dL/dw| over live examples and over all weights of some layers, or of their masks.
 
   In a dense layer without a mask no array of the weights' shape is made: the sum of an outer product is the product of
