@@ -163,26 +163,26 @@ def complete_choice(where: str, given: Mapping[str, Any], table: Mapping[str, Ca
   return found
 
 
-def completed(told: Mapping[str, Any]) -> ConfigDict:
+def completed(recorded: Mapping[str, Any]) -> ConfigDict:
   """The config that a config.json tells, with the defaults of keys that did not exist when it was written.
 
   Raises:
     ConfigError: it tells none, or one that is not allowed.
   """
-  if not {"stream", "num_seeds"} <= set(told):
+  if not {"stream", "num_seeds"} <= set(recorded):
     raise ConfigError(
       "the run was begun from Python by `fit`, so no config tells its data and its method; ask it from Python, too"
     )
-  return complete(ConfigDict({**default().to_dict(), **told}))
+  return complete(ConfigDict({**default().to_dict(), **recorded}))
 
 
-def with_fields(told: Mapping[str, Any], changes: Mapping[str, Any]) -> ConfigDict:
+def with_fields(recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> ConfigDict:
   """The config that a config.json tells, with other values under dotted names, complete again.
 
   Raises:
     ConfigError: a value that goes with another choice.
   """
-  config = completed(told)
+  config = completed(recorded)
   for key, value in changes.items():
     *sections, field = key.split(".")
     place = config

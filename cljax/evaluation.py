@@ -54,7 +54,7 @@ OTHER_DATA = ("seed", "num_seeds", "sweep", "stream", "debug")  # fields and sec
 class Stored(NamedTuple):
   """A run as its work dir has it."""
 
-  told: Mapping[str, Any]  # its config.json
+  recorded: Mapping[str, Any]  # its config.json
   data: Laid  # with the rows that are asked as its test rows
   carry: Carry  # of its newest checkpoint; the state on the host, without copies that fill devices up
   steps: int
@@ -90,12 +90,12 @@ def evaluations(
     ConfigError: no run with a whole checkpoint, other data or none, or a setting that the state does not fit.
   """
   folder = located(workdir)
-  told = told_by(folder)
-  settings = settings_of(told, over)
+  recorded = told_by(folder)
+  settings = settings_of(recorded, over)
   choose("--split", split, ("test", "valid"))
   if rows < 0:
     raise ConfigError(f"--rows={rows} is too small: 0 asks all test rows, N at most the first N of each task")
-  run = restore(folder, told, rows, data_dir, split)
+  run = restore(folder, recorded, rows, data_dir, split)
   for setting in settings:
     prepare(run, setting)
   for setting in settings:
@@ -124,14 +124,14 @@ def told_by(folder: epath.Path) -> Mapping[str, Any]:
   raise ConfigError(f"--workdir={folder} holds no config.json, so it is no run's work dir; {hint}")
 
 
-def settings_of(told: Mapping[str, Any], over: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+def settings_of(recorded: Mapping[str, Any], over: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
   """All combinations of the values, each of its field's type.
 
   Raises:
     ConfigError: an unknown key, one that asks other data, or a wrong value.
   """
-  config = flatten(with_fields(told, {}).to_dict())
-  swept = {"optimizer.lr" if key == "lr" else f"method.{key}" for key, values in told["sweep"].items() if values}
+  config = flatten(with_fields(recorded, {}).to_dict())
+  swept = {"optimizer.lr" if key == "lr" else f"method.{key}" for key, values in recorded["sweep"].items() if values}
   chosen = {}
   for key, values in over.items():
     if key.split(".")[0] in OTHER_DATA:
@@ -150,7 +150,7 @@ def settings_of(told: Mapping[str, Any], over: Mapping[str, Sequence[Any]]) -> l
   return [dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values())]
 
 
-def restore(folder: epath.Path, told: Mapping[str, Any], rows: int, data_dir: str | None, split: str) -> Stored:
+def restore(folder: epath.Path, recorded: Mapping[str, Any], rows: int, data_dir: str | None, split: str) -> Stored:
   """
   Raises:
     ConfigError: no checkpoint that is whole, data that is not the run's, or a task without a row to ask.
@@ -163,7 +163,7 @@ def restore(folder: epath.Path, told: Mapping[str, Any], rows: int, data_dir: st
   )
   if not place.is_dir():
     raise nothing
-  config = with_fields(told, {})
+  config = with_fields(recorded, {})
   spec, stream, axes, data_hash = build_stream(config, seeds_of(config), data_dir)
   for path in sorted(folder.glob("result.json")):
     if store.read_result(path)["data_hash"] != data_hash:
@@ -178,7 +178,7 @@ def restore(folder: epath.Path, told: Mapping[str, Any], rows: int, data_dir: st
   if cursor is None:
     raise nothing
   carry.state = gather(carry.state, len(experiment.seeds))
-  return Stored(told, data, carry, steps_done(experiment, cursor), {"split": split, "rows": rows})
+  return Stored(recorded, data, carry, steps_done(experiment, cursor), {"split": split, "rows": rows})
 
 
 def first_rows(stream: Any, split: str, rows: int) -> Any:
@@ -197,14 +197,14 @@ def prepare(run: Stored, setting: Mapping[str, Any]) -> tuple[Experiment, Carry,
   Raises:
     ConfigError: a wrong value, or a state of another shape than the stored one.
   """
-  experiment = build(with_fields(run.told, setting), data=run.data)
+  experiment = build(with_fields(run.recorded, setting), data=run.data)
   compiled = compile_events(experiment)
   hyper, seeds = experiment.on_devices((experiment.hyper, np.asarray(experiment.seeds, np.int32)), 0)
   keys = jax.eval_shape(compiled["keys"], seeds, *experiment.numbers((0,)))
   wanted = jax.eval_shape(compiled["init"], hyper, keys, experiment.parts)
   found = unlike(run.carry.state, wanted)
   if found:
-    own = flatten(run.told)
+    own = flatten(run.recorded)
     changed = [f"{key}={value}" for key, value in setting.items() if own.get(key) != value]
     raise ConfigError(
       f"--over={' --over='.join(changed)} asks for another state than the one that the run has trained:\n  "

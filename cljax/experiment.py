@@ -115,7 +115,7 @@ def build_timeline(
   Raises:
     ConfigError: a method that cannot learn where boundaries are hidden.
   """
-  if not spec.boundaries and method.told:
+  if not spec.boundaries and method.needs_boundaries:
     raise ConfigError(
       f"{name_of(labels)} has to know where tasks begin, and config.stream.boundaries=False hides it; set it to True, "
       f"or take a method that does without: {', '.join(WITHOUT_BOUNDARIES)}"

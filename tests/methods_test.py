@@ -103,7 +103,7 @@ def test_the_steps_that_a_factory_is_told_are_those_of_the_timeline(name):
 
 def test_those_that_need_no_boundaries_are_listed(name):
   """The refusal of the others names them."""
-  assert (name in WITHOUT_BOUNDARIES) == (not toy(name).method.told)
+  assert (name in WITHOUT_BOUNDARIES) == (not toy(name).method.needs_boundaries)
 
 
 def test_any_cutting_gives_the_same_bits(name):

@@ -82,4 +82,4 @@ def er(
     enter=learner.edge("enter"),
     exit=learner.edge("exit"),
   )
-  return Method(init, (phase,), learner.apply, report, told=learner.bound)
+  return Method(init, (phase,), learner.apply, report, needs_boundaries=learner.bound)

@@ -47,7 +47,7 @@ def finetune(
     enter=learner.edge("enter"),
     exit=learner.edge("exit"),
   )
-  return Method(init, (phase,), learner.apply, report, told=learner.bound)
+  return Method(init, (phase,), learner.apply, report, needs_boundaries=learner.bound)
 
 
 def under(guard: str) -> Callable[..., Method]:

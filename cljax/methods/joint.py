@@ -33,4 +33,4 @@ def joint(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, *, fit: 
 
   together = learner.block(step, fit.batch_size, fit.block)
   phase = Phase("fit", fit.batch_size, step, epochs=fit.epochs, joint=True, block=together, enter=enter)
-  return Method(init, (phase,), learner.apply, report, told=True)
+  return Method(init, (phase,), learner.apply, report, needs_boundaries=True)

@@ -91,4 +91,4 @@ def lwf(
   enter_fit = restart if warmup_epochs else enter
   fit = Phase("fit", batch_size, stepping(False), epochs=epochs, enter=enter_fit, exit=leave)
   warmup = Phase("warmup", batch_size, stepping(True), epochs=warmup_epochs, enter=enter)
-  return Method(init, (warmup, fit) if warmup_epochs else (fit,), learner.apply, report, told=True)
+  return Method(init, (warmup, fit) if warmup_epochs else (fit,), learner.apply, report, needs_boundaries=True)

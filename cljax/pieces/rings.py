@@ -127,7 +127,7 @@ def some_places(key: Key, view: View, count: int) -> tuple[Place, Array]:
 def keep_rows(key: Key, state: State, view: View, clock: Clock) -> State:
   """The `exit` edge of a phase that puts rows of its task, picked at random, into the task's ring of `state.memory`.
 
-  A method with it must say `told=True`: it has to know where tasks end.
+  A method with it must say `needs_boundaries=True`: it has to know where tasks end.
   """
   rings = state.memory
   return state.replace(memory=rings.with_rows(view.t, *some_places(key, view, rings.size())))

@@ -218,5 +218,5 @@ def expert_gate(
     reads=it.reads(),
     infers=True,
     serve=Serve(gates.route, it.answer),
-    told=True,
+    needs_boundaries=True,
   )

@@ -114,4 +114,4 @@ def routing(
     enter=enter,
     exit=keep if own.exit is past_as_it_is else leave,
   )
-  return Method(init, (phase,), apply, report, told=True)
+  return Method(init, (phase,), apply, report, needs_boundaries=True)
