@@ -13,10 +13,11 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from cljax.config import keywords, numbers_of, section
+from cljax.config import RATE, keywords, numbers_of, section
 from cljax.data import STREAMS, bank, join
 from cljax.data.bank import Source
 from cljax.data.streams import stack
+from cljax.declared import check
 from cljax.errors import ConfigError, choose
 from cljax.keys import STREAM
 from cljax.methods import METHODS
@@ -106,6 +107,7 @@ def recipe(config: ConfigDict, spec: Spec) -> Callable[[Mapping[str, Any]], Meth
   optimizer, rates = section(config, "optimizer", OPTIMIZERS)
   if "lr" not in rates:
     raise ConfigError("config.optimizer.lr is missing")
+  check("config.optimizer.lr", rates["lr"], RATE)
   others = {key: value for key, value in rates.items() if key != "lr"}
   second = list(inspect.signature(factory).parameters)[1]
   if second == "lr" and (config.optimizer.name != "sgd" or any(others.values())):

@@ -102,7 +102,9 @@ def digits(classes, passes) -> tuple[Spec, Stream]:
   return STREAMS["subsets"](bank.load("digits"), jax.random.key(0), classes=classes, boundaries=False, passes=passes)
 
 
-def hidden(classes=AGAIN, passes=8, cut=None, change=None, like=None, numbers=OPEN, chunk=None, **keywords) -> Subject:
+def hidden(
+  classes=AGAIN, passes=8, cut=None, change=None, like=None, new=(), numbers=OPEN, chunk=None, **keywords
+) -> Subject:
   """Tasks of the embedded digits whose boundaries nobody tells.
 
   Args:
@@ -121,8 +123,8 @@ def hidden(classes=AGAIN, passes=8, cut=None, change=None, like=None, numbers=OP
   def method(spec, **hyper):
     return METHODS["subnetwork"](net, optax.adam(0.003), spec, **{**HIDDEN, **keywords, **hyper})
 
-  settings = {} if chunk is None else {"chunk": chunk, "new": (".chunk",)}
-  return subject(spec, data, numbers, method, like, evaluate_group=32, **settings)
+  settings = {} if chunk is None else {"chunk": chunk}
+  return subject(spec, data, numbers, method, like, new, evaluate_group=32, **settings)
 
 
 @functools.cache

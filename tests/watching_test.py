@@ -1,5 +1,8 @@
 """Boundaries that the stream hides: when an onset is noticed, what is held back, consolidated, recognised, reopened."""
 
+import functools
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,13 +12,17 @@ import pytest
 
 from cljax.config import complete, default
 from cljax.data import STREAMS, bank
+from cljax.data.sample import fetch
 from cljax.errors import ConfigError
+from cljax.methods import METHODS
 from cljax.methods.subnetwork import saliency
+from cljax.methods.subnetwork.keywords import Onsets, Room
 from cljax.nets import MLP
 from cljax.nets.taps import derivatives
 from cljax.ops import masks, recent
 from cljax.run import train
-from cljax.types import Place
+from cljax.types import Clock, Place, View
+from tests import subnetworks
 from tests.subnetworks import AGAIN, APART, BATCH, OPEN, Run, again, hidden
 
 
@@ -45,7 +52,7 @@ def test_it_learns_and_forgets_nothing_after_consolidation():
 def test_recut():
   """The same rows in the same order under other boundaries, in chunks of another length: the same bits."""
   chex.assert_trees_all_equal(
-    Run(hidden(cut=(37, 1000, 1003), chunk=13, like=again().subject)).carry.state, again().carry.state
+    Run(hidden(cut=(37, 1000, 1003), chunk=13, like=again().subject, new=(".chunk",))).carry.state, again().carry.state
   )
 
 
@@ -93,21 +100,66 @@ def test_a_slot_of_few_rows_goes_on_learning_when_its_task_comes_again():
 
 
 def test_the_mask_of_the_task_before_may_be_watched():
-  run = Run(hidden(((1, 5), (2, 6), (3, 7)), watch="last", retrain=0))
+  run = Run(hidden(like=again().subject, new=(".chunk",), watch="last"))
   delay = run.onsets() - run.edges
-  assert len(delay) == 2 and ((delay >= 1) & (delay <= 2)).all()
+  assert len(delay) == 3 and ((delay >= 1) & (delay <= 2)).all()
 
 
 def test_the_loss_may_be_watched_and_running_out_of_slots_names_the_key():
+  """All slots but the first are done already."""
+  base = hidden(like=again().subject, new=(".chunk",), watch="loss")
+  carry = base.start()
+  subnets = carry.state.learner.subnets
+  subnets = subnets.replace(expert_of=subnets.expert_of.at[:, 1:].set(0), done=subnets.done.at[:, 1:].set(True))
+  carry.state = carry.state.replace(learner=carry.state.learner.replace(subnets=subnets))
   with pytest.raises(ConfigError, match=r"config\.method\.slots does not suffice"):
-    Run(hidden(AGAIN[:2], slots=1, watch="loss", retrain=0))
+    base.run(carry=carry)
+  assert int(carry.state.watching.turns[0]) == 1
+
+
+@functools.cache
+def made(**keywords):
+  """The method on a stream without boundaries, nothing run."""
+  spec, data = subnetworks.digits(AGAIN, 8)
+  net = MLP(heads=1, classes=10, hidden=(4, 4))
+  return METHODS["subnetwork"](net, optax.sgd(0.1), spec, **{"epochs": 1, **keywords}), data
+
+
+@pytest.mark.parametrize("name", [*Onsets._fields, *Room._fields])
+def test_no_value_of_a_keyword_ends_in_a_traceback(name):
+  """Of those that only streams without boundaries look at: each is refused in words, or has a state."""
+  for value in (-5, 0, 1, 2**40, 10**400, -0.5, 1e30, math.nan, math.inf, "", "no such word", None, (), (1,)):
+    try:
+      method, _ = made(**{name: value})
+    except ConfigError as error:
+      assert f"config.method.{name}=" in str(error)
+      continue
+    jax.eval_shape(method.init, jax.random.key(0))
+
+
+def test_the_least_of_everything_has_a_step():
+  least = {"batch_size": 1, "experts": 1, "slots": 1, "score_rows": 1, "retrain": 0, "onset_quantile": 0.0}
+  least |= {"onset_history": 1, "onset_batches": 1, "decide_after": 1, "warmup": 0, "window": 1}
+  method, data = made(**least)
+  state = jax.eval_shape(method.init, jax.random.key(0))
+  zeros, clock = jnp.zeros(1, jnp.int32), Clock(*[jnp.int32(0)] * 4)
+
+  def all_of_it(state, data):
+    view = View(data.bank, data.tasks, None)
+    batch = fetch(view, Place(zeros, zeros))
+    (phase,) = method.phases
+    state = phase.enter(jax.random.key(0), state, view, clock)
+    state, _ = phase.step(jax.random.key(0), state, batch, clock, view)
+    return phase.exit(jax.random.key(0), state, view, clock)
+
+  chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(all_of_it, state, data), state)
 
 
 @pytest.mark.parametrize(
   ("stream", "method", "words"),
   [
     ({}, {"epochs": 5}, r"config\.method\.epochs=5: where boundaries are hidden"),
-    ({"passes": 0}, {}, r"config\.stream\.passes=0: at least 1"),
+    ({"passes": 0}, {}, r"config\.stream\.passes=0 is too small; the least is 1"),
     ({"boundaries": True, "passes": 2}, {}, r"config\.stream\.passes=2.*config\.method\.epochs"),
     ({}, {"watch": "entropy"}, "scores, last, loss"),
     ({}, {"infer": "guess"}, "entropy, features, pictures, pseudo_grad, supsup_oneshot, hamming, oracle"),
