@@ -168,6 +168,22 @@ def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
   return tuple(map(int, seeds))
 
 
+def at_numbers(method: Method | MakeFn, numbers: Mapping[str, np.ndarray]) -> tuple[Method, MakeFn]:
+  """(the method at the first row's numbers, what makes it of the numbers of any row).
+
+  Raises:
+    ConfigError: a wrong number, or numbers for a method that is finished.
+  """
+  if isinstance(method, Method):
+    if numbers:
+      raise ConfigError(f"hyper={sorted(numbers)} is for a function hyper -> method; this method is finished")
+    return method, lambda hyper: method
+  own = {name: float(rows[0]) for name, rows in numbers.items()}
+  method(own)  # a wrong number is refused here
+  # As arrays: what is static about the method must not hang on the first row's numbers, a strength of 0 say.
+  return method({name: np.asarray(value, np.float32) for name, value in own.items()}), method
+
+
 def assemble(
   method: Method | MakeFn,
   spec: Spec,
@@ -209,15 +225,7 @@ def assemble(
   if spec.rows not in ((), longest):
     raise ConfigError(f"spec.rows={spec.rows}, but the stream's tasks have {longest} training rows")
   numbers = rows_of_hyper(hyper or {}, len(seeds))
-  if isinstance(method, Method):
-    if numbers:
-      raise ConfigError(f"hyper={sorted(numbers)} is for a function hyper -> method; this method is finished")
-    first, make = method, lambda hyper: method
-  else:
-    own_numbers = {name: float(rows[0]) for name, rows in numbers.items()}
-    method(own_numbers)  # a wrong number is refused here
-    # As arrays: what is static about the method must not hang on the first row's numbers, a strength of 0 say.
-    first, make = method({name: np.asarray(value, np.float32) for name, value in own_numbers.items()}), method
+  first, make = at_numbers(method, numbers)
   if first.branches and own.seed_executor == "vmap":
     raise ConfigError(
       f"config.seed_executor='vmap' is refused for {name_of(labels)}: its steps "

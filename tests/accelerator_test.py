@@ -19,7 +19,7 @@ from cljax.errors import ConfigError
 from cljax.methods import METHODS
 from cljax.pieces.optimizers import sgd
 from cljax.types import Clock
-from tests.launch_test import shell
+from tests.shell import shell
 from tests.toys import mlp, stream
 
 

@@ -1,11 +1,7 @@
 """Several devices and processes: the same numbers as one, and checkpoints that do not care how many there were."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import chex
 import numpy as np
@@ -15,30 +11,25 @@ from cljax.config import relabel
 from cljax.report.store import compare, read_result
 from cljax.run import train
 from launch.config_files import load_config
-
-ROOT = Path(__file__).resolve().parent.parent
-CONFIG = "configs/papers/cotraining/table1.py"
-CELL = "preset=smoke,stream=mnist_perm,method=er"
-FIELDS = {"num_seeds": 3, "chunk": 40, "evaluate": "ends", "stream.tasks": 2}
+from tests.data_axis import CELL, CONFIG, FIELDS
+from tests.shell import begin
 
 
 def command(workdir, *flags):
   fields = [f"--config.{key}={value}" for key, value in FIELDS.items()]
-  return [sys.executable, "-m", "launch.train", f"--config={CONFIG}:{CELL}", f"--workdir={workdir}", *fields, *flags]
+  return ["launch.train", f"--config={CONFIG}:{CELL}", f"--workdir={workdir}", *fields, *flags]
 
 
 def start(devices, *words):
   """A process with so many CPU devices."""
-  own = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
-  return subprocess.Popen(
-    list(map(str, words)), cwd=ROOT, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-  )
+  return begin(*words, JAX_NUM_CPU_DEVICES=str(devices))
 
 
 def finish(process, code=0):
-  output = process.communicate(timeout=300)[0]
-  assert process.returncode == code, output
-  return output
+  """What it said."""
+  done = process.finish()
+  assert done.returncode == code, done.stderr
+  return done
 
 
 def config(**changes):
@@ -58,7 +49,7 @@ def one(tmp_path_factory):
 
 def test_eight_devices_give_the_result_of_one(one, tmp_path):
   """Three seeds keep three of eight busy, and the run says so."""
-  output = finish(start(8, *command(tmp_path / "run")))
+  output = finish(start(8, *command(tmp_path / "run"))).stderr
   assert "on 8 device(s)" in output and "3 seed(s) keep 3 of 8 devices busy, 5 idle" in output
   assert read_result(tmp_path / "run" / "result.json")["experiment"]["device_count"] == 3
   found = compare(one, tmp_path / "run")["."]
@@ -67,7 +58,7 @@ def test_eight_devices_give_the_result_of_one(one, tmp_path):
 
 def test_a_checkpoint_of_two_devices_goes_on_on_one(one, tmp_path):
   """Three seeds on two devices are four rows there and three in the checkpoint. After 0 hours the run saves."""
-  output = finish(start(2, *command(tmp_path / "run", "--max_hours=0")), code=75)
+  output = finish(start(2, *command(tmp_path / "run", "--max_hours=0")), code=75).stderr
   assert "3 seeds on 2 devices: 1 rows are copies" in output
   assert not (tmp_path / "run" / "result.json").exists()
   outcome = train(config(), tmp_path / "run", quiet=True)
@@ -88,34 +79,15 @@ def test_two_processes_give_the_result_of_one(one, tmp_path):
   """Stopped after the first chunk and gone on with: process 0 tells the other what the checkpoint holds."""
   together(tmp_path / "run", "--max_hours=0", code=75)
   outputs = together(tmp_path / "run")
-  assert "going on from step 40" in outputs[0]
-  assert "written:" in outputs[0] and "written:" not in outputs[1]  # process 0 alone speaks and writes
+  assert "going on from step 20" in outputs[0].stderr
+  assert ["written:" in output.stdout for output in outputs] == [True, False]  # process 0 alone speaks and writes
   found = compare(one, tmp_path / "run")["."]
   assert all(field.startswith("experiment.device_count") for field in found), found
 
 
-DATA_AXIS = f"""
-import json, jax, numpy as np
-from cljax.run import train
-from launch.config_files import load_config
-
-states = []
-for data in (1, 2):
-  it = load_config({CONFIG!r}).get_config({CELL!r})
-  it.update_from_flattened_dict({{"num_seeds": 2, "stream.tasks": 2, "evaluate": "ends", "data_devices": data}})
-  it.method.epochs = 1
-  outcome = train(it, quiet=True)
-  assert dict(outcome.experiment.mesh.shape) == {{"seed": 2, "data": data}}
-  states.append(outcome.state.params)
-differences = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), *states)
-print(json.dumps([max(jax.tree.leaves(differences)), outcome.experiment.timeline.steps()]))
-"""
-
-
 def test_a_data_axis_gives_the_numbers_of_one_device():
   """Two seeds, each on two devices that share the rows of its batches: 1e-5 after 60 steps."""
-  output = finish(start(4, sys.executable, "-c", DATA_AXIS))
-  worst, steps = json.loads(output.strip().splitlines()[-1])
+  worst, steps = json.loads(finish(start(4, "tests.data_axis")).stdout)
   assert steps == 60 and worst < 1e-5
 
 

@@ -14,7 +14,7 @@ from cljax.errors import ConfigError
 from cljax.evaluation import evaluate_again, evaluations, name_of, note
 from cljax.report.tables import evaluation_table
 from cljax.run import train
-from tests.launch_test import shell
+from tests.shell import shell
 
 
 def pairs(**changes):

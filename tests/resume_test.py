@@ -3,9 +3,8 @@
 import json
 import os
 import random
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,12 +14,13 @@ from etils import epath
 
 from cljax.checkpoint import Checkpoints
 from cljax.report import store
+from tests.shell import Done, Running, begin, shell
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
-  "--config=configs/quickstart.py:method=routing_cotrain",
+  "--config=configs/quickstart.py:method=er",
   "--config.num_seeds=2",
   "--config.stream.tasks=3",
+  "--config.net.hidden=(16,16)",
   "--config.method.epochs=1",
   "--config.chunk=12",
   "--config.checkpoint_every_chunks=2",
@@ -28,16 +28,12 @@ SMALL = [
 ]
 
 
-def command(workdir: Path, *more: str) -> list[str]:
-  return [sys.executable, "-m", "launch.train", f"--workdir={workdir}", *SMALL, *more]
+def words(workdir: Path, *more: str) -> list[str]:
+  return ["launch.train", f"--workdir={workdir}", *SMALL, *more]
 
 
-def launch(workdir: Path, *more: str) -> subprocess.CompletedProcess:
-  return subprocess.run(command(workdir, *more), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-
-
-def begin(workdir: Path, *more: str) -> subprocess.Popen:
-  return subprocess.Popen(command(workdir, *more), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def launch(workdir: Path, *more: str) -> Done:
+  return shell(*words(workdir, *more))
 
 
 def rows(workdir: Path) -> list[dict]:
@@ -46,13 +42,13 @@ def rows(workdir: Path) -> list[dict]:
   return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
 
 
-def wait_for_task(process: subprocess.Popen, workdir: Path, task: int) -> None:
+def wait_for_task(process: Running, workdir: Path, task: int) -> None:
   deadline = time.monotonic() + 240
   while time.monotonic() < deadline:
     path = workdir / "metrics.jsonl"
     if path.exists() and f'"step", "task": {task}' in path.read_text():
       return
-    assert process.poll() is None, process.communicate()
+    assert process.poll() is None, process.finish()
     time.sleep(0.005)
   raise AssertionError("the run did not get there")
 
@@ -79,13 +75,19 @@ def reference(tmp_path_factory):
   return workdir
 
 
-def test_kill_in_the_middle_of_task_two(reference):
+@pytest.fixture(scope="module")
+def killed(reference):
   workdir = reference.parent / "killed"
-  process = begin(workdir)
+  process = begin(*words(workdir))
   wait_for_task(process, workdir, 1)
-  process.kill()
-  process.communicate()
+  process.send_signal(signal.SIGKILL)
+  assert process.finish().returncode == -signal.SIGKILL
   assert not (workdir / "result.json").exists()
+  return workdir
+
+
+def test_kill_in_the_middle_of_task_two(killed, reference):
+  workdir = Path(shutil.copytree(killed, reference.parent / "gone_on"))
   done = launch(workdir)
   assert done.returncode == 0, done.stderr
   assert_same(workdir, reference)
@@ -93,12 +95,12 @@ def test_kill_in_the_middle_of_task_two(reference):
 
 def test_sigterm_saves_and_asks_for_a_requeue(reference):
   workdir = reference.parent / "stopped"
-  process = begin(workdir)
+  process = begin(*words(workdir))
   wait_for_task(process, workdir, 0)
   process.send_signal(signal.SIGTERM)
-  _, errors = process.communicate(timeout=120)
-  assert process.returncode == 75, errors
-  assert "saved" in errors and "Traceback" not in errors
+  done = process.finish()
+  assert done.returncode == 75, done.stderr
+  assert "saved" in done.stderr and "Traceback" not in done.stderr
   assert not (workdir / "result.json").exists()
   done = launch(workdir)
   assert done.returncode == 0, done.stderr
@@ -108,22 +110,18 @@ def test_sigterm_saves_and_asks_for_a_requeue(reference):
 def test_a_finished_run_prints_its_result_at_once(reference):
   before = (reference / "result.json").read_bytes()
   done = launch(reference)
-  assert done.returncode == 0 and "routing_cotrain" in done.stdout
+  assert done.returncode == 0 and "er" in done.stdout.split()
   assert (reference / "result.json").read_bytes() == before
 
 
 def test_another_config_is_refused_with_its_differences(reference):
   done = launch(reference, "--config.optimizer.lr=0.25")
   assert done.returncode == 2
-  assert "config.optimizer.lr: 0.5 there, 0.25 here" in done.stderr and "Traceback" not in done.stderr
+  assert "config.optimizer.lr: 0.1 there, 0.25 here" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_truncated_newest_checkpoint_falls_back(reference):
-  workdir = reference.parent / "truncated"
-  process = begin(workdir)
-  wait_for_task(process, workdir, 1)
-  process.kill()
-  process.communicate()
+def test_a_truncated_newest_checkpoint_falls_back(killed, reference):
+  workdir = Path(shutil.copytree(killed, reference.parent / "truncated"))
   newest = max((path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()), key=lambda p: int(p.name))
   for path in newest.rglob("*"):
     if path.is_file():
@@ -145,13 +143,13 @@ def test_kill_at_random_moments(reference):
     workdir = reference.parent / f"random{runs}"
     runs += 1
     while True:
-      process = begin(workdir)
+      process = begin(*words(workdir))
       time.sleep(moments.uniform(0.3, 1.0) * whole)
       finished = process.poll() is not None
-      process.kill()
-      _, errors = process.communicate()
+      process.send_signal(signal.SIGKILL)
+      done = process.finish()
       if finished:
-        assert process.returncode == 0, errors
+        assert done.returncode == 0, done.stderr
         break
       kills += 1
       begun += (workdir / "metrics.jsonl").exists()
