@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
+from cljax.data.class_lists import class_lists
 from cljax.data.mixed import copies, datasets
 from cljax.data.streams import permuted, rotated, split, subsets
 from cljax.types import Spec, Stream
 
 STREAMS: dict[str, Callable[..., tuple[Spec, Stream]]] = {
+  "class_lists": class_lists,
   "copies": copies,
   "datasets": datasets,
   "permuted": permuted,

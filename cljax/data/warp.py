@@ -49,4 +49,14 @@ class Rotation(NamedTuple):
     return turned.reshape(x.shape)
 
 
+class Standardisation(NamedTuple):
+  """Each channel shifted and scaled, to mean 0 and deviation 1 of the rows that it was made of."""
+
+  mean: Array  # [channels] float32
+  scale: Array  # [channels] float32, one over the deviation
+
+  def __call__(self, x: Array) -> Array:
+    return (x - self.mean) * self.scale
+
+
 COSTLY = (Rotation,)  # ten times a permutation
