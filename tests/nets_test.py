@@ -11,7 +11,6 @@ import pytest
 
 from cljax.errors import ConfigError
 from cljax.nets import CNN, MLP, RoutedMLP
-from cljax.nets.cnn import patches
 from cljax.nets.heads import Heads, own_head, with_head
 from cljax.nets.routed import Experts, match_width, parameter_count, weighted_sum
 from cljax.pieces.learner import Trained, supervised
@@ -243,26 +242,6 @@ def test_a_routed_net_wants_gates_for_each_layer():
   assert net.layers == ("first", "hidden_1")
   with pytest.raises(ValueError):
     jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 3)), jnp.zeros(1, jnp.int32), [jnp.ones((1, 3))])
-
-
-@pytest.mark.parametrize("shape", [(7, 7, 1), (8, 5, 3)])
-@pytest.mark.parametrize(("size", "stride"), [(3, 2), (3, 1), (2, 3), (1, 1), (5, 2)])
-def test_a_dense_layer_over_patches_is_a_convolution(shape, size, stride):
-  """Values and gradients, padding as SAME."""
-  random = np.random.default_rng(0)
-  x = jnp.asarray(random.normal(size=(2, *shape)), jnp.float32)
-  kernel = jnp.asarray(random.normal(size=(size, size, shape[2], 4)), jnp.float32)
-
-  def ours(x, kernel):
-    return patches(x, size, stride) @ kernel.reshape(-1, 4)
-
-  def convolution(x, kernel):
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=numbers)
-
-  np.testing.assert_allclose(ours(x, kernel), convolution(x, kernel), atol=1e-5)
-  one, other = (jax.grad(lambda x, k, f=f: (f(x, k) ** 2).sum(), (0, 1))(x, kernel) for f in (ours, convolution))
-  chex.assert_trees_all_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_a_convolutional_net_counts_and_answers():
