@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from cljax.data.class_lists import class_lists
 from cljax.data.mixed import copies, datasets
+from cljax.data.noisy_subsets import noisy_subsets
 from cljax.data.streams import permuted, rotated, split, subsets
 from cljax.types import Spec, Stream
 
@@ -11,6 +12,7 @@ STREAMS: dict[str, Callable[..., tuple[Spec, Stream]]] = {
   "class_lists": class_lists,
   "copies": copies,
   "datasets": datasets,
+  "noisy_subsets": noisy_subsets,
   "permuted": permuted,
   "rotated": rotated,
   "split": split,

@@ -2,7 +2,8 @@
 
 `digits` and `synthetic` come with the library. Any other name is an image classification data set that
 `tensorflow_datasets` has prepared as array_record; it is read without TensorFlow and without a network, and its decoded
-arrays are cached, so that the second start takes no time.
+arrays are cached, so that the second start takes no time. `stl10` and `office_home` are also, or only, read from files
+that were copied by hand (`data.manual`).
 """
 
 import os
@@ -11,12 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cljax.data import tfds
+from cljax.data import manual, tfds
 from cljax.data.cache import Arrays, hash_arrays, read_cache, write_cache
+from cljax.data.manual import MANUAL
 from cljax.types import Bank
 
 EMBEDDED = ("digits", "synthetic")
-KNOWN = (*EMBEDDED, "mnist", "fashion_mnist", "kmnist", "emnist", "emnist/letters", "usps", "cifar10", "cifar100")
+PREPARED = ("mnist", "fashion_mnist", "kmnist", "emnist", "emnist/letters", "usps", "cifar10", "cifar100")
+KNOWN = (*EMBEDDED, *PREPARED, *MANUAL)
 SYNTHETIC_CLASSES, SYNTHETIC_SIDE, SEPARATION = 10, 8, 3.42  # a Bayes accuracy of .95
 DATA_DIR = "~/tensorflow_datasets"  # where tfds itself looks
 
@@ -46,13 +49,16 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
     arrays = digits() if name == "digits" else synthetic()
     return as_source(arrays, hash_arrays(arrays))
   root = folder_of(data_dir, "TFDS_DATA_DIR", DATA_DIR)
-  folder = tfds.find(name, root, KNOWN)
-  name = str(folder.parent.relative_to(root))  # with its config
-  key = tfds.hash_files(folder)
-  cache = folder_of(cache_dir, "CLJAX_CACHE", "~/.cache/cljax") / f"{name.replace('/', '_')}-{key[:16]}.npz"
+  by_hand = manual.find(name, root)
+  if not by_hand and name in MANUAL and not tfds.versions(root / name):
+    raise manual.missing(name, root)
+  folder, files = by_hand or (tfds.find(name, root, KNOWN), None)
+  full = name if by_hand else str(folder.parent.relative_to(root))  # with its config
+  key = tfds.hash_files(folder, files)
+  cache = folder_of(cache_dir, "CLJAX_CACHE", "~/.cache/cljax") / f"{full.replace('/', '_')}-{key[:16]}.npz"
   arrays = read_cache(cache) or {}
   if not arrays:
-    arrays = tfds.decode(name, folder, root)
+    arrays = MANUAL[name].read(folder, files) if files else tfds.decode(full, folder, root)
     write_cache(cache, arrays)
   return as_source(arrays, key)
 

@@ -1,8 +1,9 @@
 """Tasks of named lists of classes with few rows of each class, standardised by task and split.
 
-The lists of CIFAR-100 are those of Lee, Behpour and Eaton 2021, https://proceedings.mlr.press/v139/lee21a.html, whose
-logit k stands for the k-th class of its list. A class that occurs in several tasks has the same rows in each of them,
-so that no row held out in one task is trained on in another.
+The lists of CIFAR-100 and of Office-Home are those of Lee, Behpour and Eaton 2021
+(https://proceedings.mlr.press/v139/lee21a.html), whose logit k stands for the k-th class of its list. A class that
+occurs in several tasks has the same rows in each of them, so that no row held out in one task is trained on in another.
+Office-Home's published shares are `train_share=.6` and `valid_share=.1`, with `standardise=none`.
 """
 
 from typing import Annotated, NamedTuple
@@ -30,6 +31,13 @@ CIFAR100 = (
   (86, 60, 31, 66, 79, 46, 78, 74, 59, 85),
   (87, 71, 38, 75, 99, 98, 93, 80, 96, 89),
 )
+OFFICE_HOME = (  # of either domain
+  (63, 54, 55, 59, 47, 8, 5, 56, 18, 50, 3, 57, 13),
+  (62, 19, 21, 35, 64, 46, 27, 10, 39, 17, 22, 34, 30),
+  (48, 15, 51, 6, 40, 31, 4, 36, 45, 41, 16, 14, 11),
+  (9, 29, 1, 44, 33, 26, 25, 32, 53, 12, 43, 38, 60),
+  (28, 2, 49, 37, 20, 23, 58, 24, 52, 61, 7, 0, 42),
+)
 NEIGHBOURS = (0, 5, 1, 6, 2, 7, 3, 8, 9, 4)  # the order in which the 40 tasks take the ten lists
 
 
@@ -54,7 +62,12 @@ def woven(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
   return tuple(label for pair in zip(first, second, strict=True) for label in pair)
 
 
-LISTS: dict[str, list[tuple[int, ...]]] = {"cifar100_10": list(CIFAR100), "cifar100_40": mixed_lists()}
+LISTS: dict[str, list[tuple[int, ...]]] = {
+  "cifar100_10": list(CIFAR100),
+  "cifar100_40": mixed_lists(),
+  "office_home": list(OFFICE_HOME) + [tuple(label + 65 for label in labels) for labels in OFFICE_HOME],
+}
+NEEDS = {"cifar100_10": ("cifar100", 100), "cifar100_40": ("cifar100", 100), "office_home": ("office_home", 130)}
 STANDARDISE = ("split", "train", "none")
 Standardise = Annotated[
   str, one_of(STANDARDISE, "channels by mean and deviation of each task's split, of its training rows, or as they are")
@@ -67,6 +80,13 @@ class Counts(NamedTuple):
   train_per_class: Annotated[int, at_least(0, "training rows of each class; 0: all that are left")] = 17
   valid_per_class: Annotated[int, at_least(0, "rows of each class held out of training for validation")] = 3
   test_per_class: Annotated[int, at_least(0, "test rows of each class, the bank's first; 0: all")] = 0
+  train_share: Annotated[float, at_least(0, "of all rows of a class, tests too, in place of train_per_class", 1)] = 0.0
+  valid_share: Annotated[float, at_least(0, "of all rows of a class, tests too, in place of valid_per_class", 1)] = 0.0
+
+  def of(self, rows: int, tests: int) -> tuple[int, int]:
+    """Training and validation rows of a class that has so many rows beside its tests; shares are rounded down."""
+    take = max(int(self.train_share * (rows + tests)), 1) if self.train_share else self.train_per_class
+    return take, int(self.valid_share * (rows + tests)) if self.valid_share else self.valid_per_class
 
 
 @declared("stream", given=2)
@@ -89,8 +109,10 @@ def class_lists(
     f"config.stream.tasks={tasks} is more than the {len(classes)} tasks of config.stream.lists={lists!r}; 0 is all",
   )
   classes = classes[: tasks or len(classes)]
-  rows = rows_by_class(jax.random.key(0) if same_images else key, source, np.unique(np.concatenate(classes)), counts)
-  train, valid = ([np.concatenate([rows[int(c)][part] for c in labels]) for labels in classes] for part in (0, 1))
+  labels = np.unique(np.concatenate(classes))
+  keys = by_label(jax.random.fold_in(jax.random.key(0) if same_images else key, ROWS), labels)
+  rows = dict(zip(labels.tolist(), rows_by_class(keys, source, labels, counts), strict=True))
+  train, valid = ([np.concatenate([rows[int(c)][part] for c in own]) for own in classes] for part in (0, 1))
   spec, stream = lay(source, Layout(classes, None), scenario, train, valid)
   if counts.test_per_class:
     stream = stream._replace(test=Rows(*pad(first_tests(source, classes, counts.test_per_class)), None))
@@ -107,36 +129,44 @@ def labels_of(source: Source, lists: str, classes_per_task: int) -> list[np.ndar
       f"choose one of {', '.join(str(n) for n in range(1, C + 1) if C % n == 0)}",
     )
     return list(source.classes.reshape(-1, classes_per_task))
-  missing = sorted({label for labels in LISTS[lists] for label in labels} - set(source.classes.tolist()))
+  name, wanted = NEEDS[lists]
   require(
-    not missing,
-    f"config.stream.lists={lists!r} names classes {missing[:3]} and more of CIFAR-100, which the data does not have: "
-    "use config.stream.source=cifar100, or config.stream.lists=consecutive",
+    np.array_equal(source.classes, np.arange(wanted)),
+    f"config.stream.lists={lists!r} needs the {wanted} classes of {name}, but the data has {C} from "
+    f"{source.classes[0]} to {source.classes[-1]}: use config.stream.source={name}, or config.stream.lists=consecutive",
   )
   return [np.array(labels, np.int32) for labels in LISTS[lists]]
 
 
-def rows_by_class(
-  key: Key, source: Source, labels: np.ndarray, counts: Counts
-) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-  """label -> (training rows, validation rows), drawn from the bank by the key and the label."""
-  take, held = counts.train_per_class, counts.valid_per_class
-  pools = [np.flatnonzero(source.train.y == label).astype(np.int32) for label in labels]
-  fewest = min(range(len(pools)), key=lambda k: len(pools[k]))
+def rows_by_class(keys: Key, source: Source, labels: np.ndarray, counts: Counts) -> list[tuple[np.ndarray, np.ndarray]]:
+  """(training rows, validation rows) of each of the labels [n], drawn from the bank by the label's key of keys [n].
+
+  Raises:
+    ConfigError: a class has fewer rows.
+  """
+  pools = {int(c): np.flatnonzero(source.train.y == c).astype(np.int32) for c in np.unique(labels)}
+  parts = {c: counts.of(len(pool), int((source.test.y == c).sum())) for c, pool in pools.items()}
+  short = max(pools, key=lambda c: sum(parts[c]) + (not parts[c][0]) - len(pools[c]))
+  take, held = parts[short]
   require(
-    held + max(take, 1) <= len(pools[fewest]),
-    f"config.stream asks for {take or 1} training and {held} validation rows of each class, but class {labels[fewest]} "
-    f"has {len(pools[fewest])} rows; lower config.stream.train_per_class or config.stream.valid_per_class",
+    held + max(take, 1) <= len(pools[short]),
+    f"config.stream asks for {take or 1} training and {held} validation rows of each class, but class {short} has "
+    f"{len(pools[short])} rows; lower config.stream.train_{'share' if counts.train_share else 'per_class'} or "
+    f"config.stream.valid_{'share' if counts.valid_share else 'per_class'}",
   )
-  longest = held + take if take else max(map(len, pools))
-  keys = jax.vmap(lambda label: jax.random.fold_in(jax.random.fold_in(key, ROWS), label))(jnp.asarray(labels))
-  sizes = jnp.array([len(pool) for pool in pools], jnp.int32)
-  drawn = np.asarray(jax.vmap(lambda key, size: shuffle(key, jnp.arange(longest), size))(keys, sizes))
-  found = {}
-  for label, pool, order in zip(labels.tolist(), pools, drawn, strict=True):
-    mine = pool[order[: min(longest, len(pool))]]
-    found[label] = mine[held:], mine[:held]
+  own = [pools[int(c)] for c in labels]
+  sizes, place = jnp.array([len(pool) for pool in own], jnp.int32), jnp.arange(max(map(len, own)))
+  drawn = np.asarray(jax.vmap(lambda key, size: shuffle(key, place, size))(keys, sizes))
+  found = []
+  for c, pool, order in zip(labels, own, drawn, strict=True):
+    (take, held), mine = parts[int(c)], pool[order[: len(pool)]]
+    found.append((mine[held : held + take if take else None], mine[:held]))
   return found
+
+
+def by_label(key: Key, labels: np.ndarray) -> Key:
+  """A key for each of the labels [n]."""
+  return jax.vmap(lambda label: jax.random.fold_in(key, label))(jnp.asarray(labels))
 
 
 def first_tests(source: Source, classes: list[np.ndarray], most: int) -> list[np.ndarray]:

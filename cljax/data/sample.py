@@ -76,11 +76,18 @@ def take_task(tree: Any, task: Array) -> Any:
   return jax.tree.map(lambda leaf: leaf[task], tree)
 
 
-def warped(x: Array, warp: Any) -> Array:
-  """x [B, ...] by a warp of its own for each row (leaves [B, ...])."""
+def through(warp: Any, x: Array, row: Array) -> Array:
+  """x [B, ...], the pictures of the bank rows `row` [B], by one warp for all."""
   if warp is None:
     return x
-  return jax.vmap(lambda one, own: own(one[None])[0])(x, warp)
+  return warp.at_rows(x, row) if hasattr(warp, "at_rows") else warp(x)
+
+
+def warped(x: Array, warp: Any, row: Array) -> Array:
+  """The same by a warp of its own for each row (leaves [B, ...])."""
+  if warp is None:
+    return x
+  return jax.vmap(lambda one, own, name: through(own, one[None], name[None])[0])(x, warp, row)
 
 
 def current(view: View, joint: bool, key: Key, i: Array, count: Array, ordered: bool) -> Place:
@@ -115,7 +122,7 @@ def warped_rows(bank: Bank, rows: Rows, task: Array, group: int = 500) -> Array:
   warp = take_task(rows.warp, task)
   index = rows.idx[task]
   groups = jnp.pad(index, (0, -len(index) % group)).reshape(-1, min(group, len(index) + -len(index) % group))
-  x = jax.lax.map(lambda row: warp(decode(bank.x[row])), groups)
+  x = jax.lax.map(lambda row: through(warp, decode(bank.x[row]), row), groups)
   return x.reshape(-1, *x.shape[2:])[: len(index)]
 
 
@@ -140,7 +147,7 @@ def pictures(view: View, place: Place, slot: Array | None, held: Array | None) -
   chunk found it: only rows of the current task have been written since.
   """
   if view.pool is None:
-    return warped(decode(view.bank.x[place.row]), take_task(view.tasks.train.warp, task_of(view, place)))
+    return warped(decode(view.bank.x[place.row]), take_task(view.tasks.train.warp, task_of(view, place)), place.row)
   new = view.pool.x[view.pool.at[place.row]]
   if held is None:
     return new
@@ -173,9 +180,7 @@ def split_batch(bank: Bank, tasks: Task, rows: Rows, task: Array, i: Array, live
     live: [B] bool, copied into the batch.
   """
   row = rows.idx[task, i]
-  x = decode(bank.x[row])
-  warp = take_task(rows.warp, task)
-  x = x if warp is None else warp(x)
+  x = through(take_task(rows.warp, task), decode(bank.x[row]), row)
   of_task = jnp.full_like(row, task)
   y = tasks.label_map[task, bank.y[row]]
   classes = jnp.broadcast_to(tasks.classes[task], row.shape + tasks.classes.shape[-1:])

@@ -68,10 +68,11 @@ def find(name: str, root: Path, known: Sequence[str] = ()) -> Path:
   )
 
 
-def hash_files(folder: Path) -> str:
-  """sha256 over the names and bytes of a prepared version's files, wherever it lies; ConfigError: an unreadable one."""
+def hash_files(folder: Path, files: Sequence[Path] | None = None) -> str:
+  """sha256 over the names and bytes of a folder's files (of those given, or all), wherever it lies; ConfigError: an
+  unreadable one."""
   digest = hashlib.sha256()
-  for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+  for path in files or sorted(path for path in folder.rglob("*") if path.is_file()):
     digest.update(str(path.relative_to(folder)).encode() + b"\0")
     try:
       with path.open("rb") as file:

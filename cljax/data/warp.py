@@ -1,12 +1,15 @@
 """What a task does to its pictures: records of arrays that are applied to a batch, so that no picture is copied.
 
 A warp is a NamedTuple of arrays with `__call__(x [B, height, width, channels] float32) -> the same shape`. All tasks of
-a stream use one record, whose leaves stack on a leading T; None is the identity. A new warp is a new record, and one
-that takes long has a place in `COSTLY`: it is applied once to a whole task, not again for each batch.
+a stream use one record, whose leaves stack on a leading T; None is the identity. One that draws for each picture has
+`at_rows(x, row [B])` in its place, which is told the pictures' bank rows: a picture is the same at every visit. A new
+warp is a new record, and one that takes long has a place in `COSTLY`: it is applied once to a whole task, not again
+for each batch.
 """
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from cljax.types import Array
@@ -59,4 +62,22 @@ class Standardisation(NamedTuple):
     return (x - self.mean) * self.scale
 
 
-COSTLY = (Rotation,)  # ten times a permutation
+class NoisyChannels(NamedTuple):
+  """Gaussian noise on pictures brought to [-.5, .5], which stay there, and their channels in another order.
+
+  A mean and a deviation of 0 are no noise.
+  """
+
+  mean: Array  # [] float32
+  deviation: Array  # [] float32
+  order: Array  # [channels] int32: output channel i is input channel order[i]
+  seed: Array  # [] int32, of this task and bank
+
+  def at_rows(self, x: Array, row: Array) -> Array:
+    key = jax.random.key(self.seed)
+    noise = jax.vmap(lambda one: jax.random.normal(jax.random.fold_in(key, one), x.shape[1:]))(row)
+    noisy = jnp.clip(x - 0.5 + self.mean + self.deviation * noise, -0.5, 0.5)
+    return jnp.take(noisy, self.order, axis=-1)
+
+
+COSTLY = (Rotation, NoisyChannels)  # ten times a permutation
