@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from cljax.ops.convolution import extents
 from cljax.types import Array
 
 PowerFn = Callable[[Array], Array]
@@ -55,14 +57,16 @@ def windows_of(
   """[B, *places, w, C]: what a convolution of x [B, *space, C] multiplies with its kernel [*size, C, F] at each place,
   w = prod(size) in the order of the kernel; the other arguments are those of `jax.lax.conv_general_dilated`."""
   chex.assert_rank(x, len(size) + 2)
-  C, space = x.shape[-1], "HWD"[: len(size)]
-  found = jax.lax.conv_general_dilated_patches(
-    x,
-    filter_shape=tuple(size),
-    window_strides=tuple(strides),
-    padding=padding,
-    lhs_dilation=tuple(input_dilation),
-    rhs_dilation=tuple(kernel_dilation),
-    dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
-  )
-  return jnp.moveaxis(found.reshape(*found.shape[:-1], C, -1), -1, -2)
+  covered = extents(size, kernel_dilation)
+  if isinstance(padding, str):
+    padding = jax.lax.padtype_to_pads(x.shape[1:-1], covered, strides, padding)
+  around = [(*pair, d - 1) for pair, d in zip(padding, input_dilation, strict=True)]
+  x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
+  ends = [n - k + 1 for n, k in zip(x.shape[1:-1], covered, strict=True)]
+
+  def places(offset):
+    """[B, *places, C] what one entry of the window looks at."""
+    starts = [i * d for i, d in zip(offset, kernel_dilation, strict=True)]
+    return x[:, *(slice(at, at + end, s) for at, end, s in zip(starts, ends, strides, strict=True))]
+
+  return jnp.stack([places(offset) for offset in np.ndindex(*size)], axis=-2)
