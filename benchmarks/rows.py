@@ -69,7 +69,7 @@ ROWS = (
   Row("guard_er", "the same, ER in two steps", "cljax.er_ewc", "cljax.er", None, False, "learns"),
   Row("seeds", "15 seeds against one, a step of one seed", "cljax.seeds", "cljax.cotrain", None, False, "none"),
 )
-APART = ("start", "devices", "gating")  # measured by `apart.py` and `gating.py`
+APART = ("start", "devices", "gating", "convolving", "convolving_torch")  # measured by the files that are called so
 NAMES = (*(row.name for row in ROWS), *APART)
 
 
@@ -94,7 +94,7 @@ def present(module: str) -> bool:
 
 def without_peers(names: Sequence[str]) -> list[str]:
   """Those rows whose peer is not installed."""
-  needs = {row.name: PEERS.get(row.other.split(".")[0]) for row in ROWS}
+  needs = {row.name: PEERS.get(row.other.split(".")[0]) for row in ROWS} | {"convolving_torch": PEERS["torch"]}
   return [name for name in names if (module := needs.get(name)) and not present(module)]
 
 
@@ -128,6 +128,11 @@ def shown(timing: Timing) -> str:
 
 def result(row: Row, timings: dict[str, Timing], accuracy: dict[str, float]) -> Result:
   """A row of the table from the times and accuracies of its two subjects."""
-  ours, other = timings[row.ours], timings[row.other]
-  found = ratio(other, ours) if row.at_least else ratio(ours, other)
-  return Result(row.text, shown(ours), shown(other), found, row.goal, row.at_least, trouble(row, accuracy))
+  found = result_of(row.text, timings[row.ours], timings[row.other], row.goal, row.at_least)
+  return found._replace(trouble=trouble(row, accuracy))
+
+
+def result_of(text: str, ours: Timing, other: Timing, goal: float | None, at_least: bool) -> Result:
+  """A row of the table from the times of its two sides."""
+  found = ratio(other, ours) if at_least else ratio(ours, other)
+  return Result(text, shown(ours), shown(other), found, goal, at_least)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import jax
 
-from benchmarks import apart, gating, problem, rows, timing
+from benchmarks import apart, convolving, gating, problem, rows, timing
 from benchmarks.ours import Library
 from benchmarks.rows import Result
 from benchmarks.subjects import Workshop
@@ -44,6 +44,7 @@ def measure(names: Sequence[str], steps: int, rounds: int, cores: list[int]) -> 
     results.append(apart.second_start(rounds))
   if "gating" in names:
     results += gating.gating(rounds)
+  results += convolving.convolving(names, rounds)
   if "devices" in names:
     results.append(apart.devices(cores, rounds, max(steps // apart.SEEDS, 8)))
   return results, accuracy

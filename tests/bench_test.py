@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks import bare, problem, rows, scans, table, timing
+from benchmarks import bare, convolving, problem, rows, scans, table, timing
 from benchmarks.ours import config_of
 from benchmarks.rows import Result, Row
 from benchmarks.timing import Ratio, Timing
@@ -190,12 +190,33 @@ def test_the_table():
 def test_missing_peers_are_told(monkeypatch):
   monkeypatch.setattr(rows, "present", lambda module: False)
   missing = rows.without_peers(rows.chosen([]))
-  assert missing == ["stacked", "modulelist", "tuned", "avalanche", "er"]
+  assert missing == ["stacked", "modulelist", "tuned", "avalanche", "er", "convolving_torch"]
   text = rows.left_out(missing)
   assert "pip install 'cljax[peers]'" in text and "avalanche" in text
   assert rows.without_peers(["bare", "start"]) == []
   monkeypatch.setattr(rows, "present", lambda module: module == "torch")
   assert rows.without_peers(rows.chosen([])) == ["avalanche"]
+
+
+def test_a_loop_of_convolutions_takes_the_steps_that_are_dispatched(monkeypatch):
+  for name, small in (("STEPS", 3), ("SHAPE", (8, 8, 3)), ("CHANNELS", (4, 4, 6, 6)), ("HIDDEN", 5), ("LR", 0.2)):
+    monkeypatch.setattr(convolving, name, small)
+  (found,) = convolving.convolving(["bare", "convolving"], 1)
+  assert found.goal == 1.05 and not found.at_least and "dispatched" in found.text
+  calls = convolving.sides(["convolving"])
+  assert list(calls) == ["loop", "convolving"]
+  xs, _ = convolving.batches()
+  start = jax.jit(convolving.Net().init)(jax.random.key(0), xs[0])["params"]
+  assert np.abs(start["Conv_0"]["kernel"] - calls["loop"]()["Conv_0"]["kernel"]).max() > 1e-4
+  assert convolving.convolving(["bare"], 1) == []
+
+
+def test_pytorch_takes_the_same_steps(monkeypatch):
+  pytest.importorskip("torch")
+  for name, small in (("STEPS", 3), ("SHAPE", (8, 8, 3)), ("CHANNELS", (4, 4, 6, 6)), ("HIDDEN", 5)):
+    monkeypatch.setattr(convolving, name, small)
+  calls = convolving.sides(["convolving_torch"])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), calls["loop"](), calls["convolving_torch"]())
 
 
 def test_rows_have_names_of_their_own():
