@@ -75,7 +75,7 @@ def sides(names: Sequence[str]) -> dict[str, Callable[[], PyTree]]:
   if "convolving_torch" in names:
     from benchmarks.torch_convolving import eager
 
-    calls["convolving_torch"] = eager(params, xs, ys)
+    calls["convolving_torch"] = eager(params, xs, ys, pools=POOLS, lr=LR)
   return {name: call for name, call in calls.items() if name == "loop" or name in names}
 
 

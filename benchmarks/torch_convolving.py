@@ -1,15 +1,14 @@
 """The net of `convolving.py` in eager PyTorch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks import convolving
 from cljax.types import PyTree
 
 
-def eager(params: PyTree, xs: np.ndarray, ys: np.ndarray) -> Callable[[], PyTree]:
+def eager(params: PyTree, xs: np.ndarray, ys: np.ndarray, *, pools: Sequence[int], lr: float) -> Callable[[], PyTree]:
   """What takes a step on each batch from cljax's weights, and gives the weights as cljax has them."""
   import torch
   from torch.nn import functional as F
@@ -17,10 +16,10 @@ def eager(params: PyTree, xs: np.ndarray, ys: np.ndarray) -> Callable[[], PyTree
   torch.set_num_threads(1)
   images = [torch.tensor(x.transpose(0, 3, 1, 2).copy()) for x in xs]
   labels = [torch.tensor(y).long() for y in ys]
-  names = [f"Conv_{l}" for l in range(len(convolving.CHANNELS))]
+  names = [f"Conv_{l}" for l in range(len(pools))]
 
   def logits(own: dict[str, Any], x: Any) -> Any:
-    for name, size in zip(names, convolving.POOLS, strict=True):
+    for name, size in zip(names, pools, strict=True):
       x = F.relu(F.conv2d(x, own[name]["kernel"], own[name]["bias"], padding=1))
       x = F.max_pool2d(x, size) if size > 1 else x
     x = x.permute(0, 2, 3, 1).flatten(1)  # as cljax orders them: channels last
@@ -32,7 +31,7 @@ def eager(params: PyTree, xs: np.ndarray, ys: np.ndarray) -> Callable[[], PyTree
     for name in names:
       own[name]["kernel"] = own[name]["kernel"].permute(3, 2, 0, 1).contiguous()
     weights = [w.requires_grad_() for leaves in own.values() for w in leaves.values()]
-    optimizer = torch.optim.SGD(weights, lr=convolving.LR)
+    optimizer = torch.optim.SGD(weights, lr=lr)
     for x, y in zip(images, labels, strict=True):
       optimizer.zero_grad()
       F.cross_entropy(logits(own, x), y).backward()
