@@ -8,6 +8,7 @@ from cljax.methods.er import er
 from cljax.methods.expert_gate import expert_gate
 from cljax.methods.finetune import finetune, under
 from cljax.methods.joint import joint
+from cljax.methods.lasem import lasem
 from cljax.methods.lwf import lwf
 from cljax.methods.routing import routing
 from cljax.methods.single import single
@@ -22,6 +23,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   "expert_gate": expert_gate,
   "finetune": finetune,
   "joint": joint,
+  "lasem": lasem,
   "lwf": lwf,
   "routing": routing,
   "si": under("si"),

@@ -3,5 +3,6 @@
 from cljax.nets.cnn import CNN
 from cljax.nets.mlp import MLP
 from cljax.nets.routed import RoutedMLP
+from cljax.nets.stack import Stack
 
-NETS = {"cnn": CNN, "mlp": MLP, "routed_mlp": RoutedMLP}
+NETS = {"cnn": CNN, "mlp": MLP, "routed_mlp": RoutedMLP, "stack": Stack}

@@ -55,13 +55,16 @@ class Heads(nn.Module):
 
   heads: int
   classes: int
+  weight_scale: float | None = None  # of the truncated normal that kernels start from; None is Glorot
+  bias: float = 0.0  # that biases start from
 
   @nn.compact
   def __call__(self, features: Array, slot: Array) -> Array:
     D, H, C = features.shape[-1], self.heads, self.classes
-    each = initializer("glorot", in_axis=0, out_axis=2, batch_axis=1)
+    glorot = initializer("glorot", in_axis=0, out_axis=2, batch_axis=1)
+    each = glorot if self.weight_scale is None else nn.initializers.truncated_normal(self.weight_scale)
     kernel = self.param("kernel", lambda key: each(key, (D, H, C)).reshape(D, H * C))
-    bias = self.param("bias", nn.initializers.zeros, (H * C,))
+    bias = self.param("bias", nn.initializers.constant(self.bias), (H * C,))
     head = jnp.minimum(slot, H - 1)
     if 4 * len(slot) < H:
       own = kernel.reshape(D, H, C)[:, head]  # [D, B, C]
