@@ -62,7 +62,7 @@ class Layered(NamedTuple):
     T, shapes = self.spec.T, self.shapes
     keys = jax.random.split(shared_key, len(shapes))
     shared = tuple(self.sharing.shared(keys[l], shape, l) for l, shape in enumerate(shapes))
-    store = jax.vmap(lambda t: self.fresh(jax.random.fold_in(own_key, t)))(jnp.arange(T))
+    store = jax.lax.map(lambda t: self.fresh(jax.random.fold_in(own_key, t)), jnp.arange(T))  # to compile it once
     configs = jnp.zeros((T, len(self.groups)), bool)
     return Layers(shared, take(store, jnp.int32(0)), store, shared, configs, jnp.zeros(T, bool))
 
