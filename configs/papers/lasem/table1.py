@@ -154,7 +154,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.paper, config.preset = "lasem", preset
   config.cell = f"{stream}/{sharing if net == 'cnn' else net}_{method}"
   config.num_seeds = 5
-  config.evaluate = "seen"
+  config.evaluate = "ends"
   config.looks = ("valid", "watch", "before_exit")
   config.stream = LISTS[stream]
   config.net = {"name": "stack", "dropout": 0.5, **(CNNS[data] if net == "cnn" else RESNET)}
