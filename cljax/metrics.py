@@ -47,6 +47,29 @@ def forgetting(R: np.ndarray) -> float:
   return mean_or_nan(np.array(drops))
 
 
+def forgetting_ratio(last: np.ndarray, then: np.ndarray) -> float:
+  """mean_{t<T} last[t] / then[t], what is left of each task's accuracy at the end; 1 is no forgetting.
+
+  Args:
+    last: [T] accuracy of each task at the end.
+    then: [T] accuracy to compare with: at the end of its own training, or its peak.
+  """
+  return mean_or_nan(np.divide(last, then, out=np.full(len(last), np.nan), where=np.asarray(then) > 0)[:-1])
+
+
+# Quantiles .975 of Student's distribution with 1, 2, ... degrees of freedom.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+
+
+def half_interval(values: Sequence[float]) -> float:
+  """Half of the 95 % confidence interval of the mean of a number a seed, by Student's t; NaN of one seed.
+
+  Beyond 16 seeds the quantile is that of 15 degrees of freedom, which is a little too wide.
+  """
+  n = len(values)
+  return STUDENT[min(n - 2, len(STUDENT) - 1)] * float(np.std(values, ddof=1)) / n**0.5 if n > 1 else float("nan")
+
+
 def mean_or_nan(values: np.ndarray) -> float:
   """The mean; NaN of no values."""
   return float(np.mean(values)) if len(values) else float("nan")

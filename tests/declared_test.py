@@ -18,7 +18,7 @@ from cljax.data import STREAMS, bank
 from cljax.declared import REQUIRED, Bound, above, at_least, declared, fields, kinds_of, one_of
 from cljax.errors import ConfigError
 from cljax.methods import METHODS
-from cljax.nets import MLP, NETS, RoutedMLP
+from cljax.nets import MLP, NETS, RoutedMLP, Stack
 from cljax.pieces.guards import GUARDS
 from cljax.pieces.optimizers import OPTIMIZERS, sgd
 from cljax.recipe import build_stream, recipe
@@ -134,7 +134,7 @@ def made(section, name, **keywords):
 def method_made(factory, spec, keywords):
   for heads in (3, 1):
     own = spec._replace(heads=heads)
-    for net in (MLP(heads, 4, (8, 8)), RoutedMLP(heads, 4, (3, 3), 6)):
+    for net in (MLP(heads, 4, (8, 8)), RoutedMLP(heads, 4, (3, 3), 6), Stack(heads, 4, (3, 3), pools=(2, 1))):
       second = 0.1 if list(inspect.signature(factory).parameters)[1] == "lr" else sgd(0.1)
       try:
         factory(net, second, own)
@@ -166,7 +166,7 @@ TYPED = (
   *("-5", "0", "1", "-0.5", "1e30", "1e400", "nan", "inf", "1" * 400, ""),
   *("None", "no such word", "()", "(0,)", "('a',)", "{}"),
 )
-GOES_WITH = {"routing": ("routed_mlp", "permuted"), "subnetwork": ("mlp", "subsets")}
+GOES_WITH = {"lasem": ("stack", "split"), "routing": ("routed_mlp", "permuted"), "subnetwork": ("mlp", "subsets")}
 
 
 def typed(monkeypatch, section, name, key, word):

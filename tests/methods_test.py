@@ -31,6 +31,7 @@ TOYS = {
   "discriminative": (toys.mlp, {"batch_size": 10, "warmup_epochs": 2, "hidden": 6, "gate_batch": 10, "gate_epochs": 3}),
   "er": (toys.mlp, {"replay": 4, "capacity": 12}),
   "expert_gate": (toys.mlp, SMALL_GATE),
+  "lasem": (toys.stack, {}),
   "lwf": (toys.mlp, {"batch_size": 10, "warmup_epochs": 2}),
   "routing": (lambda spec: toys.routed(spec, width=8), {"replay": 4, "capacity": 12, "k": 3, "noise": 0.1}),
   "subnetwork": (

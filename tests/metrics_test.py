@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
+from cljax import metrics
 from cljax.metrics import METRICS, summarize
 
 NAN = float("nan")
@@ -116,3 +118,19 @@ def test_an_undefined_seed_leaves_no_mean():
   assert found["forgetting"]["values"] == [pytest.approx(0.15), None]
   assert found["forgetting"]["mean"] is None and found["forgetting"]["std"] is None
   assert found["ACC"]["mean"] is not None
+
+
+def test_what_is_left_of_older_tasks():
+  """(.5 + 1) / 2 over the tasks before the last; a task that was never right leaves nothing to compare."""
+  assert metrics.forgetting_ratio(np.array([0.25, 0.4, 0.8]), np.array([0.5, 0.4, 0.8])) == 0.75
+  assert np.isnan(metrics.forgetting_ratio(np.array([0.2, 0.4]), np.array([0.0, 0.4])))
+  assert np.isnan(metrics.forgetting_ratio(np.array([0.2]), np.array([0.2])))
+
+
+def test_half_of_a_confidence_interval():
+  values = [0.38, 0.40, 0.41, 0.39, 0.42]
+  assert metrics.half_interval(values) == pytest.approx(2.776 * np.std(values, ddof=1) / 5**0.5)
+  for n in (2, 8, 16):
+    exact = scipy.stats.t.ppf(0.975, n - 1) * np.std(range(n), ddof=1) / n**0.5
+    assert metrics.half_interval(range(n)) == pytest.approx(exact, rel=1e-3)
+  assert np.isnan(metrics.half_interval([0.4]))

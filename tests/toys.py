@@ -14,7 +14,7 @@ from cljax.data.sample import fetch
 from cljax.data.warp import Permutation
 from cljax.experiment import Experiment, assemble
 from cljax.fit import mean_over
-from cljax.nets import MLP, RoutedMLP
+from cljax.nets import MLP, RoutedMLP, Stack
 from cljax.ops.slots import apply_by_slot
 from cljax.ops.trees import put, take
 from cljax.pieces import replay
@@ -65,6 +65,19 @@ def mlp(spec: Spec) -> MLP:
 
 def wide_mlp(spec: Spec) -> MLP:
   return MLP(heads=spec.heads, classes=spec.C, hidden=(24, 24))
+
+
+def stack(spec: Spec) -> Stack:
+  return Stack(
+    heads=spec.heads,
+    classes=spec.C,
+    channels=(4, 4),
+    pools=(1, 2),
+    hidden=(8,),
+    dropout=0.1,
+    weight_scale=0.4,
+    bias=0.0,
+  )
 
 
 def routed(spec: Spec, experts: int = 6, width: int = 3) -> RoutedMLP:

@@ -15,6 +15,7 @@ An exhibit is told by what a result holds and not by a method's name. Yours come
 """
 
 from cljax.methods.expert_gate.exhibits import RELATEDNESS, TURNED
+from cljax.methods.lasem.exhibits import CHOSEN, SHARED
 from cljax.methods.routing.exhibits import ROUTING
 from cljax.methods.subnetwork.exhibits import FROZEN, ONSETS, SUBNETWORKS, WATCHED
 from cljax.report.exhibits import Exhibit
@@ -27,4 +28,6 @@ EXHIBITS: dict[str, Exhibit] = {
   "frozen": FROZEN,
   "onsets": ONSETS,
   "watched": WATCHED,
+  "shared_layers": SHARED,
+  "chosen": CHOSEN,
 }

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.ops.slots import by_slot
+from cljax.ops.slots import by_slot, over_live
 from cljax.ops.trees import put, take, where
 from cljax.pieces.sharing import Shape, Sharing, plain
 from cljax.types import Array, Key, Outputs, Spec
@@ -42,12 +42,6 @@ class Layered(NamedTuple):
   groups: tuple[tuple[int, ...], ...]  # layers of each group, from the lowest on
   rolls_back: bool = True
 
-  @property
-  def shapes(self) -> list[Shape]:
-    """Of the kernels."""
-    net, incoming = self.net, (self.spec.x_shape[-1], *self.net.channels)
-    return [Shape(k, c, o) for k, c, o in zip(net.each("windows"), incoming, net.channels, strict=False)]
-
   def activations(self, batch: int) -> list[int]:
     """Numbers that the layers of each group give for so many rows, before pooling."""
     side, sides = self.spec.x_shape[0] * self.spec.x_shape[1], []
@@ -59,17 +53,17 @@ class Layered(NamedTuple):
   def init(self, key: Key) -> Layers:
     """Before the first task: every slot holds what its task will begin with."""
     shared_key, own_key = jax.random.split(key)
-    T, shapes = self.spec.T, self.shapes
+    T, shapes = self.spec.T, shapes_of(self.net, self.spec)
     keys = jax.random.split(shared_key, len(shapes))
     shared = tuple(self.sharing.shared(keys[l], shape, l) for l, shape in enumerate(shapes))
-    store = jax.lax.map(lambda t: self.fresh(jax.random.fold_in(own_key, t)), jnp.arange(T))  # to compile it once
+    store = over_live(lambda t: self.fresh(jax.random.fold_in(own_key, t)), jnp.ones(T, bool))
     configs = jnp.zeros((T, len(self.groups)), bool)
     return Layers(shared, take(store, jnp.int32(0)), store, shared, configs, jnp.zeros(T, bool))
 
   def fresh(self, key: Key) -> dict[str, Any]:
     """The work slot of a new task."""
     top_key, layers_key, own_key = jax.random.split(key, 3)
-    layer, shapes = plain(self.net), self.shapes
+    layer, shapes = plain(self.net), shapes_of(self.net, self.spec)
     layer_keys, own_keys = (jax.random.split(each, len(shapes)) for each in (layers_key, own_key))
     x, slot = jnp.zeros((1, *self.spec.x_shape)), jnp.zeros(1, jnp.int32)
     top = self.net.init(top_key, x, slot)["params"]
@@ -131,7 +125,8 @@ class Layered(NamedTuple):
     Each group runs with both sets of weights on what all prefixes gave, and both results lie one behind the other on
     the batch axis, so that the slowest bit of a configuration's number is that of the group by itself.
     """
-    sides, B, outputs = self.sides(params), x.shape[0], {}
+    sides, B = self.sides(params), x.shape[0]
+    outputs: dict[int, Array] = {}
     for layers in self.groups:
       ends = [self.branch(layers, [sides[l][side] for l in layers], x, outputs) for side in (0, 1)]
       outputs |= {l: jnp.concatenate([end[l] for end in ends]) for l in layers}
@@ -184,6 +179,12 @@ class Layered(NamedTuple):
     unshared = ~layers.configs[:, np.array(self.group_of)] & layers.committed[:, None]
     each = (config * own).sum() + (unshared * layer).sum() + layers.committed.sum() * top.sum()
     return ((config.any(axis=0) * shared).sum() + each).astype(jnp.int32)
+
+
+def shapes_of(net: Any, spec: Spec) -> list[Shape]:
+  """Of the kernels of a `Stack`."""
+  incoming = (spec.x_shape[-1], *net.channels)
+  return [Shape(k, c, o) for k, c, o in zip(net.each("windows"), incoming, net.channels, strict=False)]
 
 
 def size(tree: Any) -> int:

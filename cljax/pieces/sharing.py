@@ -60,7 +60,7 @@ def plain(net: Stack) -> Callable[[Key, Shape, int], dict[str, Array]]:
 
   def layer(key: Key, shape: Shape, l: int) -> dict[str, Array]:
     kernel = net.weight_scale * jax.random.truncated_normal(key, -2, 2, shape.kernel)
-    return {"kernel": kernel, "bias": jnp.full(shape.outgoing, net.bias)}
+    return {"kernel": kernel, "bias": jnp.full(shape.outgoing, net.bias, jnp.float32)}
 
   return layer
 
@@ -109,11 +109,8 @@ def bases(shapes: Sequence[Shape], depths: Sequence[int], middles: Sequence[int]
   """Of all layers.
 
   Raises:
-    ConfigError: an even window, or not one depth and middle for each convolution.
+    ConfigError: an even window.
   """
-  for name, given in (("base_depths", depths), ("base_middles", middles)):
-    if len(given) != len(shapes):
-      raise ConfigError(f"config.method.{name}={tuple(given)} must have {len(shapes)} entries, one a convolution")
   for shape in shapes:
     if shape.window % 2 == 0:
       raise ConfigError(f"config.net.windows: a DF-CNN makes kernels of odd sides, not {shape.window}; use 3")

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from cljax.methods.lasem.keywords import Selection
@@ -36,19 +35,19 @@ class EM(NamedTuple):
   nets: Layered
   tx: optax.GradientTransformation
   selection: Selection
-  rule: np.ndarray  # [G] bool, the configuration of `static` and `fixed`
+  rule: tuple[bool, ...]  # the configuration of `static` and `fixed`
   decay: Array | float
   epochs: int
 
   @property
-  def table(self) -> np.ndarray:
+  def table(self) -> Array:
     """[K, G] all configurations."""
     return configurations(len(self.nets.groups))
 
   @property
   def number(self) -> int:
     """Of the configuration of `static` and `fixed`."""
-    return int(np.flatnonzero((self.table == self.rule).all(axis=1))[0])
+    return sum(2**g for g, shared in enumerate(self.rule) if not shared)
 
   def init(self, key: Key) -> State:
     """Before the first task; a random configuration is drawn for each."""
@@ -109,7 +108,7 @@ class EM(NamedTuple):
     )
     return log_likelihood(-each, batch.live, mean=self.selection.likelihood == "mean")
 
-  def infer(self, params: Any, features: Array, batch: Batch, weights: Array) -> Array:
+  def posterior(self, params: Any, features: Array, batch: Batch, weights: Array) -> Array:
     """[K] the posterior; a constant of the M-step."""
     if self.selection.choose == "fixed":
       return leaning(self.selection.posterior_weight, self.number, len(self.table))
@@ -129,7 +128,7 @@ class EM(NamedTuple):
     """
     features = self.nets.tree(params, batch.x)
     K, B, D = features.shape
-    q = self.infer(params, features, batch, weights) if q is None else q
+    q = self.posterior(params, features, batch, weights) if q is None else q
     logits = self.nets.top(params["work"], features.reshape(K * B, D), key).logits.reshape(K, B, -1)
     each = jax.vmap(cross_entropy, (0, None))(logits, batch)
     value = q @ each + self.held(params, q @ jnp.asarray(self.table, jnp.float32))
@@ -196,12 +195,12 @@ class EM(NamedTuple):
     """An E-step at every `e_every`-th batch of a task."""
     turn = (at.clock.epoch * at.clock.steps + at.clock.step) % self.selection.e_every == 0
 
-    def infer(state: State) -> State:
+    def learn(state: State) -> State:
       params = params_of(state.layers)
-      q = self.infer(params, self.nets.tree(params, batch.x), batch, state.weights)
+      q = self.posterior(params, self.nets.tree(params, batch.x), batch, state.weights)
       return self.learnt(state, q, batch)
 
-    return jax.lax.cond(turn, infer, lambda state: state, state)
+    return jax.lax.cond(turn, learn, lambda state: state, state)
 
   def learnt(self, state: State, q: Array, batch: Batch) -> State:
     """The prior after a posterior q [K]; a batch without a live row teaches nothing."""
@@ -215,7 +214,7 @@ class EM(NamedTuple):
     found = {
       "parameters": self.nets.parameters(state.layers),
       "memory_bytes": jnp.int32(0),
-      "shared_layers": state.layers.configs[:, np.array(self.nets.group_of)],  # [T, L]
+      "shared_layers": state.layers.configs[:, jnp.array(self.nets.group_of)],  # [T, L]
     }
     if self.selection.choose != "em":
       return found

@@ -1,9 +1,8 @@
 """The keywords of LASEM: what each one is and may be."""
 
 import re
+from itertools import accumulate
 from typing import Annotated, NamedTuple
-
-import numpy as np
 
 from cljax.declared import at_least, free, one_of
 from cljax.errors import ConfigError, choose
@@ -74,19 +73,19 @@ class Selection(NamedTuple):
   m_steps: Annotated[int, at_least(1, "M-steps after an E-step, on the same batch", 1_000)] = 1
 
 
-def bits(rule: str, count: int) -> np.ndarray:
-  """[count] bool, which of so many groups are shared, the lowest first.
+def bits(rule: str, count: int) -> tuple[bool, ...]:
+  """Which of so many groups are shared, the lowest first.
 
   Raises:
     ConfigError: a word that is none of the rules, or bits for another number of groups.
   """
   found = re.fullmatch(r"(top|bottom)_(\d{1,3})", rule)
   if rule in ("all", "none"):
-    return np.full(count, rule == "all")
+    return (rule == "all",) * count
   if rule == "alternating":
-    return np.arange(count) % 2 == 1
+    return tuple(g % 2 == 1 for g in range(count))
   if found and int(found[2]) <= count:
-    low = np.arange(count) < int(found[2])
+    low = tuple(g < int(found[2]) for g in range(count))
     return low if found[1] == "bottom" else low[::-1]
   if found:
     raise ConfigError(
@@ -95,7 +94,7 @@ def bits(rule: str, count: int) -> np.ndarray:
   if rule and set(rule) <= {"0", "1"}:
     if len(rule) != count:
       raise ConfigError(f"config.method.layers={rule!r} has {len(rule)} bits, and there are {count} groups of layers")
-    return np.array([bit == "1" for bit in rule])
+    return tuple(bit == "1" for bit in rule)
   choose("config.method.layers", rule, (*WORDS, "01" * (count // 2) + "0" * (count % 2)))
   raise ConfigError(f"config.method.layers={rule!r}: put a number for K, such as top_2")
 
@@ -109,8 +108,7 @@ def grouped(sizes: tuple[int, ...], depth: int) -> tuple[tuple[int, ...], ...]:
   sizes = sizes or (1,) * depth
   if sum(sizes) != depth:
     raise ConfigError(f"config.method.groups={sizes} are {sum(sizes)} layers, and the net has {depth} convolutions")
-  ends = np.cumsum(sizes)
-  return tuple(tuple(range(end - size, end)) for size, end in zip(sizes, ends.tolist(), strict=True))
+  return tuple(tuple(range(end - size, end)) for size, end in zip(sizes, accumulate(sizes), strict=True))
 
 
 def sharing_of(transfer: Transfer, net: Stack, shapes: list[Shape]) -> Sharing:
@@ -120,6 +118,10 @@ def sharing_of(transfer: Transfer, net: Stack, shapes: list[Shape]) -> Sharing:
     ConfigError: sizes of a DF-CNN that do not fit the net.
   """
   if transfer.sharing == "df_cnn":
+    for name in ("base_depths", "base_middles"):
+      given = getattr(transfer, name)
+      if len(given) != len(shapes):
+        raise ConfigError(f"config.method.{name}={given} must have {len(shapes)} entries, one a convolution")
     return df_cnn(net, bases(shapes, transfer.base_depths, transfer.base_middles))
   return {"hps": hps, "tf": tf}[transfer.sharing](net)
 

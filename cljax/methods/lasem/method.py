@@ -30,7 +30,7 @@ from cljax.errors import ConfigError
 from cljax.methods.lasem.em import EM, State
 from cljax.methods.lasem.keywords import Selection, Transfer, bits, check, grouped, sharing_of
 from cljax.nets.stack import Stack
-from cljax.pieces.layered import Layered
+from cljax.pieces.layered import Layered, shapes_of
 from cljax.pieces.learner import Fit
 from cljax.types import Array, Key, Method, Outputs, Phase, Spec
 
@@ -57,8 +57,7 @@ def lasem(
     raise ConfigError("this method has to know each row's task: set config.stream.scenario='task'")
   net = net.clone(heads=1, parent=None)
   groups = grouped(transfer.groups, net.depth)
-  nets = Layered(net, None, spec, groups, transfer.roll_back)
-  nets = nets._replace(sharing=sharing_of(transfer, net, nets.shapes))
+  nets = Layered(net, sharing_of(transfer, net, shapes_of(net, spec)), spec, groups, transfer.roll_back)
   check(selection, len(groups), nets.activations(fit.batch_size))
   em = EM(nets, tx, selection, bits(selection.layers, len(groups)), decay, fit.epochs)
 
