@@ -12,7 +12,7 @@ def ratios(result: Result) -> dict[str, Summary]:
   """The forgetting ratio of each seed: against the end of each task's training, and against its peak."""
   R = matrices(result)  # [S, T + 1, T]
   ends = [forgetting_ratio(one[-1], np.diagonal(one[1:])) for one in R]
-  found = {"forgetting ratio": spread(ends)}
+  found: dict[str, Summary] = {"forgetting ratio": spread(ends)}
   if result["peak"]:
     peaks = np.array(result["peak"]["test"], float)
     found["ratio to peaks"] = spread([forgetting_ratio(one[-1], peak) for one, peak in zip(R, peaks, strict=True)])
