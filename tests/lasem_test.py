@@ -20,6 +20,7 @@ from cljax.nets import MLP, Stack
 from cljax.ops.posterior import configurations
 from cljax.pieces.optimizers import sgd
 from cljax.report.exhibits import columns_of, figures_of
+from cljax.run import fit
 from cljax.types import At, Clock, Place
 from tests import toys
 from tests.results import S, T, fake
@@ -177,7 +178,7 @@ def test_dead_batches_teach_nothing():
 
 def run(**choice):
   spec, stream = toys.stream()
-  method = METHODS["lasem"](toys.stack(spec), sgd(0.3), spec, epochs=4, **choice)
+  method = METHODS["lasem"](toys.stack(spec), sgd(0.3), spec, **{"epochs": 4, **choice})
   return Subject(toys.experiment(method, spec, stream, chunk=24, every_task=True)).run()
 
 
@@ -189,6 +190,49 @@ def test_tasks_that_share_nothing_never_change():
     later = [right[t + 1 :, t] for t in range(2)]  # from the end of the task on
     assert any(len(set(column.tolist())) > 1 for column in later) == forgets, right
     assert first(carry.state).layers.configs.all() == forgets
+
+
+@functools.cache
+def searched():
+  return run(choose="search", epochs=3)
+
+
+def test_a_search_tries_all_configurations_and_commits_the_best():
+  """By validation rows, the first of equals, for each task; the trial that wins is kept as it ended."""
+  state = first(searched().state)
+  valid = np.asarray(state.search.valid)
+  assert valid.shape == (3, 4) and (valid >= 0).all() and len(np.unique(valid)) > 2
+  np.testing.assert_array_equal(state.layers.configs, configurations(2)[valid.argmax(axis=1)])
+  np.testing.assert_array_equal(state.given, valid.argmax(axis=1))
+
+
+def test_the_first_trial_is_training_with_its_configuration():
+  """All shared, from the same start, by the same keys: a search of which the first trial has just ended."""
+  spec, stream = toys.stream()
+  subjects = [
+    Subject(
+      toys.experiment(METHODS["lasem"](toys.stack(spec), sgd(0.3), spec, epochs=3, **choice), spec, stream, chunk=24)
+    )
+    for choice in ({"choose": "search"}, {"choose": "static"})
+  ]
+  ends = []
+  for subject in subjects:
+    units = [unit for unit in subject.units() if unit.kind in ("view", "enter", "chunk", "tick") and unit.at.task == 0]
+    last = [i for i, unit in enumerate(units) if unit.kind == "tick"][2:3] or [len(units) - 1]
+    ends.append(first(subject.run(units=units[: last[0] + 1]).state))
+  search, static = ends
+  chex.assert_trees_all_equal(search.search.best, params_of(static.layers))
+  assert search.search.trial == 1 and search.search.winner == 0
+  chex.assert_trees_all_equal(search.layers.shared, search.layers.backup)
+
+
+def test_a_search_without_validation_rows_stops():
+  spec, stream = toys.stream()
+  rows = stream.tasks.valid
+  stream = stream._replace(tasks=stream.tasks._replace(valid=rows._replace(count=np.zeros_like(rows.count))))
+  method = METHODS["lasem"](toys.stack(spec), sgd(0.3), spec, epochs=1, choose="search")
+  with pytest.raises(ConfigError, match=r"config.stream.valid_per_class \(or valid_per_task\) does not suffice"):
+    fit(method, spec, stream, quiet=True)
 
 
 def test_random_configurations_are_each_task_s_and_seed_s_own():

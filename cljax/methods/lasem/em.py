@@ -27,6 +27,7 @@ class State:
   prior_max: Array  # [T] of the prior at the task's end
   effective: Array  # [T] over how many configurations that prior is spread
   changed: Array  # [T] int32 the batch after which the most probable configuration never changed
+  search: Any = None  # the trials of brute force
 
 
 class EM(NamedTuple):
@@ -151,7 +152,7 @@ class EM(NamedTuple):
   def step(self, key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
     """One step on a batch."""
     at, before = At(key, clock, view), self.best(state)
-    if self.selection.choose in ("static", "random"):
+    if self.selection.choose in ("static", "random", "search"):
       state, info = self.move_one(at, state, batch)
     elif self.selection.m_step == "best":
       state, info = self.move_one(at, self.sometimes(at, state, batch), batch)
@@ -170,7 +171,7 @@ class EM(NamedTuple):
 
   def descend(self, at: At, state: State, batch: Batch, loss: Any) -> tuple[State, Any]:
     """One step of the optimizer."""
-    epoch = at.view.t * self.epochs + at.clock.epoch
+    epoch = at.view.t * self.epochs + at.clock.epoch % self.epochs
     params, opt_state, _, told = descend(
       scaled(self.tx), loss, params_of(state.layers), state.opt_state, batch, at, scale=1 / (1 + self.decay * epoch)
     )

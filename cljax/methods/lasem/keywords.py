@@ -13,6 +13,7 @@ from cljax.types import Array
 SHARINGS = ("hps", "tf", "df_cnn")
 WORDS = ("all", "none", "alternating", "top_K", "bottom_K")
 LARGEST_TREE = 4 << 30  # bytes
+MOST_SEARCHED = 10  # groups
 
 
 class Transfer(NamedTuple):
@@ -45,8 +46,8 @@ class Selection(NamedTuple):
   choose: Annotated[
     str,
     one_of(
-      ("em", "fixed", "static", "random"),
-      "by EM; a posterior that stays fixed; the configuration `layers` for all tasks; one at random for each task",
+      ("em", "fixed", "static", "random", "search"),
+      "by EM, by a fixed posterior, `layers` for all tasks, at random for each task, or all tried on validation rows",
     ),
   ] = "em"
   layers: Annotated[
@@ -143,6 +144,11 @@ def check(selection: Selection, groups: int, activations: list[int]) -> None:
     raise ConfigError(f"config.method.m_steps={selection.m_steps} goes with config.method.m_step='all'")
   if selection.e_every > 1 and selection.m_step != "best":
     raise ConfigError(f"config.method.e_every={selection.e_every} goes with config.method.m_step='best'")
+  if selection.choose == "search" and groups > MOST_SEARCHED:
+    raise ConfigError(
+      f"config.method.choose='search' would train 2^{groups} = {2**groups} configurations a task; put layers together "
+      f"by config.method.groups, {MOST_SEARCHED} groups at most"
+    )
   if selection.choose in ("em", "fixed"):
     bytes_ = sum(4 * 2 ** (g + 1) * numbers for g, numbers in enumerate(activations))
     if groups > 20 or bytes_ > LARGEST_TREE:

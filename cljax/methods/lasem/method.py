@@ -16,8 +16,8 @@ task; its rate falls with the epochs of the whole lifetime, lr / (1 + decay * ep
 `likelihood='product', prior='counts'` is the paper; `mean` and `posteriors` are the authors' later program. Beyond the
 paper: M-steps on the best configuration alone, with an E-step at every r-th batch (`m_step='best', e_every=8`), or once
 the prior is sharp (`m_step='until'`). `choose='static'` gives the comparators that fix the configuration (`layers=
-'none'` under hard sharing is single-task learning), `random` draws one for each task, `fixed` keeps a posterior for the
-ablation of Figure 6.
+'none'` under hard sharing is single-task learning), `random` draws one for each task, `search` trains all of them
+on each task and keeps the best, `fixed` keeps a posterior for the ablation of Figure 6.
 """
 
 from typing import Annotated
@@ -29,10 +29,11 @@ from cljax.declared import at_least, declared
 from cljax.errors import ConfigError
 from cljax.methods.lasem.em import EM, State
 from cljax.methods.lasem.keywords import Selection, Transfer, bits, check, grouped, sharing_of
+from cljax.methods.lasem.search import Search
 from cljax.nets.stack import Stack
 from cljax.pieces.layered import Layered, shapes_of
 from cljax.pieces.learner import Fit
-from cljax.types import Array, Key, Method, Outputs, Phase, Spec
+from cljax.types import Array, Method, Outputs, Phase, Spec
 
 
 @declared("method", given=3)
@@ -61,12 +62,13 @@ def lasem(
   check(selection, len(groups), nets.activations(fit.batch_size))
   em = EM(nets, tx, selection, bits(selection.layers, len(groups)), decay, fit.epochs)
 
-  def init(key: Key) -> State:
-    return em.init(key)
-
   def apply(state: State, x: Array, slot: Array) -> Outputs:
     return nets.apply(state.layers, state.now, em.config(state), x, slot)
 
-  phase = Phase("fit", fit.batch_size, em.step, epochs=fit.epochs, enter=em.enter, exit=em.leave)
   branches = selection.choose == "em" and selection.m_step != "all"
-  return Method(init, (phase,), apply, em.report, needs_boundaries=True, branches=branches)
+  if selection.choose == "search":
+    search, epochs = Search(em), fit.epochs * 2 ** len(groups)
+    phase = Phase("fit", fit.batch_size, em.step, epochs, enter=search.enter, tick=search.tick, exit=search.leave)
+    return Method(search.init, (phase,), apply, search.report, search.faults, needs_boundaries=True)
+  phase = Phase("fit", fit.batch_size, em.step, fit.epochs, enter=em.enter, exit=em.leave)
+  return Method(em.init, (phase,), apply, em.report, needs_boundaries=True, branches=branches)

@@ -28,7 +28,7 @@ FIXED_STL = ("all", "alternating", *(f"{end}_{k}" for end in ("top", "bottom") f
 LEANING = ("fixed_50", "fixed_60", "fixed_70", "fixed_80", "fixed_90", "fixed_100")
 FORMS = ("lasem", "release", "amortised", "until")
 CONTROLS = ("lasem", "release", "amortised", "all", "alternating", "single", "random")
-METHODS = (*FORMS, "no_roll_back", "single", "random", *FIXED_STL, *LEANING)
+METHODS = (*FORMS, "no_roll_back", "single", "random", "search", *FIXED_STL, *LEANING)
 TABLES = ("table1", "table2", "table3", "figure1", "figure4", "figure5", "figure6", "controls")
 
 LISTS: dict[str, dict[str, Any]] = {
@@ -104,7 +104,8 @@ def cells_of(table: str) -> list[dict[str, str]]:
       for net, method in nets
     ]
   if table == "table3":
-    return [data | {"sharing": s, "method": m} for data in (cifar, office) for s in SHARINGS for m in ("lasem", "all")]
+    three = ("lasem", "search", "all")
+    return [data | {"sharing": s, "method": m} for data in (cifar, office) for s in SHARINGS for m in three]
   if table == "figure1":
     return [data | {"sharing": s, "method": m} for data in (cifar, office) for s in ("hps", "df_cnn") for m in FIXED]
   if table == "figure4":
@@ -140,6 +141,7 @@ def choice(method: str) -> dict[str, Any]:
     "until": {"m_step": "until"},
     "no_roll_back": {"roll_back": False},
     "random": {"choose": "random"},
+    "search": {"choose": "search"},
     "single": {"choose": "static", "layers": "none"},
   }
   return known.get(method, {"choose": "static", "layers": method})
