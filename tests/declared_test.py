@@ -162,10 +162,8 @@ def test_no_value_of_any_keyword_ends_in_a_traceback(section, name):
   assert refused or not known
 
 
-TYPED = (
-  *("-5", "0", "1", "-0.5", "1e30", "1e400", "nan", "inf", "1" * 400, ""),
-  *("None", "no such word", "()", "(0,)", "('a',)", "{}"),
-)
+# A word of each kind that the parser of flags tells apart; the values themselves are walked above.
+TYPED = ("-5", "1e30", "nan", "1" * 400, "", "None", "no such word", "()", "('a',)")
 GOES_WITH = {"lasem": ("stack", "split"), "routing": ("routed_mlp", "permuted"), "subnetwork": ("mlp", "subsets")}
 
 
