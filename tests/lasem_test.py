@@ -13,12 +13,14 @@ from cljax.data.sample import fetch, view_at
 from cljax.errors import ConfigError
 from cljax.methods import METHODS
 from cljax.methods.exhibits import EXHIBITS
-from cljax.methods.lasem.em import EM, params_of, scaled
+from cljax.methods.lasem.em import EM
 from cljax.methods.lasem.keywords import Selection, bits
 from cljax.metrics import spread
 from cljax.nets import MLP, Stack
 from cljax.ops.posterior import configurations
+from cljax.pieces.layered import params_of
 from cljax.pieces.optimizers import sgd
+from cljax.pieces.transfer import scaled
 from cljax.report.exhibits import columns_of, figures_of
 from cljax.run import fit
 from cljax.types import At, Clock, Place

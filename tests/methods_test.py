@@ -28,6 +28,7 @@ GOLDEN = Path(__file__).parent / "golden"
 SMALL_GATE = {"batch_size": 10, "warmup_epochs": 2, "code": 4, "autoencoder_batch": 10, "autoencoder_epochs": 3}
 TOYS = {
   "confident": (toys.mlp, {"batch_size": 10, "warmup_epochs": 2}),
+  "darts": (toys.stack, {}),
   "discriminative": (toys.mlp, {"batch_size": 10, "warmup_epochs": 2, "hidden": 6, "gate_batch": 10, "gate_epochs": 3}),
   "er": (toys.mlp, {"replay": 4, "capacity": 12}),
   "expert_gate": (toys.mlp, SMALL_GATE),

@@ -8,13 +8,13 @@ import optax
 import pytest
 
 from cljax.errors import ConfigError
-from cljax.methods.lasem.keywords import Transfer, grouped, sharing_of
 from cljax.nets import Stack
 from cljax.ops.posterior import configurations
 from cljax.pieces import sharing
 from cljax.pieces.layered import Layered, shapes_of
 from cljax.pieces.optimizers import rmsprop
 from cljax.pieces.sharing import Shape
+from cljax.pieces.transfer import Transfer, grouped, sharing_of
 from cljax.types import Spec
 from launch.config_files import load_config
 

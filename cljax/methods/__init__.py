@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from cljax.methods.confident import confident
+from cljax.methods.darts import darts
 from cljax.methods.discriminative import discriminative
 from cljax.methods.er import er
 from cljax.methods.expert_gate import expert_gate
@@ -17,6 +18,7 @@ from cljax.types import Method
 
 METHODS: dict[str, Callable[..., Method]] = {
   "confident": confident,
+  "darts": darts,
   "discriminative": discriminative,
   "er": er,
   "ewc": under("ewc"),

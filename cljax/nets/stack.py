@@ -83,11 +83,17 @@ class Stack(Checked, nn.Module):
       )
     return source
 
+  def convolve(self, l: int, x: Array) -> Array:
+    """One convolution of x [B, H, W, C] and its ReLU."""
+    return nn.relu(getattr(self, f"layer_{l}")(x))
+
+  def pooled(self, l: int, x: Array, added: Array | None = None) -> Array:
+    """What follows on it: an earlier layer's output, where one is added, and the pooling."""
+    return max_pool(x if added is None else x + added, self.each("pools")[l])
+
   def layer(self, l: int, x: Array, added: Array | None = None) -> Array:
-    """One convolution of x [B, H, W, C], its ReLU, what is added, and the pooling."""
-    x = nn.relu(getattr(self, f"layer_{l}")(x))
-    x = x if added is None else x + added
-    return max_pool(x, self.each("pools")[l])
+    """A whole layer: convolution, ReLU, addition, pooling."""
+    return self.pooled(l, self.convolve(l, x), added)
 
   def stem(self, x: Array) -> Array:
     """All convolutions: x [B, H, W, C] -> features [B, D]."""

@@ -33,6 +33,11 @@ class Layers:
   committed: Array  # [T] bool
 
 
+def params_of(layers: Layers) -> dict[str, Any]:
+  """What a step moves."""
+  return {"shared": layers.shared, "work": layers.work}
+
+
 class Layered(NamedTuple):
   """The functions of such networks; `params` is {"shared", "work"}, what a step moves."""
 
@@ -109,6 +114,17 @@ class Layered(NamedTuple):
     """One convolution with its pooling."""
     return self.net.apply({"params": {f"layer_{l}": weights}}, l, x, added, method="layer")
 
+  def mixed(self, params: Any, x: Array, shares: Array) -> Array:
+    """[B, D] with each group's layers as a mixture: `shares` [G] of the shared one, the rest of the task's own."""
+    outputs: list[Array] = []
+    for l, sides in enumerate(self.sides(params)):
+      share, source = shares[self.group_of[l]], self.net.skip(l)
+      shared, own = (self.net.apply({"params": {f"layer_{l}": each}}, l, x, method="convolve") for each in sides)
+      added = outputs[source] if source >= 0 else None
+      x = self.net.apply({}, l, share * shared + (1 - share) * own, added, method="pooled")
+      outputs.append(x)
+    return x.reshape(x.shape[0], -1)
+
   def features(self, params: Any, x: Array, config: Array) -> Array:
     """[B, D] what a configuration [G] makes of x [B, ...], by one pass through the layers."""
     outputs: list[Array] = []
@@ -118,6 +134,11 @@ class Layered(NamedTuple):
       x = self.layer(l, weights, x, outputs[source] if source >= 0 else None)
       outputs.append(x)
     return x.reshape(x.shape[0], -1)
+
+  def held(self, params: Any, shared: Array) -> Array:
+    """[] what the sharing itself adds to the loss; shared [G], how much of each group is shared."""
+    own = zip(self.group_of, params["work"]["own"], strict=True)
+    return sum((shared[g] * self.sharing.loss(each) for g, each in own), jnp.float32(0))
 
   def tree(self, params: Any, x: Array) -> Array:
     """[K, B, D] what all configurations make of x [B, ...]: those that agree on the lower groups share their passes.

@@ -11,7 +11,8 @@ from cljax.methods.lasem.keywords import Selection
 from cljax.ops.losses import accuracy, cross_entropy
 from cljax.ops.posterior import configurations, counted, effective, leaning, log_likelihood, posterior, prior_of
 from cljax.pieces.descent import descend
-from cljax.pieces.layered import Layered, Layers
+from cljax.pieces.layered import Layered, Layers, params_of
+from cljax.pieces.transfer import scaled
 from cljax.types import Array, At, Batch, Clock, Info, Key, View
 
 
@@ -116,11 +117,6 @@ class EM(NamedTuple):
     params, features = jax.lax.stop_gradient((params, features))
     return posterior(self.prior(weights), self.explained(params["work"], features, batch))
 
-  def held(self, params: Any, shared: Array) -> Array:
-    """[] what the sharing itself adds to the loss; shared [G], how probable it is that each group is shared."""
-    own = zip(self.nets.group_of, params["work"]["own"], strict=True)
-    return sum((shared[g] * self.nets.sharing.loss(each) for g, each in own), jnp.float32(0))
-
   def weighted(self, params: Any, batch: Batch, key: Key, weights: Array, q: Array | None = None) -> Any:
     """(the loss of all configurations, each by its posterior; (info, posterior)).
 
@@ -132,7 +128,7 @@ class EM(NamedTuple):
     q = self.posterior(params, features, batch, weights) if q is None else q
     logits = self.nets.top(params["work"], features.reshape(K * B, D), key).logits.reshape(K, B, -1)
     each = jax.vmap(cross_entropy, (0, None))(logits, batch)
-    value = q @ each + self.held(params, q @ jnp.asarray(self.table, jnp.float32))
+    value = q @ each + self.nets.held(params, q @ jnp.asarray(self.table, jnp.float32))
     best = self.prior(weights).argmax()
     return value, (self.info(q @ each, logits[best], batch), q)
 
@@ -141,7 +137,7 @@ class EM(NamedTuple):
     features = self.nets.features(params, batch.x, config)
     logits = self.nets.top(params["work"], features, key).logits
     value = cross_entropy(logits, batch)
-    return value + self.held(params, config.astype(jnp.float32)), self.info(value, logits, batch)
+    return value + self.nets.held(params, config.astype(jnp.float32)), self.info(value, logits, batch)
 
   def info(self, loss: Array, logits: Array, batch: Batch) -> Info:
     """What is logged of a step."""
@@ -220,18 +216,3 @@ class EM(NamedTuple):
     if self.selection.choose != "em":
       return found
     return found | {"prior_max": state.prior_max, "effective": state.effective, "changed": state.changed}
-
-
-def params_of(layers: Layers) -> dict[str, Any]:
-  """What a step moves."""
-  return {"shared": layers.shared, "work": layers.work}
-
-
-def scaled(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-  """The optimizer with its updates times `scale`."""
-
-  def update(updates: Any, state: Any, params: Any = None, *, scale: Array, **extra: Any) -> Any:
-    updates, state = tx.update(updates, state, params)
-    return jax.tree.map(lambda each: scale * each, updates), state
-
-  return optax.GradientTransformationExtraArgs(tx.init, update)

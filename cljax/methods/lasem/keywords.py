@@ -1,43 +1,15 @@
 """The keywords of LASEM: what each one is and may be."""
 
 import re
-from itertools import accumulate
 from typing import Annotated, NamedTuple
 
 from cljax.declared import at_least, free, one_of
 from cljax.errors import ConfigError, choose
-from cljax.nets.stack import Stack
-from cljax.pieces.sharing import Shape, Sharing, bases, df_cnn, hps, tf
 from cljax.types import Array
 
-SHARINGS = ("hps", "tf", "df_cnn")
 WORDS = ("all", "none", "alternating", "top_K", "bottom_K")
 LARGEST_TREE = 4 << 30  # bytes
 MOST_SEARCHED = 10  # groups
-
-
-class Transfer(NamedTuple):
-  """What can be shared, and how."""
-
-  sharing: Annotated[
-    str, one_of(SHARINGS, "how a layer comes from the shared tensors: hard sharing, tensor factors, deconvolution")
-  ] = "hps"
-  groups: Annotated[
-    tuple[int, ...], at_least(1, "layers of each group that is shared as one; () is each layer by itself", 64, least=0)
-  ] = ()
-  base_depths: Annotated[tuple[int, ...], at_least(1, "DF-CNN: channels of each layer's base", 100_000)] = (
-    16,
-    24,
-    32,
-    36,
-  )
-  base_middles: Annotated[tuple[int, ...], at_least(1, "DF-CNN: between its two steps", 100_000)] = (
-    24,
-    48,
-    64,
-    72,
-  )
-  roll_back: Annotated[bool, free("shared tensors that a task did not choose become what they were before it")] = True
 
 
 class Selection(NamedTuple):
@@ -98,33 +70,6 @@ def bits(rule: str, count: int) -> tuple[bool, ...]:
     return tuple(bit == "1" for bit in rule)
   choose("config.method.layers", rule, (*WORDS, "01" * (count // 2) + "0" * (count % 2)))
   raise ConfigError(f"config.method.layers={rule!r}: put a number for K, such as top_2")
-
-
-def grouped(sizes: tuple[int, ...], depth: int) -> tuple[tuple[int, ...], ...]:
-  """The layers of each group.
-
-  Raises:
-    ConfigError: sizes that do not add up to the net's depth.
-  """
-  sizes = sizes or (1,) * depth
-  if sum(sizes) != depth:
-    raise ConfigError(f"config.method.groups={sizes} are {sum(sizes)} layers, and the net has {depth} convolutions")
-  return tuple(tuple(range(end - size, end)) for size, end in zip(sizes, accumulate(sizes), strict=True))
-
-
-def sharing_of(transfer: Transfer, net: Stack, shapes: list[Shape]) -> Sharing:
-  """The sharing by its name.
-
-  Raises:
-    ConfigError: sizes of a DF-CNN that do not fit the net.
-  """
-  if transfer.sharing == "df_cnn":
-    for name in ("base_depths", "base_middles"):
-      given = getattr(transfer, name)
-      if len(given) != len(shapes):
-        raise ConfigError(f"config.method.{name}={given} must have {len(shapes)} entries, one a convolution")
-    return df_cnn(net, bases(shapes, transfer.base_depths, transfer.base_middles))
-  return {"hps": hps, "tf": tf}[transfer.sharing](net)
 
 
 def check(selection: Selection, groups: int, activations: list[int]) -> None:

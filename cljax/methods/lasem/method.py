@@ -26,13 +26,11 @@ import optax
 from flax import linen as nn
 
 from cljax.declared import at_least, declared
-from cljax.errors import ConfigError
 from cljax.methods.lasem.em import EM, State
-from cljax.methods.lasem.keywords import Selection, Transfer, bits, check, grouped, sharing_of
+from cljax.methods.lasem.keywords import Selection, bits, check
 from cljax.methods.lasem.search import Search
-from cljax.nets.stack import Stack
-from cljax.pieces.layered import Layered, shapes_of
 from cljax.pieces.learner import Fit
+from cljax.pieces.transfer import Transfer, layered
 from cljax.types import Array, Method, Outputs, Phase, Spec
 
 
@@ -52,13 +50,8 @@ def lasem(
   Raises:
     ConfigError: a net that is no stack of convolutions, a stream with one head, or keywords that do not fit the net.
   """
-  if not isinstance(net, Stack):
-    raise ConfigError("this method needs a net that can be run layer by layer: set config.net.name='stack'")
-  if spec.heads != spec.T:
-    raise ConfigError("this method has to know each row's task: set config.stream.scenario='task'")
-  net = net.clone(heads=1, parent=None)
-  groups = grouped(transfer.groups, net.depth)
-  nets = Layered(net, sharing_of(transfer, net, shapes_of(net, spec)), spec, groups, transfer.roll_back)
+  nets = layered(net, spec, transfer)
+  groups = nets.groups
   check(selection, len(groups), nets.activations(fit.batch_size))
   em = EM(nets, tx, selection, bits(selection.layers, len(groups)), decay, fit.epochs)
 

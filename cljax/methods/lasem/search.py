@@ -12,8 +12,9 @@ import flax.struct
 import jax.numpy as jnp
 
 from cljax.fit import mean_over
-from cljax.methods.lasem.em import EM, State, params_of
+from cljax.methods.lasem.em import EM, State
 from cljax.ops.trees import where
+from cljax.pieces.layered import params_of
 from cljax.types import Array, Batch, Clock, Key, View
 
 

@@ -28,7 +28,7 @@ FIXED_STL = ("all", "alternating", *(f"{end}_{k}" for end in ("top", "bottom") f
 LEANING = ("fixed_50", "fixed_60", "fixed_70", "fixed_80", "fixed_90", "fixed_100")
 FORMS = ("lasem", "release", "amortised", "until")
 CONTROLS = ("lasem", "release", "amortised", "all", "alternating", "single", "random")
-METHODS = (*FORMS, "no_roll_back", "single", "random", "search", *FIXED_STL, *LEANING)
+METHODS = (*FORMS, "no_roll_back", "single", "random", "search", "darts", *FIXED_STL, *LEANING)
 TABLES = ("table1", "table2", "table3", "figure1", "figure4", "figure5", "figure6", "controls")
 
 LISTS: dict[str, dict[str, Any]] = {
@@ -94,7 +94,8 @@ def cells_of(table: str) -> list[dict[str, str]]:
   """The cells of a table or figure."""
   cifar, office, stl = ({"stream": stream} for stream in ("cifar100_10", "office_home", "stl10"))
   if table == "table1":
-    return [office | {"sharing": sharing, "method": "lasem"} for sharing in SHARINGS]
+    found = [office | {"sharing": sharing, "method": "lasem"} for sharing in SHARINGS]
+    return [office | {"sharing": sharing, "method": "darts"} for sharing in ("hps", "df_cnn")] + found
   if table == "table2":
     long = [("resnet", "all"), *((net, "lasem") for net in ("resnet_4g", "resnet_5g", "resnet_6g"))]
     ten, forty = ([*long, ("resnet_7g", "lasem")], long)
@@ -164,7 +165,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.net.hidden = (128,)
   training = dict(TRAINING[data])
   lr = training.pop("lr")
-  config.method = {"name": "lasem", "sharing": sharing, **training, **choice(method)}
+  chosen = {"name": "darts"} if method == "darts" else {"name": "lasem", **choice(method)}
+  config.method = {**chosen, "sharing": sharing, **training}
   if sharing == "df_cnn":
     config.method.base_depths, config.method.base_middles = BASES[data]
   if net in GROUPS:

@@ -1,0 +1,78 @@
+"""Layers chosen by a softened mixture: its gradients, its two steps, and what it commits."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax.data.sample import fetch, view_at
+from cljax.methods.darts import Darts
+from cljax.pieces.layered import params_of
+from cljax.pieces.learner import Fit
+from cljax.pieces.optimizers import sgd
+from cljax.types import Clock, Place
+from tests import toys
+from tests.sharing_test import layered
+
+CLOCK = Clock(*(jnp.int32(n) for n in (0, 0, 8, 0)))
+RATE = 0.5
+
+
+def begun(on_valid=False, decay=0.0, name="hps"):
+  """(the method in task 1, its state, a batch, the view); no dropout."""
+  spec, stream = toys.stream()
+  stream = jax.device_put(stream)
+  view = view_at(stream, jnp.int32(1), spec.heads)
+  batch = fetch(view, Place(jnp.ones(6, jnp.int32), stream.tasks.train.idx[1, :6]))
+  net = {"channels": (3, 3), "pools": (1, 2), "weight_scale": 0.3, "bias": 0.1}
+  nets = layered(name, x_shape=spec.x_shape, T=spec.T, C=spec.C, **net)
+  method = Darts(nets, sgd(RATE), decay, Fit(6, 5), on_valid)
+  return method, method.enter(jax.random.key(1), method.init(jax.random.key(0)), view, CLOCK), batch, view
+
+
+def test_a_mixture_of_one_side_is_that_configuration():
+  method, state, batch, _ = begun()
+  params = params_of(state.layers)
+  for shares in ((1.0, 0.0), (0.0, 1.0)):
+    expected = method.nets.features(params, batch.x, jnp.array(shares) == 1)
+    np.testing.assert_allclose(method.nets.mixed(params, batch.x, jnp.array(shares)), expected, atol=1e-6)
+
+
+def test_alpha_moves_first_then_the_weights_by_the_new_mixture():
+  """Two steps of SGD by gradients of a plain loss; at the rate of the lifetime's epoch."""
+  method, state, batch, view = begun(decay=0.2)
+  params, rate = params_of(state.layers), RATE / (1 + 0.2 * 5)
+
+  def plain(alpha, params):
+    shares = jnp.exp(alpha[:, 1]) / jnp.exp(alpha).sum(axis=1)
+    logits = method.nets.top(params["work"], method.nets.mixed(params, batch.x, shares)).logits
+    return -jax.nn.log_softmax(logits)[jnp.arange(6), batch.y].mean()
+
+  alpha = state.alpha - rate * jax.grad(plain)(state.alpha, params)
+  expected = jax.tree.map(lambda p, g: p - rate * g, params, jax.grad(plain, argnums=1)(alpha, params))
+  after, _ = jax.jit(method.step)(jax.random.key(2), state, batch, CLOCK, view)
+  np.testing.assert_allclose(after.alpha, alpha, atol=1e-6)
+  chex.assert_trees_all_close(params_of(after.layers), expected, atol=1e-6)
+  assert np.abs(alpha).max() > 1e-4
+
+
+def test_alpha_may_be_moved_on_validation_rows():
+  """In turn; other rows move it otherwise, and it rests where there is none."""
+  method, state, batch, view = begun(on_valid=True)
+  train, *_ = begun()
+  step = jax.jit(method.step)
+  moved = [step(jax.random.key(2), state, batch, CLOCK._replace(step=jnp.int32(k)), view)[0].alpha for k in (0, 1)]
+  other = jax.jit(train.step)(jax.random.key(2), state, batch, CLOCK, view)[0].alpha
+  assert len({np.asarray(alpha).tobytes() for alpha in (*moved, other)}) == 3
+  rows = view.tasks.valid._replace(count=jnp.zeros_like(view.tasks.valid.count))
+  blind = view._replace(tasks=view.tasks._replace(valid=rows))
+  assert (step(jax.random.key(2), state, batch, CLOCK, blind)[0].alpha == 0).all()
+
+
+def test_the_larger_side_is_committed_and_of_equals_the_own():
+  method, state, _, view = begun(name="tf")
+  state = state.replace(alpha=jnp.array([[0.1, 0.2], [0.3, 0.3]]))
+  after = method.leave(jax.random.key(0), state, view, CLOCK)
+  np.testing.assert_array_equal(after.layers.configs[1], [True, False])
+  np.testing.assert_allclose(after.alphas[1], state.alpha)
+  assert int(after.now) == -1 and bool(after.layers.committed[1])
