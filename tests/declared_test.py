@@ -170,11 +170,6 @@ GOES_WITH = {
   "routing": ("routed_mlp", "permuted"),
   "subnetwork": ("mlp", "subsets"),
 }
-  "darts": ("stack", "split"),
-  "lasem": ("stack", "split"),
-  "routing": ("routed_mlp", "permuted"),
-  "subnetwork": ("mlp", "subsets"),
-}
 
 
 def typed(monkeypatch, section, name, key, word):
