@@ -163,7 +163,7 @@ def test_no_value_of_any_keyword_ends_in_a_traceback(section, name):
 
 
 # A word of each kind that the parser of flags tells apart; the values themselves are walked above.
-TYPED = ("-5", "1e30", "nan", "1" * 400, "", "None", "no such word", "()", "('a',)")
+TYPED = ("1", "-5", "1e30", "nan", "1" * 400, "", "None", "no such word", "()", "('a',)")
 GOES_WITH = {
   "darts": ("stack", "split"),
   "lasem": ("stack", "split"),
