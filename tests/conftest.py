@@ -35,6 +35,8 @@ def pytest_collection_modifyitems(items):
   items.sort(key=place)  # stable: the rest stays as it was
 
 
+gc.set_threshold(100_000, 50, 1000)  # tracing makes many small objects, which `forget` gives back
+
 MANY = 25_000  # memory maps
 
 
