@@ -80,7 +80,7 @@ def sides(names: Sequence[str], steps: int) -> dict[str, Callable[[], PyTree]]:
   return {name: call for name, call in calls.items() if name == "loop" or name in names}
 
 
-def timed(calls: Mapping[str, Callable[[], PyTree]], rounds: int) -> dict[str, Timing]:
+def timed(calls: Mapping[str, Callable[[], PyTree]], rounds: int, steps: int = STEPS) -> dict[str, Timing]:
   """Microseconds a step of each in turn, round after round."""
   taken: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
   for r in range(rounds):
@@ -88,7 +88,7 @@ def timed(calls: Mapping[str, Callable[[], PyTree]], rounds: int) -> dict[str, T
       wall, cpu = time.perf_counter(), time.process_time()
       jax.block_until_ready(call())
       cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-      taken[name].append((cpu / STEPS * 1e6, wall / STEPS * 1e6))
+      taken[name].append((cpu / steps * 1e6, wall / steps * 1e6))
   return {name: Timing(*map(tuple, zip(*pairs, strict=True))) for name, pairs in taken.items()}
 
 

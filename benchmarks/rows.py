@@ -69,7 +69,8 @@ ROWS = (
   Row("guard_er", "the same, ER in two steps", "cljax.er_ewc", "cljax.er", None, False, "learns"),
   Row("seeds", "15 seeds against one, a step of one seed", "cljax.seeds", "cljax.cotrain", None, False, "none"),
 )
-APART = ("start", "devices", "gating", "convolving", "convolving_torch")  # measured by the files that are called so
+# Measured by files of their own: apart, gating, convolving and sharing.
+APART = ("start", "devices", "gating", "convolving", "convolving_torch", "tree", "naive", "amortised")
 NAMES = (*(row.name for row in ROWS), *APART)
 
 

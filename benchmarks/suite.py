@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import jax
 
-from benchmarks import apart, convolving, gating, problem, rows, timing
+from benchmarks import apart, convolving, gating, problem, rows, sharing, timing
 from benchmarks.ours import Library
 from benchmarks.rows import Result
 from benchmarks.subjects import Workshop
@@ -45,6 +45,7 @@ def measure(names: Sequence[str], steps: int, rounds: int, cores: list[int]) -> 
   if "gating" in names:
     results += gating.gating(rounds)
   results += convolving.convolving(names, rounds)
+  results += sharing.sharing(names, rounds)
   if "devices" in names:
     results.append(apart.devices(cores, rounds, max(steps // apart.SEEDS, 8)))
   return results, accuracy

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks import bare, convolving, problem, rows, scans, table, timing
+from benchmarks import bare, convolving, problem, rows, scans, sharing, table, timing
 from benchmarks.ours import config_of
 from benchmarks.rows import Result, Row
 from benchmarks.timing import Ratio, Timing
@@ -216,10 +216,20 @@ def test_a_loop_of_convolutions_takes_the_steps_that_are_dispatched(small):
   assert convolving.convolving(["bare"], 1) == []
 
 
-def test_pytorch_takes_the_same_steps(small):
-  pytest.importorskip("torch")
-  calls = convolving.sides(["convolving_torch"], 3)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), calls["loop"](), calls["convolving_torch"]())
+def test_the_tree_takes_the_steps_of_one_configuration_after_the_other(monkeypatch):
+  """`sharing` compares their weights itself; here on few pixels."""
+  for name, value in (
+    ("STEPS", 2),
+    ("SHAPE", (8, 8, 3)),
+    ("NET", {**sharing.NET, "channels": (3,) * 4, "hidden": (5,)}),
+  ):
+    monkeypatch.setattr(sharing, name, value)
+  found = sharing.sharing(["bare", "naive"], 1)
+  assert [result.goal for result in found] == [0.85] and "one by one" in found[0].text
+  monkeypatch.setattr(sharing, "one_by_one", lambda net, spec, carry, batch: carry)
+  with pytest.raises(AssertionError):
+    sharing.sharing(["naive"], 1)
+  assert sharing.sharing(["bare"], 1) == []
 
 
 def test_rows_have_names_of_their_own():
