@@ -26,7 +26,6 @@ the same algorithm their accuracies must exceed {LEARNT} and differ by at most {
 must both learn. EWC takes its Fisher over 200 rows a task, which is part of its time.
 
 `python -m launch.bench --suite=accelerator` is the suite for one accelerator; with `--write` it makes ACCELERATOR.md.
-It was written and tested on a CPU: where that page is missing, it has not been run on a card yet.
 
 """
 PEERS = """Peers: `pip install 'cljax[peers]'`. Where torchvision's compiled part does not load, its operators are
