@@ -15,7 +15,7 @@ memory skips step 2 (the algorithm draws from an empty set); step 5 is skipped w
 algorithm would train the heads on zero features). The paper has no guard; under one, steps 1, 2 and 5 are guarded.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,57 @@ from cljax.ops.trees import parameters
 from cljax.pieces import replay as memories
 from cljax.pieces.guards import NO_GUARD, Guarded, guarding
 from cljax.pieces.learner import Fit
-from cljax.types import FREE, Array, Batch, Clock, Key, Method, Outputs, Phase, Spec, View, keep, past_as_it_is
+from cljax.types import FREE, Array, Batch, Clock, Guard, Key, Method, Outputs, Phase, Spec, View, keep, past_as_it_is
+
+
+class Mixture(NamedTuple):
+  """What the method does besides its steps."""
+
+  net: Any
+  spec: Spec
+  gates: Gates
+  routes: Routing
+  capacity: int  # rows of the memory
+  own: Guard
+
+  def init(self, key: Key) -> State:
+    """Before the first task."""
+    weights, logits = jax.random.split(key)
+    L, T, E, x_shape = len(self.gates.ks), self.spec.T, self.net.experts, self.spec.x_shape
+    blank = [jnp.ones((1, E))] * L
+    state = State(
+      params=self.net.init(weights, jnp.zeros((1, *x_shape)), jnp.zeros(1, jnp.int32), blank)["params"],
+      router=self.routes.router_init * jax.random.normal(logits, (L, T, E)),
+      noise=jnp.zeros((L if self.gates.learns_noise else 0, T, E)),
+      used=jnp.zeros((L, T, E), bool),
+      skipped=jnp.zeros(T, jnp.int32),
+      memory=memories.empty(self.capacity),
+    )
+    return state.replace(past=self.own.init(state.theta))
+
+  def enter(self, key: Key, state: State, view: View, clock: Clock) -> State:
+    """Task t's row of the router begins."""
+    state = state.replace(router=gating.begin_row(self.routes.new_rows, key, state.router, view.t))
+    return state.replace(past=self.own.enter(jax.random.fold_in(key, 1), state.past, state.theta, view))
+
+  def leave(self, key: Key, state: State, view: View, clock: Clock) -> State:
+    """The guard keeps what it keeps of task t."""
+    return state.replace(past=self.own.exit(key, state.past, state.theta, view))
+
+  def apply(self, state: State, x: Array, slot: Array) -> Outputs:
+    """Each row of x [B, ...] by the router of its slot [B], without noise."""
+    return self.net.apply({"params": state.params}, x, slot, self.gates.kept(state.router, slot))
+
+  def report(self, state: State) -> dict[str, Array]:
+    """Which experts each task uses, and how many are left."""
+    return {
+      "parameters": parameters(state.theta),
+      "memory_bytes": jnp.int32(memories.memory_bytes(self.spec, self.capacity)),
+      "routing": jnp.stack([gating.top_k_gates(state.router[l], k) for l, k in enumerate(self.gates.ks)]),  # [L, T, E]
+      "used": state.used,  # [L, T, E]
+      "unused": (~state.used.any(axis=1)).sum(axis=-1),  # [L] experts that no task uses
+      "skipped": state.skipped,  # [T]
+    }
 
 
 @declared("method", given=3)
@@ -61,7 +111,6 @@ def routing(
   """
   gates = Gates(experts_by_layer(routes.k, net), spec.T, net.experts, routes, sampling, balancing)
   check(sampling, balancing)
-  L, T, E = len(gates.ks), spec.T, net.experts
 
   def answer(theta: Any, batch: Batch) -> Array:
     return net.apply({"params": theta}, batch.x, batch.task, gates.kept(theta["router"], batch.task)).logits
@@ -71,39 +120,7 @@ def routing(
   rates, replays = Rates.of(lr, routes, cotraining), replay.capacity > 0
   algorithm = Algorithm(net, gates, rates, cotraining, fit.batch_size, replays, update == "union", own)
 
-  def init(key: Key) -> State:
-    weights, logits = jax.random.split(key)
-    blank = [jnp.ones((1, E))] * L
-    state = State(
-      params=net.init(weights, jnp.zeros((1, *spec.x_shape)), jnp.zeros(1, jnp.int32), blank)["params"],
-      router=routes.router_init * jax.random.normal(logits, (L, T, E)),
-      noise=jnp.zeros((L if gates.learns_noise else 0, T, E)),
-      used=jnp.zeros((L, T, E), bool),
-      skipped=jnp.zeros(T, jnp.int32),
-      memory=memories.empty(replay.capacity),
-    )
-    return state.replace(past=own.init(state.theta))
-
-  def enter(key: Key, state: State, view: View, clock: Clock) -> State:
-    state = state.replace(router=gating.begin_row(routes.new_rows, key, state.router, view.t))
-    return state.replace(past=own.enter(jax.random.fold_in(key, 1), state.past, state.theta, view))
-
-  def leave(key: Key, state: State, view: View, clock: Clock) -> State:
-    return state.replace(past=own.exit(key, state.past, state.theta, view))
-
-  def apply(state: State, x: Array, slot: Array) -> Outputs:
-    return net.apply({"params": state.params}, x, slot, gates.kept(state.router, slot))
-
-  def report(state: State) -> dict[str, Array]:
-    return {
-      "parameters": parameters(state.theta),
-      "memory_bytes": jnp.int32(memories.memory_bytes(spec, replay.capacity)),
-      "routing": jnp.stack([gating.top_k_gates(state.router[l], k) for l, k in enumerate(gates.ks)]),  # [L, T, E]
-      "used": state.used,  # [L, T, E]
-      "unused": (~state.used.any(axis=1)).sum(axis=-1),  # [L] experts that no task uses
-      "skipped": state.skipped,  # [T]
-    }
-
+  mixture = Mixture(net, spec, gates, routes, replay.capacity, own)
   phase = Phase(
     "fit",
     fit.batch_size,
@@ -111,7 +128,7 @@ def routing(
     epochs=fit.epochs,
     plan=memories.reservoir(*replay),
     block=algorithm.block(fit.batch_size + (replay.replay if replays else 0), fit.block),
-    enter=enter,
-    exit=keep if own.exit is past_as_it_is else leave,
+    enter=mixture.enter,
+    exit=keep if own.exit is past_as_it_is else mixture.leave,
   )
-  return Method(init, (phase,), apply, report, needs_boundaries=True)
+  return Method(mixture.init, (phase,), mixture.apply, mixture.report, needs_boundaries=True)
