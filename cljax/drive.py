@@ -57,7 +57,7 @@ def start(experiment: Experiment, compiled: Mapping[str, Callable[..., Any]]) ->
     {name: np.zeros((S, T, slots), int) for name in experiment.readouts},
     np.full((S, T), -1) if experiment.method.slots else np.broadcast_to(np.arange(T), (S, T)).copy(),
     {name: np.zeros((S, T, *leaf.shape[1:]), leaf.dtype) for name, leaf in report.items()},
-    {look.name: look.blank(S, T) for look in experiment.timeline.looks},
+    experiment.timeline.blank(),
   )
 
 

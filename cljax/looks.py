@@ -29,7 +29,7 @@ def in_training(mode: str, row: int, T: int, trained: tuple[int, ...]) -> list[i
   return [row - 1]
 
 
-def no_row(S: int, T: int) -> Counts:
+def no_row(S: int, T: int, K: int) -> Counts:
   """`right` [S, T+1, T] right answers, -1 where not asked."""
   return {"right": np.full((S, T + 1, T), -1)}
 
@@ -44,20 +44,26 @@ def fill_row(counts: Counts, unit: Unit, answers: Answers) -> None:
 BEST = ("valid", "test", "epoch", "phase")
 
 
-def no_best(S: int, T: int) -> Counts:
+def no_best(S: int, T: int, K: int) -> Counts:
   """[S, T] of the best epoch: right answers on `valid` and `test` rows, `epoch` and `phase` of it; -1 before any."""
   return {name: np.full((S, T), -1) for name in BEST}
 
 
+def no_best_of_each(S: int, T: int, K: int) -> Counts:
+  """[S, T, K] of the best epoch of each trial, as `no_best` has them."""
+  return {name: np.full((S, T, K), -1) for name in BEST}
+
+
 def keep_best(counts: Counts, unit: Unit, answers: Answers) -> None:
-  """Asks the validation rows, and the test rows where some seed has more of the former right than ever in this task;
-  only such seeds keep what was found."""
+  """Asks the validation rows, and the test rows where some seed has more of the former right than ever in this task,
+  or in this trial of it; only such seeds keep what was found."""
   for task, valid in answers("valid").items():
-    better = valid > counts["valid"][:, task]
+    at = (slice(None), task, unit.trial)[: counts["valid"].ndim]
+    better = valid > counts["valid"][at]
     if better.any():
       test = answers("test")[task]
       for name, value in zip(BEST, (valid, test, unit.epoch, unit.at.phase), strict=True):
-        counts[name][:, task] = np.where(better, np.asarray(value), counts[name][:, task])
+        counts[name][at] = np.where(better, np.asarray(value), counts[name][at])
 
 
 LOOKS = {
@@ -66,6 +72,7 @@ LOOKS = {
     Look("valid", "valid", pairs, "row", no_row, fill_row),
     Look("before_exit", "test", pairs, "exit", no_row, fill_row),
     Look("watch", "valid", in_training, "epoch", no_best, keep_best),
+    Look("trials", "valid", in_training, "epoch", no_best_of_each, keep_best),
   )
 }
 

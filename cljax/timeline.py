@@ -35,6 +35,7 @@ class Unit(NamedTuple):
   due: bool = False  # save: by the calendar; others are chances to save before stopping early
   look: "Look | None" = None  # look: what is asked
   epoch: int = 0  # look: epochs of the phase that are done; 1 at the end of a phase that counts steps
+  trial: int = 0  # look: of the phase's trials, the one that this epoch was of
 
 
 Counts = dict[str, np.ndarray]  # what a look has found so far: integers, which go into the cursor of a checkpoint
@@ -48,7 +49,7 @@ class Look(NamedTuple):
   split: str  # of the rows asked about: test | valid
   tasks: Callable[[str, int, int, tuple[int, ...]], list[int]]  # (config.evaluate, row, T, tasks trained)
   when: str  # row: beside each row of the matrix | epoch: after each epoch | exit: before the `exit` of a task's end
-  blank: Callable[[int, int], Counts]  # (S, T) -> before anything was asked
+  blank: Callable[[int, int, int], Counts]  # (S, T, K), K the most trials of a phase -> before anything was asked
   note: Callable[[Counts, Unit, Answers], None]  # asks, and writes into the counts
   answer: str = "evaluate"  # the function of fit.py that answers for one task, with the arguments of `fit.evaluate`
 
@@ -83,6 +84,11 @@ class Timeline(NamedTuple):
     """[S] steps of this phase in the tasks before."""
     zero = np.zeros(len(self.rows), np.int64)
     return sum((self.phase_steps(t, phase) for t in self.tasks if t < task), zero)
+
+  def blank(self) -> dict[str, Counts]:
+    """What each look has found before anything was asked."""
+    shape = len(self.rows), self.spec.T, max(phase.trials for phase in self.phases)
+    return {look.name: look.blank(*shape) for look in self.looks}
 
   def steps(self) -> int:
     """Steps of the whole run, of the seed that takes most."""
@@ -149,11 +155,12 @@ class Timeline(NamedTuple):
         chunks += 1
         if (step < mark).any():
           yield self.save(at(), chunks)
-      if kind == "tick" and not reached:
-        yield Unit("tick", at())
       if not reached and (self.phases[p].epochs or not (mark < end).any()):
         epoch = int(mark[0] // self.epoch_steps(task, p)[0]) if self.phases[p].epochs else 1
-        yield from self.look_units("epoch", at(), task + 1, epoch)
+        trial = (epoch - 1) * self.phases[p].trials // max(self.phases[p].epochs, 1)
+        yield from self.look_units("epoch", at(), task + 1, epoch, trial)
+      if kind == "tick" and not reached:
+        yield Unit("tick", at())
       if kind == "evaluate" and mark_row >= row:
         yield from self.row_units(at(), mark_row)
         yield Unit("save", at(), due=True)
@@ -169,8 +176,8 @@ class Timeline(NamedTuple):
     yield Unit("evaluate", at, row=row)
     yield from self.look_units("row", at, row)
 
-  def look_units(self, when: str, at: Position, row: int, epoch: int = 0) -> Iterator[Unit]:
-    return (Unit("look", at, row=row, look=look, epoch=epoch) for look in self.looks if look.when == when)
+  def look_units(self, when: str, at: Position, row: int, epoch: int = 0, trial: int = 0) -> Iterator[Unit]:
+    return (Unit("look", at, (), row, False, look, epoch, trial) for look in self.looks if look.when == when)
 
   def save(self, at: Position, chunks: int) -> Unit:
     return Unit("save", at, due=bool(self.save_every and chunks % self.save_every == 0))

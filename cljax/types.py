@@ -198,6 +198,7 @@ class Phase(NamedTuple):
   epochs: int = 0  # exactly one of epochs and steps is positive; an epoch has ceil(rows / batch) steps
   steps: int = 0
   joint: bool = False  # rows of all tasks so far: an oracle, marked in every table
+  trials: int = 1  # trainings of equally many epochs that the phase is made of, one after the other
   plan: PlanFn = as_it_is
   block: Block | None = None  # optional and faster; tested equal to `step`
   enter: EdgeFn = keep  # before the first step

@@ -13,7 +13,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   OWN = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cljax_test_cache_")
 # Half the time that compiling takes by default. AVX has no fused multiply-add, which this compiler takes or leaves by
 # what else a program computes, so that the last bits of one thing computed in two programs differ.
-FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_max_isa=AVX"
+FLAGS = (
+  "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_max_isa=AVX "
+  "--xla_cpu_parallel_codegen_split_count=1"
+)
 os.environ.setdefault("XLA_FLAGS", FLAGS)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 

@@ -18,6 +18,7 @@ from cljax.methods.lasem.keywords import Selection, bits
 from cljax.metrics import spread
 from cljax.nets import MLP, Stack
 from cljax.ops.posterior import configurations
+from cljax.outcome import outcome_of
 from cljax.pieces.layered import params_of
 from cljax.pieces.optimizers import sgd
 from cljax.pieces.transfer import scaled
@@ -178,10 +179,14 @@ def test_dead_batches_teach_nothing():
   assert float(info["loss"]) == 0
 
 
-def run(**choice):
+def subject(looks=(), **choice):
   spec, stream = toys.stream()
   method = METHODS["lasem"](toys.stack(spec), sgd(0.3), spec, **{"epochs": 4, **choice})
-  return Subject(toys.experiment(method, spec, stream, chunk=24, every_task=True)).run()
+  return Subject(toys.experiment(method, spec, stream, chunk=24, every_task=True, looks=looks))
+
+
+def run(**choice):
+  return subject(**choice).run()
 
 
 def test_tasks_that_share_nothing_never_change():
@@ -195,8 +200,13 @@ def test_tasks_that_share_nothing_never_change():
 
 
 @functools.cache
+def searching():
+  return subject(("trials",), choose="search", epochs=3)
+
+
+@functools.cache
 def searched():
-  return run(choose="search", epochs=3)
+  return searching().run()
 
 
 def test_a_search_tries_all_configurations_and_commits_the_best():
@@ -208,20 +218,25 @@ def test_a_search_tries_all_configurations_and_commits_the_best():
   np.testing.assert_array_equal(state.given, valid.argmax(axis=1))
 
 
+def test_test_rows_of_all_trials_are_kept():
+  """At each trial's best epoch by validation rows, its last one included; the peak is that of the winner."""
+  peak = outcome_of(searching().experiment, searched()).result["peak"]
+  trials = {name: np.array(value, float) for name, value in peak["trials"].items()}
+  np.testing.assert_allclose(trials["valid"], searched().state.search.valid, rtol=1e-6)
+  assert trials["test"].shape == (2, 3, 4) and len(np.unique(trials["test"])) > 4
+  np.testing.assert_array_equal((trials["epoch"] - 1) // 3, np.broadcast_to(np.arange(4), (2, 3, 4)))
+  assert (trials["epoch"] % 3 == 0).any()  # the last of its trial
+  winner = searched().state.given[..., None]
+  np.testing.assert_array_equal(peak["test"], np.take_along_axis(trials["test"], np.asarray(winner), axis=2)[..., 0])
+
+
 def test_the_first_trial_is_training_with_its_configuration():
   """All shared, from the same start, by the same keys: a search of which the first trial has just ended."""
-  spec, stream = toys.stream()
-  subjects = [
-    Subject(
-      toys.experiment(METHODS["lasem"](toys.stack(spec), sgd(0.3), spec, epochs=3, **choice), spec, stream, chunk=24)
-    )
-    for choice in ({"choose": "search"}, {"choose": "static"})
-  ]
   ends = []
-  for subject in subjects:
-    units = [unit for unit in subject.units() if unit.kind in ("view", "enter", "chunk", "tick") and unit.at.task == 0]
+  for each in (searching(), subject(choose="static", epochs=3)):
+    units = [unit for unit in each.units() if unit.kind in ("view", "enter", "chunk", "tick") and unit.at.task == 0]
     last = [i for i, unit in enumerate(units) if unit.kind == "tick"][2:3] or [len(units) - 1]
-    ends.append(first(subject.run(units=units[: last[0] + 1]).state))
+    ends.append(first(each.run(units=units[: last[0] + 1]).state))
   search, static = ends
   chex.assert_trees_all_equal(search.search.best, params_of(static.layers))
   assert search.search.trial == 1 and search.search.winner == 0

@@ -311,7 +311,7 @@ HIDDEN = SPEC._replace(heads=1, boundaries=False)
 @pytest.mark.parametrize(
   ("names", "says"),
   [
-    (("vlid",), "config.looks='vlid' is not known. Did you mean valid.* one of: valid, before_exit, watch"),
+    (("vlid",), "config.looks='vlid' is not known. Did you mean valid.* one of: valid, before_exit, watch, trials"),
     ((3, None), r"config.looks=\(3, None\) must be a word"),
     (((),), "config.looks=.* must be a word"),
     ("valid", "config.looks='valid' must be several of them"),

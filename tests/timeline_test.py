@@ -237,14 +237,14 @@ def test_looks_of_ragged_seeds_in_two_phases():
     "chunk 0.0@0+2/3",
     "save 0.0@2/3",
     "chunk 0.0@2/3+0/1",
-    "tick 0.0@2/4",
     "look 0.0@2/4 epoch row 1 epoch 1",
+    "tick 0.0@2/4",
     "save 0.0@2/4",
     "chunk 0.0@2/4+2/3",
     "save 0.0@4/7",
     "chunk 0.0@4/7+0/1",
-    "tick 0.0@4/8",
     "look 0.0@4/8 epoch row 1 epoch 2",
+    "tick 0.0@4/8",
     "save 0.0@4/8",
     "exit 0.0@4/8",
     "chunk 0.1@0+3",
@@ -292,10 +292,18 @@ def test_epochs_are_looked_at_without_a_tick():
 
 def test_a_phase_that_counts_steps_is_looked_at_once():
   """At its end, whether a tick is there as well or not."""
-  for steps, last in ((7, "chunk 0.0@6+1"), (6, "tick 0.0@6")):
+  for steps, last in ((7, "chunk 0.0@6+1"), (6, "chunk 0.0@3+3")):
     lines = told(timeline([phase(tick=edge, steps=steps)], [30], chunk=100, looks=(EPOCH,)).units(None, 0))
     at = lines.index(f"look 0.0@{steps} epoch row 1 epoch 1")
     assert lines[at - 1] == last and sum(line.startswith("look") for line in lines) == 1
+
+
+def test_a_look_is_told_the_trial_of_its_epoch():
+  """Before the tick that begins the next one."""
+  it = timeline([phase(tick=edge, epochs=6, trials=3)], [10], looks=(EPOCH,))
+  units = [unit for unit in it.units(None, 0) if unit.kind in ("look", "tick")]
+  assert [unit.kind for unit in units] == ["look", "tick"] * 6
+  assert [unit.trial for unit in units[::2]] == [0, 0, 1, 1, 2, 2]
 
 
 def test_rows_are_looked_at_where_boundaries_are_hidden():

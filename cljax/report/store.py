@@ -42,7 +42,8 @@ FIELDS = {
   "peak": "where config.looks has `watch`, the best epoch of each task while it was trained, by accuracy on its "
   "validation rows, the first of equals: {valid, test [S][T] accuracy then, epoch [S][T] epochs of its phase that were "
   "done (1 for a phase that counts steps), phase [S][T] from 0, and of test's mean over tasks mean, std, values [S]}; "
-  "null: a task that was not trained by itself. Else null",
+  "null: a task that was not trained by itself. Where it has `trials`, that of the best of a phase's trials, and `trials`: "
+  "{valid, test, epoch, phase [S][T][K]} of each. Else null",
   "train_rows": "[S][T] training rows of each task, its passes counted; null in results of older versions",
   "task_confusion": "[S][T][slots] test rows of each task by the slot inferred, after the last task; or null",
   "report": "{name: [S]...} what the method told after the last task, short arrays only (all: report.npz)",
@@ -75,13 +76,19 @@ def peak_of(counts: Mapping[str, np.ndarray]) -> dict[str, Any]:
   """The field `peak`.
 
   Args:
-    counts: `valid` and `test` [S, T] right answers at the best epoch, -1 where there was none, out of `valid_rows` and
-      `test_rows`; `epoch` and `phase` [S, T].
+    counts: `valid` and `test` [S, T] right answers at the best epoch, or [S, T, K] at that of each trial; -1 where
+      there was none; out of `valid_rows` and `test_rows` [S, T]; `epoch` and `phase` of the same shape.
   """
-  known = counts["valid"] >= 0
-  found = {name: np.where(known, counts[name] / counts[f"{name}_rows"], np.nan) for name in ("valid", "test")}
+  valid = counts["valid"]
+  known, beside = valid >= 0, (slice(None), slice(None), *[None] * (valid.ndim - 2))
+  rows = {name: counts[f"{name}_rows"][beside] for name in ("valid", "test")}
+  found = {name: np.where(known, counts[name] / rows[name], np.nan) for name in rows}
   found |= {name: np.where(known, counts[name], np.array(None)) for name in ("epoch", "phase")}
-  return {**found, **spread(list(found["test"].mean(axis=1)))}
+  trials = {}
+  if valid.ndim == 3:
+    best, trials = valid.argmax(axis=2)[..., None], {"trials": found}
+    found = {name: np.take_along_axis(each, best, axis=2)[..., 0] for name, each in found.items()}
+  return {**found, **trials, **spread(list(found["test"].mean(axis=1)))}
 
 
 def make_result(

@@ -158,7 +158,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.cell = f"{stream}/{sharing if net == 'cnn' else net}_{method}"
   config.num_seeds = 5
   config.evaluate = "ends"
-  config.looks = ("valid", "watch", "before_exit")
+  config.looks = ("valid", "trials" if method == "search" else "watch", "before_exit")
   config.stream = LISTS[stream]
   config.net = {"name": "stack", "dropout": 0.5, **(CNNS[data] if net == "cnn" else RESNET)}
   if data == "stl10" and sharing == "tf":
