@@ -46,6 +46,7 @@ class Layered(NamedTuple):
   spec: Spec
   groups: tuple[tuple[int, ...], ...]  # layers of each group, from the lowest on
   rolls_back: bool = True
+  chooses: bool = True  # False: every task shares all layers and has none of its own
 
   def activations(self, batch: int) -> list[int]:
     """Numbers that the layers of each group give for so many rows, before pooling."""
@@ -73,7 +74,7 @@ class Layered(NamedTuple):
     x, slot = jnp.zeros((1, *self.spec.x_shape)), jnp.zeros(1, jnp.int32)
     top = self.net.init(top_key, x, slot)["params"]
     return {
-      "layers": tuple(layer(layer_keys[l], shape, l) for l, shape in enumerate(shapes)),
+      "layers": tuple(layer(layer_keys[l], shape, l) if self.chooses else {} for l, shape in enumerate(shapes)),
       "own": tuple(self.sharing.own(own_keys[l], shape, l) for l, shape in enumerate(shapes)),
       "top": {name: tree for name, tree in top.items() if not name.startswith("layer_")},
     }
@@ -105,10 +106,8 @@ class Layered(NamedTuple):
   def sides(self, params: Any) -> list[tuple[Any, Any]]:
     """(weights from the shared tensors, the task's own) of each layer; made once, whatever configurations ask."""
     work = params["work"]
-    return [
-      (self.sharing.weights(shared, own), layer)
-      for shared, own, layer in zip(params["shared"], work["own"], work["layers"], strict=True)
-    ]
+    made = [self.sharing.weights(shared, own) for shared, own in zip(params["shared"], work["own"], strict=True)]
+    return list(zip(made, work["layers"] if self.chooses else made, strict=True))
 
   def layer(self, l: int, weights: Any, x: Array, added: Array | None) -> Array:
     """One convolution with its pooling."""

@@ -68,17 +68,26 @@ def sharing_of(transfer: Transfer, net: Stack, shapes: list[Shape]) -> Sharing:
   return {"hps": hps, "tf": tf}[transfer.sharing](net)
 
 
+def stack_of(net: nn.Module, spec: Spec) -> Stack:
+  """The net of one task, with one head, of a method that runs it layer by layer.
+
+  Raises:
+    ConfigError: a net that is no stack of convolutions, or a stream with one head.
+  """
+  if not isinstance(net, Stack):
+    raise ConfigError("this method needs a net that can be run layer by layer: set config.net.name='stack'")
+  if spec.heads != spec.T:
+    raise ConfigError("this method has to know each row's task: set config.stream.scenario='task'")
+  return net.clone(heads=1, parent=None)
+
+
 def layered(net: nn.Module, spec: Spec, transfer: Transfer) -> Layered:
   """Networks that share or own each group of layers.
 
   Raises:
     ConfigError: a net that is no stack of convolutions, a stream with one head, or keywords that do not fit the net.
   """
-  if not isinstance(net, Stack):
-    raise ConfigError("this method needs a net that can be run layer by layer: set config.net.name='stack'")
-  if spec.heads != spec.T:
-    raise ConfigError("this method has to know each row's task: set config.stream.scenario='task'")
-  net = net.clone(heads=1, parent=None)
+  net = stack_of(net, spec)
   groups = grouped(transfer.groups, net.depth)
   return Layered(net, sharing_of(transfer, net, shapes_of(net, spec)), spec, groups, transfer.roll_back)
 
