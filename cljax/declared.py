@@ -93,8 +93,14 @@ def field_of(annotation: Any, default: Any) -> Field:
   return Field(annotation, free(""), default)
 
 
-def fields(factory: Any, given: int = 0) -> dict[str, Field]:
+@functools.cache
+def fields(factory: Any, given: int = 0) -> Mapping[str, Field]:
   """The keywords of a factory or of a net's class, without the first `given` that the engine passes; records opened."""
+  return types.MappingProxyType(fields_of(factory, given))
+
+
+def fields_of(factory: Any, given: int) -> dict[str, Field]:
+  """The same, read anew."""
   if isinstance(factory, type) and not hasattr(factory, "_fields"):
     skipped = ("parent", "name", "heads", "classes")
     hints = typing.get_type_hints(factory, include_extras=True)
@@ -235,6 +241,7 @@ class Checked:
   """A net's class whose fields are checked when it is made: a base beside `nn.Module`, before it."""
 
   def __post_init__(self) -> None:
-    for name, field in fields(type(self)).items():
+    known: Any = type(self)  # mypy takes the class for one without a hash
+    for name, field in fields(known).items():
       object.__setattr__(self, name, check(f"config.net.{name}", getattr(self, name), field))
     super().__post_init__()  # type: ignore[misc]

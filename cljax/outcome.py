@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -116,7 +115,7 @@ def outcome_of(experiment: Experiment, carry: Carry, v: int = 0) -> Outcome:
   """What a run leaves in memory, or that of one value of its sweep."""
   own = experiment.rows_of(v)
   reports = {name: value[own] for name, value in carry.reports.items()}
-  state = jax.tree.map(lambda leaf: jnp.asarray(leaf[own]), gather(carry.state, len(experiment.seeds)))
+  state = jax.device_put(jax.tree.map(lambda leaf: leaf[own], gather(carry.state, len(experiment.seeds))))
   return Outcome(result_of(experiment, carry, v), reports, state, experiment)
 
 
@@ -138,7 +137,7 @@ def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
   """Parts, report arrays and figures, and last the result file, which marks the run as finished."""
   folder.mkdir(parents=True, exist_ok=True)
   if method.parts is not nothing:
-    found = jax.vmap(method.parts)(outcome.state)
+    found = jax.device_get(jax.jit(jax.vmap(method.parts))(outcome.state))
     for s, seed in enumerate(outcome.result["seeds"]):
       artifacts.write(artifacts.folder_of(folder, seed), jax.tree.map(lambda leaf, s=s: leaf[s], found))
     if outcome.experiment is not None:

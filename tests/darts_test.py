@@ -5,13 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.data.sample import fetch, view_at
 from cljax.methods.darts import Darts
 from cljax.pieces.layered import params_of
 from cljax.pieces.learner import Fit
 from cljax.pieces.optimizers import sgd
 from cljax.types import Clock, Place
 from tests import toys
+from tests.rows import fetch, view_at
 from tests.sharing_test import layered
 
 CLOCK = Clock(*(jnp.int32(n) for n in (0, 0, 8, 0)))
@@ -27,15 +27,17 @@ def begun(on_valid=False, decay=0.0, name="hps"):
   net = {"channels": (3, 3), "pools": (1, 2), "weight_scale": 0.3, "bias": 0.1}
   nets = layered(name, x_shape=spec.x_shape, T=spec.T, C=spec.C, **net)
   method = Darts(nets, sgd(RATE), decay, Fit(6, 5), on_valid)
-  return method, method.enter(jax.random.key(1), method.init(jax.random.key(0)), view, CLOCK), batch, view
+  begin = jax.jit(lambda: method.enter(jax.random.key(1), method.init(jax.random.key(0)), view, CLOCK))
+  return method, begin(), batch, view
 
 
 def test_a_mixture_of_one_side_is_that_configuration():
   method, state, batch, _ = begun()
   params = params_of(state.layers)
+  mixed, features = jax.jit(method.nets.mixed), jax.jit(method.nets.features)
   for shares in ((1.0, 0.0), (0.0, 1.0)):
-    expected = method.nets.features(params, batch.x, jnp.array(shares) == 1)
-    np.testing.assert_allclose(method.nets.mixed(params, batch.x, jnp.array(shares)), expected, atol=1e-6)
+    expected = features(params, batch.x, np.array(shares) == 1)
+    np.testing.assert_allclose(mixed(params, batch.x, np.float32(shares)), expected, atol=1e-6)
 
 
 def test_alpha_moves_first_then_the_weights_by_the_new_mixture():
@@ -48,8 +50,12 @@ def test_alpha_moves_first_then_the_weights_by_the_new_mixture():
     logits = method.nets.top(params["work"], method.nets.mixed(params, batch.x, shares)).logits
     return -jax.nn.log_softmax(logits)[jnp.arange(6), batch.y].mean()
 
-  alpha = state.alpha - rate * jax.grad(plain)(state.alpha, params)
-  expected = jax.tree.map(lambda p, g: p - rate * g, params, jax.grad(plain, argnums=1)(alpha, params))
+  @jax.jit
+  def by_hand():
+    alpha = state.alpha - rate * jax.grad(plain)(state.alpha, params)
+    return alpha, jax.tree.map(lambda p, g: p - rate * g, params, jax.grad(plain, argnums=1)(alpha, params))
+
+  alpha, expected = by_hand()
   after, _ = jax.jit(method.step)(jax.random.key(2), state, batch, CLOCK, view)
   np.testing.assert_allclose(after.alpha, alpha, atol=1e-6)
   chex.assert_trees_all_close(params_of(after.layers), expected, atol=1e-6)

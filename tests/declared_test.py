@@ -128,21 +128,32 @@ def made(section, name, **keywords):
     return jax.eval_shape(factory(0.1, **keywords).init, {"w": jnp.zeros(3)})
   if section == "guard":
     return factory(lambda params, batch: batch.y, spec, **keywords)
-  return method_made(factory, spec, keywords)
+  method: Method = factory(*arguments(factory), **keywords)
+  return (
+    jax.eval_shape(method.init, jax.random.key(0)) if any(has_a_size(factory, 3, key) for key in keywords) else method
+  )
 
 
-def method_made(factory, spec, keywords):
+@functools.cache
+def arguments(factory):
+  """What a method is given before its keywords: a net and heads that it takes."""
+  spec = Spec((8, 8, 1), 3, 4, 3)
   for heads in (3, 1):
     own = spec._replace(heads=heads)
     for net in (MLP(heads, 4, (8, 8)), RoutedMLP(heads, 4, (3, 3), 6), Stack(heads, 4, (3, 3), pools=(2, 1))):
-      second = 0.1 if list(inspect.signature(factory).parameters)[1] == "lr" else sgd(0.1)
+      given = net, 0.1 if list(inspect.signature(factory).parameters)[1] == "lr" else sgd(0.1), own
       try:
-        factory(net, second, own)
+        factory(*given)
       except ConfigError:
         continue  # this method takes another net or other heads
-      method: Method = factory(net, second, own, **keywords)
-      return jax.eval_shape(method.init, jax.random.key(0))
+      return given
   raise AssertionError("no net of these fits the method")
+
+
+def has_a_size(factory, given, key):
+  """Whether a keyword may decide about a shape; no rate does."""
+  kinds = kinds_of(fields(factory, given)[key].kind)
+  return bool({int, bool, tuple} & {getattr(kind, "__origin__", kind) for kind in kinds})
 
 
 @pytest.mark.parametrize(("section", "name"), FACTORIES, ids=lambda part: part)
@@ -192,9 +203,8 @@ def typed(monkeypatch, section, name, key, word):
   if section == "stream":
     return build_stream(config, (0,), None)
   made = recipe(config, Spec((8, 8, 1), 3, 4, 1 if method == "subnetwork" else 3))({})
-  kinds = kinds_of(fields(TABLES[section][name], GIVEN[section])[key].kind)
-  sizes = {int, tuple} & {getattr(kind, "__origin__", kind) for kind in kinds}
-  return jax.eval_shape(made.init, jax.random.key(0)) if sizes else made  # no rate decides about a shape
+  sized = has_a_size(TABLES[section][name], GIVEN[section], key)
+  return jax.eval_shape(made.init, jax.random.key(0)) if sized else made
 
 
 ON_A_LINE = [(section, name) for section, name in FACTORIES if section != "optimizer"]  # whose keys stand in configs

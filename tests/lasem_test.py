@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 
-from cljax.data.sample import fetch, view_at
 from cljax.errors import ConfigError
 from cljax.methods import METHODS
 from cljax.methods.exhibits import EXHIBITS
@@ -27,6 +26,7 @@ from cljax.run import fit
 from cljax.types import At, Clock, Place
 from tests import toys
 from tests.results import S, T, fake
+from tests.rows import fetch, view_at
 from tests.sharing_test import SHARINGS, layered
 from tests.subjects import Subject, first
 

@@ -11,13 +11,13 @@ import numpy as np
 import optax
 import pytest
 
-from cljax.data.sample import fetch, view_at
 from cljax.fit import fit_chunk
 from cljax.methods import METHODS
 from cljax.nets.heads import Heads
 from cljax.nets.modes import at_rest, begin, in_training
 from cljax.types import Clock, Outputs, Place
 from tests import toys
+from tests.rows import fetch, view_at
 
 MOMENTUM = 0.9
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from cljax.data.noisy_subsets import distinct_sets, noisy_channels, noisy_subsets
-from cljax.data.sample import fetch, pool_of, split_batch, view_at
+from cljax.data.sample import split_batch
 from cljax.data.streams import stack
 from cljax.errors import ConfigError
 from cljax.types import Place
 from tests.class_lists_test import KEY, OTHER, source, tables
+from tests.rows import fetch, pool_of, view_at
 
 SOURCE = source(10, 12, 3)
 SMALL = {"tasks": 6, "train_per_class": 6, "valid_per_class": 3}

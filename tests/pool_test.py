@@ -8,11 +8,12 @@ import pytest
 
 import cljax.run
 from cljax.config import complete, default
-from cljax.data.sample import fetch, held_pictures, pictures, pool_of, view_at, warped_rows
+from cljax.data.sample import held_pictures, pictures
 from cljax.data.warp import Rotation
 from cljax.experiment import build
 from cljax.run import compile_events, train
 from cljax.types import Bank, Place, Rows, Stream, Task
+from tests.rows import fetch, pool_of, view_at, warped_rows
 
 T, N = 3, 7
 

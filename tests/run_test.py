@@ -166,7 +166,7 @@ def test_a_run_without_a_config_answers_by_its_method(tmp_path):
     Predictor(tmp_path)
   predictor = Predictor(tmp_path, method=method)
   assert predictor.spec == outcome.experiment.spec == spec
-  out = method.apply(first(outcome.state), decode(jnp.asarray(data.test_bank.x)), None)
+  out = jax.jit(method.apply)(first(outcome.state), decode(jnp.asarray(data.test_bank.x)), None)
   np.testing.assert_array_equal(predictor(data.test_bank.x).slot, out.task)
 
 

@@ -89,8 +89,8 @@ class Subject:
 
 
 def first(tree):
-  """Of the first seed."""
-  return jax.tree.map(lambda leaf: leaf[0], tree)
+  """Of the first seed, as numpy arrays."""
+  return jax.tree.map(lambda leaf: leaf[0], jax.device_get(tree))
 
 
 def cut(units, length):

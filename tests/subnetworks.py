@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -39,7 +38,7 @@ class Run:
 
     def keep(unit, carry):
       if unit.kind == "evaluate" and unit.row:
-        self.kept.append(jax.tree.map(jnp.array, first(carry.state)))
+        self.kept.append(jax.tree.map(np.array, first(carry.state)))
 
     self.carry = subject.run(after=keep, carry=carry)
 

@@ -69,8 +69,10 @@ class Case:
       self.options["gates"] = tuple(jax.random.uniform(keys[3], (B, 5)) for _ in range(2))
     init = jax.jit(lambda key: self.net.init(key, self.x, self.slot, **self.options))
     variables = init(keys[1])
-    noise = jax.random.normal(keys[2], (2_000,))
-    self.variables = jax.tree.map(lambda leaf: leaf + 0.3 * jnp.abs(noise[: leaf.size].reshape(leaf.shape)), variables)
+    noise = np.abs(jax.random.normal(keys[2], (2_000,)))
+    self.variables = jax.tree.map(
+      lambda leaf: jnp.asarray(np.asarray(leaf) + np.float32(0.3) * noise[: leaf.size].reshape(leaf.shape)), variables
+    )
 
   def losses(self, out):
     return optax.softmax_cross_entropy_with_integer_labels(out.logits, self.y[: len(out.logits)])

@@ -9,11 +9,10 @@ Office-Home's published shares are `train_share=.6` and `valid_share=.1`, with `
 from typing import Annotated, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cljax.data.bank import Source
-from cljax.data.sample import shuffle
+from cljax.data.sample import folded, orders
 from cljax.data.streams import MOST_TASKS, ROWS, SCENARIOS, Layout, lay, pad, require
 from cljax.data.warp import Standardisation
 from cljax.declared import at_least, declared, free, one_of
@@ -110,7 +109,7 @@ def class_lists(
   )
   classes = classes[: tasks or len(classes)]
   labels = np.unique(np.concatenate(classes))
-  keys = by_label(jax.random.fold_in(jax.random.key(0) if same_images else key, ROWS), labels)
+  keys = folded(jax.random.fold_in(jax.random.key(0) if same_images else key, ROWS), labels)
   rows = dict(zip(labels.tolist(), rows_by_class(keys, source, labels, counts), strict=True))
   train, valid = ([np.concatenate([rows[int(c)][part] for c in own]) for own in classes] for part in (0, 1))
   spec, stream = lay(source, Layout(classes, None), scenario, train, valid)
@@ -155,18 +154,13 @@ def rows_by_class(keys: Key, source: Source, labels: np.ndarray, counts: Counts)
     f"config.stream.valid_{'share' if counts.valid_share else 'per_class'}",
   )
   own = [pools[int(c)] for c in labels]
-  sizes, place = jnp.array([len(pool) for pool in own], jnp.int32), jnp.arange(max(map(len, own)))
-  drawn = np.asarray(jax.vmap(lambda key, size: shuffle(key, place, size))(keys, sizes))
+  sizes = np.array([len(pool) for pool in own], np.int32)
+  drawn = np.asarray(orders(keys, sizes, int(sizes.max())))
   found = []
   for c, pool, order in zip(labels, own, drawn, strict=True):
     (take, held), mine = parts[int(c)], pool[order[: len(pool)]]
     found.append((mine[held : held + take if take else None], mine[:held]))
   return found
-
-
-def by_label(key: Key, labels: np.ndarray) -> Key:
-  """A key for each of the labels [n]."""
-  return jax.vmap(lambda label: jax.random.fold_in(key, label))(jnp.asarray(labels))
 
 
 def first_tests(source: Source, classes: list[np.ndarray], most: int) -> list[np.ndarray]:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.data.bank import Source
-from cljax.data.class_lists import Counts, by_label, first_tests, rows_by_class
+from cljax.data.class_lists import Counts, first_tests, rows_by_class
+from cljax.data.sample import folded, permutations
 from cljax.data.streams import MOST_TASKS, ROWS, SCENARIOS, Layout, Tasks, lay, pad, require
 from cljax.data.warp import NoisyChannels
 from cljax.declared import any_number, at_least, declared, free, one_of
@@ -46,8 +47,7 @@ def noisy_subsets(
   )
   own = jax.random.key(task_seed)
   classes = [source.classes[chosen] for chosen in distinct_sets(own, tasks, C, classes_per_task)]
-  keys = jax.vmap(lambda t: jax.random.fold_in(jax.random.fold_in(key, ROWS), t))(jnp.arange(tasks))
-  keys = jnp.concatenate([by_label(keys[t], labels) for t, labels in enumerate(classes)])
+  keys = jax.vmap(folded)(folded(jax.random.fold_in(key, ROWS), np.arange(tasks)), np.array(classes)).reshape(-1)
   rows = rows_by_class(keys, source, np.concatenate(classes), counts)
   parts = [rows[t * classes_per_task : (t + 1) * classes_per_task] for t in range(tasks)]
   train, valid = ([np.concatenate([row[k] for row in part]) for part in parts] for k in (0, 1))
@@ -68,7 +68,7 @@ def distinct_sets(key: Key, tasks: int, C: int, size: int) -> np.ndarray:
   found: dict[tuple[int, ...], np.ndarray] = {}
   first = 0
   while len(found) < tasks:
-    draws = jax.vmap(lambda i: jax.random.permutation(jax.random.fold_in(keys, i), C))(first + jnp.arange(tasks))
+    draws = permutations(folded(keys, first + np.arange(tasks)), C)
     for draw in np.asarray(draws)[:, :size]:
       found.setdefault(tuple(sorted(draw.tolist())), draw)
     first += tasks
@@ -89,5 +89,5 @@ def noisy_channels(key: Key, tasks: int, channels: int, unit: float, permute: bo
       jax.random.randint(seed, (), 0, 2**31 - 1),
     )
 
-  warp = jax.tree.map(np.asarray, jax.vmap(draw)(jnp.arange(tasks)))
+  warp = jax.tree.map(np.asarray, jax.jit(jax.vmap(draw))(jnp.arange(tasks)))
   return warp._replace(mean=np.float32(unit) * warp.mean, deviation=np.float32(unit) * warp.deviation)

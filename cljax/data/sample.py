@@ -3,6 +3,7 @@
 Row indices live here and nowhere else. Every function is pure; every random number comes from a key by position.
 """
 
+import functools
 from typing import Any
 
 import chex
@@ -64,6 +65,24 @@ def shuffle(key: Key, i: Array, count: Array) -> Array:
 
   x = rounds(jnp.minimum(jnp.asarray(i, jnp.uint32), count - 1))
   return jax.lax.while_loop(lambda x: jnp.any(x >= count), walk, x).astype(jnp.int32)
+
+
+@jax.jit
+def folded(key: Key, numbers: Array) -> Key:
+  """A key for each of the numbers [N]."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def orders(keys: Key, counts: Array, longest: int) -> Array:
+  """[N, longest] int32: row n begins with an order of counts[n] things, at most `longest`, by keys[n]."""
+  return jax.vmap(lambda key, count: shuffle(key, jnp.arange(longest), count))(keys, counts)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def permutations(keys: Key, count: int) -> Array:
+  """[N, count] int32 a permutation of 0..count-1 by each of the keys [N], as `jax.random.permutation` draws it."""
+  return jax.vmap(lambda key: jax.random.permutation(key, count))(keys)
 
 
 def decode(x: Array) -> Array:

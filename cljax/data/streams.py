@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cljax.data.bank import Source
-from cljax.data.sample import shuffle
+from cljax.data.sample import folded, orders, permutations
 from cljax.data.warp import Permutation, Rotation
 from cljax.declared import any_number, at_least, declared, free, one_of
 from cljax.errors import ConfigError
@@ -55,8 +54,9 @@ def require(condition: bool, message: str) -> None:
 
 def order_of(key: Key, count: int, shuffle_order: bool) -> np.ndarray:
   """The identity, or the keyed order of `count` things."""
-  order = jax.random.permutation(jax.random.fold_in(key, ORDER), count) if shuffle_order else jnp.arange(count)
-  return np.asarray(order)
+  if not shuffle_order:
+    return np.arange(count, dtype=np.int32)
+  return np.asarray(jax.random.permutation(jax.random.fold_in(key, ORDER), count))
 
 
 def draw_rows(
@@ -79,9 +79,8 @@ def draw_rows(
   if not (take or held):
     return pools, [pool[:0] for pool in pools]
   longest = max(map(len, pools)) if not take else take + held
-  keys = jax.vmap(lambda t: jax.random.fold_in(jax.random.fold_in(key, ROWS), t))(jnp.arange(len(pools)))
-  counts = jnp.array([len(pool) for pool in pools], jnp.int32)
-  drawn = np.asarray(jax.vmap(lambda key, count: shuffle(key, jnp.arange(longest), count))(keys, counts))
+  keys = folded(jax.random.fold_in(key, ROWS), np.arange(len(pools)))
+  drawn = np.asarray(orders(keys, np.array([len(pool) for pool in pools], np.int32), longest))
   train, valid = [], []
   for pool, order in zip(pools, drawn, strict=True):
     order = order[: min(longest, len(pool))]
@@ -150,8 +149,8 @@ def permuted(
 ) -> tuple[Spec, Stream]:
   """T fixed random permutations of the pixels, all classes in each task (Kirkpatrick et al. 2017)."""
   height, width = source.train.x.shape[1:3]
-  keys = jax.vmap(lambda t: jax.random.fold_in(jax.random.fold_in(key, PERMUTE), t))(jnp.arange(tasks))
-  index = np.array(jax.vmap(lambda key: jax.random.permutation(key, height * width))(keys), np.int32)
+  keys = folded(jax.random.fold_in(key, PERMUTE), np.arange(tasks))
+  index = np.array(permutations(keys, height * width), np.int32)
   if identity_first:
     index[0] = np.arange(height * width)
   warp = Permutation(index[order_of(key, tasks, drawn.shuffle_order)])
@@ -228,25 +227,26 @@ def subsets(
   warp, rounds = None, permuted_rounds + 1
   if permuted_rounds:
     pixels = source.train.x.shape[1] * source.train.x.shape[2]
-    keys = [jax.random.fold_in(jax.random.fold_in(key, PERMUTE), r) for r in range(1, rounds)]
-    index = [np.arange(pixels), *(np.asarray(jax.random.permutation(key, pixels)) for key in keys)]
+    keys = folded(jax.random.fold_in(key, PERMUTE), np.arange(1, rounds))
+    index = [np.arange(pixels), *np.asarray(permutations(keys, pixels))]
     warp = Permutation(np.repeat(np.array(index, np.int32), len(classes), axis=0))
   layout = Layout([np.array(sorted(labels), np.int32) for labels in classes] * rounds, warp)
   train, valid = draw_rows(key, source.train.y, layout.classes, examples_per_task, valid_per_task)
   if not boundaries:
-    train = [
-      repeated(jax.random.fold_in(jax.random.fold_in(key, PASS), t), rows, passes) for t, rows in enumerate(train)
-    ]
+    train = repeated(jax.random.fold_in(key, PASS), train, passes)
   spec, stream = lay(source, layout, "class", train, valid)
   live = np.ones_like(stream.tasks.classes)
   return spec._replace(boundaries=boundaries), stream._replace(tasks=stream.tasks._replace(classes=live))
 
 
-def repeated(key: Key, rows: np.ndarray, passes: int) -> np.ndarray:
-  """The rows `passes` times, each time in another keyed order."""
-  place = jnp.arange(len(rows))
-  orders = [np.asarray(shuffle(jax.random.fold_in(key, p), place, len(rows))) for p in range(passes)]
-  return np.concatenate([rows[order] for order in orders])
+def repeated(key: Key, tasks: list[np.ndarray], passes: int) -> list[np.ndarray]:
+  """The rows of each task `passes` times, each time in another keyed order."""
+  longest, found = max(map(len, tasks)), []
+  for t, rows in enumerate(tasks):
+    keys = folded(jax.random.fold_in(key, t), np.arange(passes))
+    drawn = np.asarray(orders(keys, np.full(passes, len(rows), np.int32), longest))
+    found.append(rows[drawn[:, : len(rows)].ravel()])
+  return found
 
 
 def stack(streams: Sequence[Stream]) -> tuple[Stream, Any]:

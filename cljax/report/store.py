@@ -42,8 +42,8 @@ FIELDS = {
   "peak": "where config.looks has `watch`, the best epoch of each task while it was trained, by accuracy on its "
   "validation rows, the first of equals: {valid, test [S][T] accuracy then, epoch [S][T] epochs of its phase that were "
   "done (1 for a phase that counts steps), phase [S][T] from 0, and of test's mean over tasks mean, std, values [S]}; "
-  "null: a task that was not trained by itself. Where it has `trials`, that of the best of a phase's trials, and `trials`: "
-  "{valid, test, epoch, phase [S][T][K]} of each. Else null",
+  "null: a task that was not trained by itself. Where it has `trials`, that of the best of a phase's trials, and "
+  "`trials`: {valid, test, epoch, phase [S][T][K]} of each. Else null",
   "train_rows": "[S][T] training rows of each task, its passes counted; null in results of older versions",
   "task_confusion": "[S][T][slots] test rows of each task by the slot inferred, after the last task; or null",
   "report": "{name: [S]...} what the method told after the last task, short arrays only (all: report.npz)",

@@ -61,8 +61,8 @@ def lasem(
   branches = selection.choose == "em" and selection.m_step != "all"
   if selection.choose == "search":
     search, epochs = Search(em), fit.epochs * 2 ** len(groups)
-    edges = {"enter": search.enter, "tick": search.tick, "exit": search.leave}
-    phase = Phase("fit", fit.batch_size, em.step, epochs, trials=2 ** len(groups), **edges)
+    phase = Phase("fit", fit.batch_size, em.step, epochs, enter=search.enter, tick=search.tick, exit=search.leave)
+    phase = phase._replace(trials=2 ** len(groups))
     return Method(search.init, (phase,), apply, search.report, search.faults, needs_boundaries=True)
   phase = Phase("fit", fit.batch_size, em.step, fit.epochs, enter=em.enter, exit=em.leave)
   return Method(em.init, (phase,), apply, em.report, needs_boundaries=True, branches=branches)
