@@ -176,6 +176,7 @@ def test_no_value_of_any_keyword_ends_in_a_traceback(section, name):
 # A word of each kind that the parser of flags tells apart; the values themselves are walked above.
 TYPED = ("1", "-5", "1e30", "nan", "1" * 400, "", "None", "no such word", "()", "('a',)")
 GOES_WITH = {
+  "apd": ("stack", "split"),
   "darts": ("stack", "split"),
   "lasem": ("stack", "split"),
   "routing": ("routed_mlp", "permuted"),

@@ -31,8 +31,8 @@ def test_jit_of_what_trains_lives_in_run():
 
 
 def test_loops_over_the_stream_live_in_fit():
-  """The other loops run over a plan's indices, a permutation's rounds and stacked networks, not over training steps
-  (but for those of one block, and of rows held back or kept where boundaries are hidden)."""
+  """The other loops run over a plan's indices, a permutation's rounds, stacked networks and clusters, not over training
+  steps (but for those of one block, and of rows held back or kept where boundaries are hidden)."""
   loops = files_with("lax.fori_loop", "lax.scan", "lax.while_loop")
   assert loops == {
     "cljax/fit.py",
@@ -40,6 +40,7 @@ def test_loops_over_the_stream_live_in_fit():
     "cljax/pieces/replay.py",
     "cljax/pieces/balanced.py",
     "cljax/ops/slots.py",
+    "cljax/ops/clusters.py",
     "cljax/methods/subnetwork/watching.py",
     "cljax/data/sample.py",
   }

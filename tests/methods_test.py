@@ -27,6 +27,7 @@ GOLDEN = Path(__file__).parent / "golden"
 # How the toy of a method is built where the defaults do not do: net, and keywords that make it small.
 SMALL_GATE = {"batch_size": 10, "warmup_epochs": 2, "code": 4, "autoencoder_batch": 10, "autoencoder_epochs": 3}
 TOYS = {
+  "apd": (toys.stack, {}),
   "confident": (toys.mlp, {"batch_size": 10, "warmup_epochs": 2}),
   "darts": (toys.stack, {}),
   "discriminative": (toys.mlp, {"batch_size": 10, "warmup_epochs": 2, "hidden": 6, "gate_batch": 10, "gate_epochs": 3}),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from cljax.methods.apd import apd
 from cljax.methods.confident import confident
 from cljax.methods.darts import darts
 from cljax.methods.discriminative import discriminative
@@ -17,6 +18,7 @@ from cljax.methods.subnetwork import subnetwork
 from cljax.types import Method
 
 METHODS: dict[str, Callable[..., Method]] = {
+  "apd": apd,
   "confident": confident,
   "darts": darts,
   "discriminative": discriminative,

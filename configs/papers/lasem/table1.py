@@ -28,7 +28,11 @@ FIXED_STL = ("all", "alternating", *(f"{end}_{k}" for end in ("top", "bottom") f
 LEANING = ("fixed_50", "fixed_60", "fixed_70", "fixed_80", "fixed_90", "fixed_100")
 FORMS = ("lasem", "release", "amortised", "until")
 CONTROLS = ("lasem", "release", "amortised", "all", "alternating", "single", "random")
-METHODS = (*FORMS, "no_roll_back", "single", "random", "search", "darts", *FIXED_STL, *LEANING)
+OWN: dict[str, dict[str, Any]] = {  # methods that share in a way of their own
+  "apd": {"name": "apd"},
+  "apd_original": {"name": "apd", "form": "original", "consolidate_every": 5},
+}
+METHODS = (*FORMS, "no_roll_back", "single", "random", "search", "darts", *FIXED_STL, *LEANING, *OWN)
 TABLES = ("table1", "table2", "table3", "figure1", "figure4", "figure5", "figure6", "controls")
 
 LISTS: dict[str, dict[str, Any]] = {
@@ -95,7 +99,8 @@ def cells_of(table: str) -> list[dict[str, str]]:
   cifar, office, stl = ({"stream": stream} for stream in ("cifar100_10", "office_home", "stl10"))
   if table == "table1":
     found = [office | {"sharing": sharing, "method": "lasem"} for sharing in SHARINGS]
-    return [office | {"sharing": sharing, "method": "darts"} for sharing in ("hps", "df_cnn")] + found
+    found = [office | {"sharing": sharing, "method": "darts"} for sharing in ("hps", "df_cnn")] + found
+    return [office | {"method": "apd"}, *found]
   if table == "table2":
     long = [("resnet", "all"), *((net, "lasem") for net in ("resnet_4g", "resnet_5g", "resnet_6g"))]
     ten, forty = ([*long, ("resnet_7g", "lasem")], long)
@@ -156,6 +161,8 @@ def get_config(arg: str = "") -> ConfigDict:
   config = default()
   config.paper, config.preset = "lasem", preset
   config.cell = f"{stream}/{sharing if net == 'cnn' else net}_{method}"
+  if method in OWN:
+    config.cell = f"{stream}/{method if net == 'cnn' else f'{net}_{method}'}"
   config.num_seeds = 5
   config.evaluate = "ends"
   config.looks = ("valid", "trials" if method == "search" else "watch", "before_exit")
@@ -171,6 +178,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.method.base_depths, config.method.base_middles = BASES[data]
   if net in GROUPS:
     config.method.groups = GROUPS[net]
+  if method in OWN:
+    config.method = {**OWN[method], **training}
   if preset in EPOCHS:
     lr, config.method.decay, config.method.epochs, config.num_seeds = 2e-3, 0.0, EPOCHS[preset], 3
   if preset == "smoke":
