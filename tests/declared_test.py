@@ -179,6 +179,7 @@ GOES_WITH = {
   "apd": ("stack", "split"),
   "darts": ("stack", "split"),
   "lasem": ("stack", "split"),
+  "progressive": ("stack", "split"),
   "routing": ("routed_mlp", "permuted"),
   "subnetwork": ("mlp", "subsets"),
 }

@@ -41,6 +41,7 @@ def test_loops_over_the_stream_live_in_fit():
     "cljax/pieces/balanced.py",
     "cljax/ops/slots.py",
     "cljax/ops/clusters.py",
+    "cljax/methods/progressive.py",
     "cljax/methods/subnetwork/watching.py",
     "cljax/data/sample.py",
   }

@@ -35,6 +35,7 @@ TOYS = {
   "expert_gate": (toys.mlp, SMALL_GATE),
   "lasem": (toys.stack, {}),
   "lwf": (toys.mlp, {"batch_size": 10, "warmup_epochs": 2}),
+  "progressive": (toys.stack, {}),
   "routing": (lambda spec: toys.routed(spec, width=8), {"replay": 4, "capacity": 12, "k": 3, "noise": 0.1}),
   "subnetwork": (
     toys.wide_mlp,

@@ -12,6 +12,7 @@ from cljax.methods.finetune import finetune, under
 from cljax.methods.joint import joint
 from cljax.methods.lasem import lasem
 from cljax.methods.lwf import lwf
+from cljax.methods.progressive import progressive
 from cljax.methods.routing import routing
 from cljax.methods.single import single
 from cljax.methods.subnetwork import subnetwork
@@ -29,6 +30,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   "joint": joint,
   "lasem": lasem,
   "lwf": lwf,
+  "progressive": progressive,
   "routing": routing,
   "si": under("si"),
   "single": single,
