@@ -8,7 +8,8 @@ reads what the layer below gave in each column before,
 
 with V of one by one, U of the layer's window, alpha a number, and V as wide as the channels of h over
 `reduction` * (t + 1), cut to a whole number, at least 1. The first convolution, the layers above the convolutions and
-the head have no laterals. Where a block skips, the addition follows, then pooling, as in the net alone.
+the head have no laterals: those of Rusu et al. add to every layer, an output's too. Where a block skips, the addition
+follows, then pooling, as in the net alone.
 
 Adapters of all columns before lie one behind the other on the channel axis, so that U is one convolution. There is room
 for the task that needs most; the channels beyond are zero and never move. A step of column t runs the t columns before
@@ -95,9 +96,9 @@ def adapted_backward(block: int, kept: Any, slopes: Array) -> tuple[None, Array,
 adapted.defvjp(adapted_forward, adapted_backward)
 
 
-def width_of(channels: int, before: int, reduction: float) -> int:
+def width_of(channels: int, before: int, reduction: int) -> int:
   """Channels of an adapter, of so many channels of a column, where there are so many columns before."""
-  return max(1, int(channels / (reduction * (before + 1))))
+  return max(1, channels // (reduction * (before + 1)))
 
 
 class Progressive(NamedTuple):
@@ -107,7 +108,7 @@ class Progressive(NamedTuple):
   tx: optax.GradientTransformation
   decay: Array | float
   fit: Fit
-  reduction: float
+  reduction: int
 
   # The widths of adapters.
 
@@ -249,7 +250,11 @@ class Progressive(NamedTuple):
     for l, (window, incoming, outgoing) in enumerate(shapes[1:], 1):
       for t, width in enumerate(self.widths(l)[: len(each)]):
         each[t] += t * (1 + width * (incoming + 1 + window**2 * outgoing))
-    return {"parameters": (state.finished * each).sum().astype(jnp.int32), "memory_bytes": jnp.int32(0)}
+    return {
+      "parameters": (state.finished * each).sum().astype(jnp.int32),
+      "memory_bytes": jnp.int32(0),
+      "shared_layers": jnp.zeros((self.nets.spec.T, len(shapes)), bool),  # [T, L] a layer is moved by one task alone
+    }
 
 
 @declared("method", given=3)
@@ -260,7 +265,7 @@ def progressive(
   *,
   fit: Fit = Fit(),
   decay: Annotated[Array | float, at_least(0, "of the rate, by the epochs since the first task began")] = 0.0,
-  reduction: Annotated[float, at_least(1, "adapters to columns are channels / (reduction * columns) wide", 1e6)] = 2.0,
+  reduction: Annotated[int, at_least(1, "adapters are channels // (reduction * columns so far) wide", 1_000_000)] = 2,
 ) -> Method:
   """A column a task, which reads the frozen columns of the tasks before.
 

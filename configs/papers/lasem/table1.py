@@ -31,6 +31,7 @@ CONTROLS = ("lasem", "release", "amortised", "all", "alternating", "single", "ra
 OWN: dict[str, dict[str, Any]] = {  # methods that share in a way of their own
   "apd": {"name": "apd"},
   "apd_original": {"name": "apd", "form": "original", "consolidate_every": 5},
+  "progressive": {"name": "progressive"},
 }
 METHODS = (*FORMS, "no_roll_back", "single", "random", "search", "darts", *FIXED_STL, *LEANING, *OWN)
 TABLES = ("table1", "table2", "table3", "figure1", "figure4", "figure5", "figure6", "controls")
@@ -100,7 +101,7 @@ def cells_of(table: str) -> list[dict[str, str]]:
   if table == "table1":
     found = [office | {"sharing": sharing, "method": "lasem"} for sharing in SHARINGS]
     found = [office | {"sharing": sharing, "method": "darts"} for sharing in ("hps", "df_cnn")] + found
-    return [office | {"method": "apd"}, *found]
+    return [*(office | {"method": method} for method in ("apd", "progressive")), *found]
   if table == "table2":
     long = [("resnet", "all"), *((net, "lasem") for net in ("resnet_4g", "resnet_5g", "resnet_6g"))]
     ten, forty = ([*long, ("resnet_7g", "lasem")], long)
