@@ -1,4 +1,4 @@
-"""Columns that read those before: how wide adapters are, what a column computes and learns, and that nothing is lost."""
+"""Columns that read those before: how wide adapters are, what a column computes and learns, that nothing is lost."""
 
 import functools
 
@@ -177,7 +177,7 @@ def answered():
 
 
 def test_nothing_moves_once_its_task_is_over():
-  """Every column keeps its bits from the end of its task on, so the forgetting ratio is 1; others wait as they began."""
+  """A column keeps its bits from the end of its task on, so the forgetting ratio is 1; others wait as they began."""
   subject, ends = toy("progressive"), []
 
   def after(unit, carry):

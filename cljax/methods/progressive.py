@@ -173,7 +173,8 @@ class Progressive(NamedTuple):
 
   def outputs(self, column: Any, t: Array, x: Array, old: Sequence[Array] | None, depth: int) -> list[Array]:
     """What each of the lowest convolutions of column t gives, pooled; without laterals where there is no `old`."""
-    net, found = self.nets.net, []
+    net = self.nets.net
+    found: list[Array] = []
     for l in range(depth):
       layer, source = column["layers"][l], net.skip(l)
       x = convolution(x, layer["kernel"]) + layer["bias"]
