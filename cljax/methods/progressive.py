@@ -24,7 +24,6 @@ from typing import Annotated, Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 
@@ -247,12 +246,12 @@ class Progressive(NamedTuple):
     """The numbers of the columns so far, without the room that they do not use."""
     shapes = shapes_of(self.nets.net, self.nets.spec)
     alone = size((state.column["layers"], state.column["top"]))
-    each = np.array([alone] * self.nets.spec.T)
+    each = [alone] * self.nets.spec.T
     for l, (window, incoming, outgoing) in enumerate(shapes[1:], 1):
       for t, width in enumerate(self.widths(l)[: len(each)]):
         each[t] += t * (1 + width * (incoming + 1 + window**2 * outgoing))
     return {
-      "parameters": (state.finished * each).sum().astype(jnp.int32),
+      "parameters": (state.finished * jnp.array(each, jnp.int32)).sum().astype(jnp.int32),
       "memory_bytes": jnp.int32(0),
       "shared_layers": jnp.zeros((self.nets.spec.T, len(shapes)), bool),  # [T, L] a layer is moved by one task alone
     }
