@@ -21,6 +21,7 @@ TABLES = {  # the name of each table's markers, and the result files that it com
   "subnetwork_paper": ROOT / "results" / "subnetwork" / "paper",
   "expert_gate": ROOT / "results" / "expert_gate" / "paper",
   "lasem": ROOT / "results" / "lasem" / "quick",
+  "lasem_long": ROOT / "results" / "lasem" / "long",
 }
 
 

@@ -16,8 +16,8 @@ def ratios(result: Result) -> dict[str, Summary]:
   if result["peak"]:
     peaks = np.array(result["peak"]["test"], float)
     found["ratio to peaks"] = spread([forgetting_ratio(one[-1], peak) for one, peak in zip(R, peaks, strict=True)])
-  before = result["readouts"].get("before_exit")
-  if before:
+  before, config = result["readouts"].get("before_exit"), result.get("config") or {}
+  if before and config.get("method", {}).get("choose") != "search":  # before a search ends, its last trial answers
     then = np.array(before["accuracy"], float)  # row t before the roll-back at the end of task t
     found["ratio before roll-back"] = spread(
       [forgetting_ratio(one[-1], np.diagonal(other[1:])) for one, other in zip(R, then, strict=True)]
