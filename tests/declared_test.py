@@ -178,6 +178,7 @@ TYPED = ("1", "-5", "1e30", "nan", "1" * 400, "", "None", "no such word", "()", 
 GOES_WITH = {
   "apd": ("stack", "split"),
   "darts": ("stack", "split"),
+  "den": ("stack", "split"),
   "lasem": ("stack", "split"),
   "progressive": ("stack", "split"),
   "routing": ("routed_mlp", "permuted"),

@@ -30,6 +30,7 @@ TOYS = {
   "apd": (toys.stack, {}),
   "confident": (toys.mlp, {"batch_size": 10, "warmup_epochs": 2}),
   "darts": (toys.stack, {}),
+  "den": (toys.stack, {"added_units": 2, "split_thresholds": (0.2, 0.2)}),
   "discriminative": (toys.mlp, {"batch_size": 10, "warmup_epochs": 2, "hidden": 6, "gate_batch": 10, "gate_epochs": 3}),
   "er": (toys.mlp, {"replay": 4, "capacity": 12}),
   "expert_gate": (toys.mlp, SMALL_GATE),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from cljax.methods.apd import apd
 from cljax.methods.confident import confident
 from cljax.methods.darts import darts
+from cljax.methods.den import den
 from cljax.methods.discriminative import discriminative
 from cljax.methods.er import er
 from cljax.methods.expert_gate import expert_gate
@@ -22,6 +23,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   "apd": apd,
   "confident": confident,
   "darts": darts,
+  "den": den,
   "discriminative": discriminative,
   "er": er,
   "ewc": under("ewc"),

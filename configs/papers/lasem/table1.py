@@ -31,6 +31,7 @@ CONTROLS = ("lasem", "release", "amortised", "all", "alternating", "single", "ra
 OWN: dict[str, dict[str, Any]] = {  # methods that share in a way of their own
   "apd": {"name": "apd"},
   "apd_original": {"name": "apd", "form": "original", "consolidate_every": 5},
+  "den": {"name": "den"},
   "progressive": {"name": "progressive"},
 }
 METHODS = (*FORMS, "no_roll_back", "single", "random", "search", "darts", *FIXED_STL, *LEANING, *OWN)
@@ -101,7 +102,7 @@ def cells_of(table: str) -> list[dict[str, str]]:
   if table == "table1":
     found = [office | {"sharing": sharing, "method": "lasem"} for sharing in SHARINGS]
     found = [office | {"sharing": sharing, "method": "darts"} for sharing in ("hps", "df_cnn")] + found
-    return [*(office | {"method": method} for method in ("apd", "progressive")), *found]
+    return [*(office | {"method": method} for method in ("den", "apd", "progressive")), *found]
   if table == "table2":
     long = [("resnet", "all"), *((net, "lasem") for net in ("resnet_4g", "resnet_5g", "resnet_6g"))]
     ten, forty = ([*long, ("resnet_7g", "lasem")], long)
@@ -188,6 +189,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.stream = {"name": "class_lists", "source": "digits", "lists": "consecutive", "train_per_class": 40}
     config.stream.valid_per_class = 20
     config.net = {"name": "stack", "channels": (8, 8, 16, 16), "pools": (1, 2, 1, 2), "hidden": (16,), "dropout": 0.5}
+  if method == "den":
+    config.method.proximal_rate = lr
+    config.method.added_units = 2 if preset == "smoke" else 32 if data == "office_home" else 16
   # RMSProp as TensorFlow 1 has it
   config.optimizer = {"name": "rmsprop", "lr": lr, "decay": 0.9, "eps": 1e-10, "initial_scale": 1.0}
   return complete(config)
