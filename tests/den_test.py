@@ -183,13 +183,16 @@ def test_the_subnetwork_follows_the_head_of_the_task():
   state, _, view = begun()
   head = np.zeros((9, 4), np.float32)
   head[2, 1] = head[3, 3] = head[7, 1] = 1  # unit 7 is not there
-  state = state.replace(params=state.params | {"head": state.params["head"] | {"kernel": jnp.asarray(head)}})
+  hidden = np.array(state.params["hidden_0"]["kernel"])
+  hidden.reshape(4, 8, 9)[:, 3, 2] = 0  # unit 2 does not read channel 3, unit 7 would
+  layers = {name: state.params[name] | {"kernel": jnp.asarray(k)} for name, k in (("head", head), ("hidden_0", hidden))}
+  state = state.replace(params=state.params | layers)
   classes = view.tasks.classes.at[1].set(jnp.array([True, True, False, False]))
   view = view._replace(tasks=view.tasks._replace(classes=classes))
   after = edge("enter_selective")(state, view=view)
   assert np.flatnonzero(after.chosen[2]).tolist() == [2]
-  assert np.flatnonzero(after.chosen[1]).tolist() == [0, 1, 2, 3]
-  np.testing.assert_array_equal(after.units_chosen[1], [3, 4, 1])
+  assert np.flatnonzero(after.chosen[1]).tolist() == [0, 1, 2]
+  np.testing.assert_array_equal(after.units_chosen[1], [3, 3, 1])
   first = edge("enter_selective")(state, view=view._replace(t=jnp.int32(0)))
   chex.assert_trees_all_equal(first.chosen, tuple(jnp.asarray(old) for old in OLD))
 
@@ -200,6 +203,8 @@ def test_units_are_added_if_the_loss_is_high_and_old_tasks_do_not_see_them():
   grown = edge("enter_expand", loss_threshold=0.1)(state, view=view)
   assert [np.flatnonzero(born == 1).tolist() for born in grown.born] == [[3, 4], [4, 5], [5, 6]]
   assert (answer(grown, batch.x, 1) != answer(state, batch.x, 1)).all()
+  drawn = kernels(grown.params)[1] != kernels(state.params)[1]  # anew, whatever these places held
+  assert drawn[:, :5, 4:6].all() and drawn[:, 3:5, :4].all() and not drawn[:, :3, :4].any()
   after = step("expand")(step("head")(grown, batch, view), batch, view)
   moved = [now != then for now, then in zip(kernels(after.params), kernels(grown.params), strict=True)]
   for l, (old, own) in enumerate(zip(OLD, moved, strict=False)):
