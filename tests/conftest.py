@@ -1,6 +1,7 @@
 """One compilation cache for the session, and a compiler that is quick rather than good: no test times anything."""
 
 import gc
+import itertools
 import os
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ FLAGS = (
 )
 os.environ.setdefault("XLA_FLAGS", FLAGS)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # a twelfth of all time went into where lines came from
 
 
 def pytest_unconfigure(config):
@@ -41,6 +43,7 @@ def pytest_collection_modifyitems(items):
 gc.set_threshold(100_000, 50, 1000)  # tracing makes many small objects, which `forget` gives back
 
 MANY = 25_000  # memory maps
+ASKED_EVERY = 5  # tests: the kernel takes its time to write so many lines
 
 
 def forget():
@@ -58,9 +61,9 @@ def forget_programs():
 
 
 @pytest.fixture(autouse=True)
-def forget_many_programs():
-  """So does each test once there are many."""
+def forget_many_programs(ended=itertools.count(1)):  # noqa: B008 - one count for all tests
+  """So do some tests once there are many."""
   yield
   maps = Path("/proc/self/maps")
-  if maps.exists() and maps.read_bytes().count(b"\n") > MANY:
+  if next(ended) % ASKED_EVERY == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MANY:
     forget()

@@ -18,7 +18,7 @@ CLOCK = Clock(*(jnp.int32(n) for n in (0, 0, 8, 0)))
 RATE = 0.5
 
 
-def begun(on_valid=False, decay=0.0, name="hps"):
+def begun(on_valid=False, decay=0.0, name="hps", ahead=None):
   """(the method in task 1, its state, a batch, the view); no dropout."""
   spec, stream = toys.stream()
   stream = jax.device_put(stream)
@@ -26,7 +26,7 @@ def begun(on_valid=False, decay=0.0, name="hps"):
   batch = fetch(view, Place(jnp.ones(6, jnp.int32), stream.tasks.train.idx[1, :6]))
   net = {"channels": (3, 3), "pools": (1, 2), "weight_scale": 0.3, "bias": 0.1}
   nets = layered(name, x_shape=spec.x_shape, T=spec.T, C=spec.C, **net)
-  method = Darts(nets, sgd(RATE), decay, Fit(6, 5), on_valid)
+  method = Darts(nets, sgd(RATE), decay, Fit(6, 5), on_valid, ahead)
   begin = jax.jit(lambda: method.enter(jax.random.key(1), method.init(jax.random.key(0)), view, CLOCK))
   return method, begin(), batch, view
 
@@ -73,6 +73,33 @@ def test_alpha_may_be_moved_on_validation_rows():
   rows = view.tasks.valid._replace(count=jnp.zeros_like(view.tasks.valid.count))
   blind = view._replace(tasks=view.tasks._replace(valid=rows))
   assert (step(jax.random.key(2), state, batch, CLOCK, blind)[0].alpha == 0).all()
+
+
+def test_to_second_order_alpha_looks_through_a_step_of_the_weights():
+  """Against the difference of DARTS's Equation 8; a step of no length is the first order."""
+  method, state, batch, view = begun(on_valid=True, ahead=0.3)
+  params, keys = params_of(state.layers), jax.random.split(jax.random.key(2))
+  rows = method.alpha_batch(batch, CLOCK, view)
+  by_alpha = jax.grad(lambda alpha, params, rows, key: method.loss(alpha, params, rows, key)[0])
+  by_params = jax.grad(lambda params, rows, key: method.loss(state.alpha, params, rows, key)[0])
+
+  @jax.jit
+  def by_differences(scale):
+    rate = 0.3 * scale
+    after = jax.tree.map(lambda p, g: p - rate * g, params, by_params(params, batch, keys[1]))
+    slopes = by_params(after, rows, keys[0])
+    eps = 0.01 / jnp.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(slopes)))
+    up, down = (jax.tree.map(lambda p, s, e=e: p + e * s, params, slopes) for e in (eps, -eps))
+    curved = (by_alpha(state.alpha, up, batch, keys[1]) - by_alpha(state.alpha, down, batch, keys[1])) / (2 * eps)
+    return by_alpha(state.alpha, after, rows, keys[0]) - rate * curved
+
+  found = jax.jit(lambda scale: method.steering(params, batch, keys, scale)(state.alpha, rows)[0])
+  first = jax.jit(by_alpha)(state.alpha, params, rows, keys[0])
+  for scale in (np.float32(1), np.float32(0.5)):
+    expected = by_differences(scale)
+    np.testing.assert_allclose(found(scale), expected, rtol=0.02, atol=2e-5)
+    assert np.abs(expected - first).max() > 1e-3 * scale
+  np.testing.assert_allclose(found(np.float32(0)), first, atol=1e-7)
 
 
 def test_the_larger_side_is_committed_and_of_equals_the_own():

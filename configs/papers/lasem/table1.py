@@ -34,7 +34,11 @@ OWN: dict[str, dict[str, Any]] = {  # methods that share in a way of their own
   "den": {"name": "den"},
   "progressive": {"name": "progressive"},
 }
-METHODS = (*FORMS, "no_roll_back", "single", "random", "search", "darts", *FIXED_STL, *LEANING, *OWN)
+DARTS: dict[str, dict[str, Any]] = {
+  "darts": {"name": "darts"},
+  "darts_second": {"name": "darts", "order": 2, "alpha_rows": "valid"},
+}
+METHODS = (*FORMS, "no_roll_back", "single", "random", "search", *DARTS, *FIXED_STL, *LEANING, *OWN)
 TABLES = ("table1", "table2", "table3", "figure1", "figure4", "figure5", "figure6", "controls")
 
 LISTS: dict[str, dict[str, Any]] = {
@@ -174,7 +178,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.net.hidden = (128,)
   training = dict(TRAINING[data])
   lr = training.pop("lr")
-  chosen = {"name": "darts"} if method == "darts" else {"name": "lasem", **choice(method)}
+  chosen = DARTS.get(method) or {"name": "lasem", **choice(method)}
   config.method = {**chosen, "sharing": sharing, **training}
   if sharing == "df_cnn":
     config.method.base_depths, config.method.base_middles = BASES[data]
@@ -182,6 +186,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.method.groups = GROUPS[net]
   if method in OWN:
     config.method = {**OWN[method], **training}
+  if method == "darts_second":
+    config.method.ahead = 2e-3 if preset in EPOCHS or preset == "smoke" else lr
   if preset in EPOCHS:
     lr, config.method.decay, config.method.epochs, config.num_seeds = 2e-3, 0.0, EPOCHS[preset], 3
   if preset == "smoke":
