@@ -76,7 +76,9 @@ def sides(names: Sequence[str], steps: int) -> dict[str, Callable[[], PyTree]]:
   if "convolving_torch" in names:
     from benchmarks.torch_convolving import eager
 
-    calls["convolving_torch"] = eager(params, xs, ys, pools=POOLS, lr=LR)
+    calls["convolving_torch"] = eager(
+      params, xs, ys, pools=POOLS, optimizer=lambda optim, weights: optim.SGD(weights, lr=LR)
+    )
   return {name: call for name, call in calls.items() if name == "loop" or name in names}
 
 

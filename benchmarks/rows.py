@@ -70,7 +70,8 @@ ROWS = (
   Row("seeds", "15 seeds against one, a step of one seed", "cljax.seeds", "cljax.cotrain", None, False, "none"),
 )
 # Measured by files of their own: apart, gating, convolving and sharing.
-APART = ("start", "devices", "gating", "convolving", "convolving_torch", "tree", "naive", "amortised")
+SHARING = ("tree", "naive", "amortised", "alone_torch", "memory_tree", "memory_naive")
+APART = ("start", "devices", "gating", "convolving", "convolving_torch", *SHARING)
 NAMES = (*(row.name for row in ROWS), *APART)
 
 
@@ -95,7 +96,9 @@ def present(module: str) -> bool:
 
 def without_peers(names: Sequence[str]) -> list[str]:
   """Those rows whose peer is not installed."""
-  needs = {row.name: PEERS.get(row.other.split(".")[0]) for row in ROWS} | {"convolving_torch": PEERS["torch"]}
+  needs = {row.name: PEERS.get(row.other.split(".")[0]) for row in ROWS} | dict.fromkeys(
+    ("convolving_torch", "alone_torch"), PEERS["torch"]
+  )
   return [name for name in names if (module := needs.get(name)) and not present(module)]
 
 

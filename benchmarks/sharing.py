@@ -1,4 +1,5 @@
-"""A step of LASEM in a loop: all 16 configurations as a prefix tree, one by one, and one configuration alone."""
+"""A step of LASEM in a loop: all 16 configurations as a prefix tree, one by one, and one configuration alone, which
+stands beside the same net in eager PyTorch; and what memory they take."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,6 +12,7 @@ import optax
 
 from benchmarks.convolving import timed
 from benchmarks.rows import Result, result_of
+from benchmarks.timing import Ratio
 from cljax.methods import METHODS
 from cljax.nets import Stack
 from cljax.ops.losses import cross_entropy
@@ -29,11 +31,17 @@ CHOICES: dict[str, dict[str, Any]] = {
   "amortised": {"m_step": "best", "e_every": STEPS},
 }
 TX = rmsprop(0.03, decay=0.9, eps=1e-10, initial_scale=1.0)
+RATE, EPS = 1e-3, 1e-2  # of PyTorch's RMSProp; an eps that keeps roundings of 0 from a whole step
 TEXT = f"LASEM, CIFAR net, batch {BATCH}, in a loop:"
 ROWS = {  # name -> text, ours, other, goal
   "tree": (f"{TEXT} 16 configurations as a tree against one", "tree", "alone", 11),
   "naive": (f"{TEXT} 16 configurations as a tree against one by one", "tree", "naive", 0.85),
   "amortised": (f"{TEXT} an E-step in {STEPS} against one configuration", "amortised", "alone", 1.45),
+}
+TORCH = f"{TEXT} one configuration against eager PyTorch"
+MEMORY = {  # name -> text, ours, other
+  "memory_tree": (f"{TEXT} buffers of 16 configurations as a tree against one", "tree", "alone"),
+  "memory_naive": (f"{TEXT} buffers of 16 configurations as a tree against one by one", "tree", "naive"),
 }
 
 
@@ -46,10 +54,10 @@ def batch_of() -> Batch:
   return Batch(jnp.asarray(x), jnp.asarray(y), none, allowed, Place(none, none), none, live)
 
 
-def parts(name: str) -> tuple[Stack, Spec, Method]:
+def parts(name: str, tx: Any = TX) -> tuple[Stack, Spec, Method]:
   """The net, what it is told, and the method with one of the choices; `naive` begins as `tree` does."""
   net, spec = Stack(heads=1, classes=CLASSES, **NET), Spec(SHAPE, 10, CLASSES, 10)
-  return net, spec, METHODS["lasem"](net, TX, spec, **CHOICES.get(name, {}))
+  return net, spec, METHODS["lasem"](net, tx, spec, **CHOICES.get(name, {}))
 
 
 def one_by_one(net: Stack, spec: Spec, carry: Any, batch: Batch) -> Any:
@@ -69,9 +77,9 @@ def one_by_one(net: Stack, spec: Spec, carry: Any, batch: Batch) -> Any:
   return optax.apply_updates(params, updates), opt_state, counted(counts, q, whole=False)
 
 
-def stepping(name: str, steps: int) -> Callable[[], PyTree]:
-  """What takes so many steps from the same weights, and gives the weights after them."""
-  net, spec, method = parts(name)
+def program(name: str, steps: int, tx: Any = TX) -> tuple[Any, Any]:
+  """(what takes so many steps and gives the weights after them, compiled when it is called; the state before them)."""
+  net, spec, method = parts(name, tx)
   batch, view = batch_of(), View(None, None, jnp.int32(0))  # type: ignore[arg-type]
   state = jax.jit(method.init)(jax.random.key(0))
 
@@ -86,7 +94,63 @@ def stepping(name: str, steps: int) -> Callable[[], PyTree]:
   def ours(state: Any) -> PyTree:
     return params_of(jax.lax.fori_loop(0, steps, step, state).layers)
 
-  return partial(jax.jit(naive if name == "naive" else ours), state)
+  return jax.jit(naive if name == "naive" else ours), state
+
+
+def stepping(name: str, steps: int) -> Callable[[], PyTree]:
+  """What takes so many steps from the same weights, and gives the weights after them."""
+  return partial(*program(name, steps))
+
+
+def memory(names: Sequence[str]) -> list[Result]:
+  """The rows of these names: megabytes that the compiled loop needs beside its arguments and results."""
+  wanted = [name for name in MEMORY if name in names]
+  found = {}
+  for side in dict.fromkeys(side for name in wanted for side in MEMORY[name][1:]):
+    steps, state = program(side, STEPS)
+    found[side] = steps.lower(state).compile().memory_analysis().temp_size_in_bytes / 1e6
+  rows = []
+  for text, ours, other in (MEMORY[name] for name in wanted):
+    share = found[ours] / found[other]
+    rows.append(
+      Result(text, f"{found[ours]:.1f} MB", f"{found[other]:.1f} MB", Ratio(share, share, share), None, False)
+    )
+  return rows
+
+
+def in_torch(steps: int) -> dict[str, Callable[[], PyTree]]:
+  """One configuration here (`alone`) and in eager PyTorch (`torch`), under PyTorch's RMSProp."""
+  from benchmarks.torch_convolving import eager
+
+  here, state = program("alone", steps, rmsprop(RATE, decay=0.9, eps=EPS, eps_in_sqrt=False))
+  batch, top = batch_of(), state.layers.work["top"]
+  names = {"Dense_0": "hidden_0", "Dense_1": "head"}
+
+  def renamed(params: Any) -> PyTree:
+    below = {f"Conv_{l}": leaves for l, leaves in enumerate(params["shared"])}
+    return below | {name: params["work"]["top"][own] for name, own in names.items()}
+
+  assert set(top) == set(names.values())
+  xs, ys = (np.repeat(np.asarray(each)[None], steps, axis=0) for each in (batch.x, batch.y))
+  there = eager(
+    renamed(params_of(state.layers)),
+    xs,
+    ys,
+    pools=NET["pools"],
+    optimizer=lambda optim, weights: optim.RMSprop(weights, lr=RATE, alpha=0.9, eps=EPS),
+  )
+  return {"alone": lambda: renamed(here(state)), "torch": there}
+
+
+def against_torch(rounds: int) -> Result:
+  """The row `alone_torch`; both sides come to the same weights."""
+  one, other = (call() for call in in_torch(CHECKED).values())
+  jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), one, other)
+  calls = in_torch(STEPS)
+  for call in calls.values():
+    call()
+  times = timed(calls, rounds, STEPS)
+  return result_of(TORCH, times["alone"], times["torch"], None, True)
 
 
 def sharing(names: Sequence[str], rounds: int) -> list[Result]:
@@ -100,4 +164,5 @@ def sharing(names: Sequence[str], rounds: int) -> list[Result]:
   for call in calls.values():
     jax.block_until_ready(call())  # compiles
   times = timed(calls, rounds, STEPS)
-  return [result_of(ROWS[n][0], times[ROWS[n][1]], times[ROWS[n][2]], ROWS[n][3], False) for n in wanted]
+  found = [result_of(ROWS[n][0], times[ROWS[n][1]], times[ROWS[n][2]], ROWS[n][3], False) for n in wanted]
+  return found + ([against_torch(rounds)] if "alone_torch" in names else []) + memory(names)

@@ -8,8 +8,19 @@ import numpy as np
 from cljax.types import PyTree
 
 
-def eager(params: PyTree, xs: np.ndarray, ys: np.ndarray, *, pools: Sequence[int], lr: float) -> Callable[[], PyTree]:
-  """What takes a step on each batch from cljax's weights, and gives the weights as cljax has them."""
+def eager(
+  params: PyTree,
+  xs: np.ndarray,
+  ys: np.ndarray,
+  *,
+  pools: Sequence[int],
+  optimizer: Callable[[Any, Sequence[Any]], Any],
+) -> Callable[[], PyTree]:
+  """What takes a step on each batch from cljax's weights, and gives the weights as cljax has them.
+
+  Args:
+    optimizer: (torch.optim, weights) -> what takes the steps.
+  """
   import torch
   from torch.nn import functional as F
 
@@ -31,11 +42,11 @@ def eager(params: PyTree, xs: np.ndarray, ys: np.ndarray, *, pools: Sequence[int
     for name in names:
       own[name]["kernel"] = own[name]["kernel"].permute(3, 2, 0, 1).contiguous()
     weights = [w.requires_grad_() for leaves in own.values() for w in leaves.values()]
-    optimizer = torch.optim.SGD(weights, lr=lr)
+    rule = optimizer(torch.optim, weights)
     for x, y in zip(images, labels, strict=True):
-      optimizer.zero_grad()
+      rule.zero_grad()
       F.cross_entropy(logits(own, x), y).backward()
-      optimizer.step()
+      rule.step()
     found = {layer: {leaf: w.detach() for leaf, w in leaves.items()} for layer, leaves in own.items()}
     for name in names:
       found[name]["kernel"] = found[name]["kernel"].permute(2, 3, 1, 0)

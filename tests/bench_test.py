@@ -190,7 +190,7 @@ def test_the_table():
 def test_missing_peers_are_told(monkeypatch):
   monkeypatch.setattr(rows, "present", lambda module: False)
   missing = rows.without_peers(rows.chosen([]))
-  assert missing == ["stacked", "modulelist", "tuned", "avalanche", "er", "convolving_torch"]
+  assert missing == ["stacked", "modulelist", "tuned", "avalanche", "er", "convolving_torch", "alone_torch"]
   text = rows.left_out(missing)
   assert "pip install 'cljax[peers]'" in text and "avalanche" in text
   assert rows.without_peers(["bare", "start"]) == []
@@ -230,6 +230,8 @@ def test_the_tree_takes_the_steps_of_one_configuration_after_the_other(monkeypat
   with pytest.raises(AssertionError):
     sharing.sharing(["naive"], 1)
   assert sharing.sharing(["bare"], 1) == []
+  (memory,) = sharing.sharing(["memory_tree"], 1)
+  assert memory.goal is None and memory.ours.endswith(" MB") and 1 < memory.ratio.median < 16
 
 
 def test_rows_have_names_of_their_own():
