@@ -96,9 +96,8 @@ def present(module: str) -> bool:
 
 def without_peers(names: Sequence[str]) -> list[str]:
   """Those rows whose peer is not installed."""
-  needs = {row.name: PEERS.get(row.other.split(".")[0]) for row in ROWS} | dict.fromkeys(
-    ("convolving_torch", "alone_torch"), PEERS["torch"]
-  )
+  needs = {row.name: PEERS.get(row.other.split(".")[0]) for row in ROWS}
+  needs |= dict.fromkeys(("convolving_torch", "alone_torch"), PEERS["torch"])
   return [name for name in names if (module := needs.get(name)) and not present(module)]
 
 

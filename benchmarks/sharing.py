@@ -99,7 +99,8 @@ def program(name: str, steps: int, tx: Any = TX) -> tuple[Any, Any]:
 
 def stepping(name: str, steps: int) -> Callable[[], PyTree]:
   """What takes so many steps from the same weights, and gives the weights after them."""
-  return partial(*program(name, steps))
+  run, state = program(name, steps)
+  return partial(run, state)
 
 
 def memory(names: Sequence[str]) -> list[Result]:
