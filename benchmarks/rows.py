@@ -70,7 +70,7 @@ ROWS = (
   Row("seeds", "15 seeds against one, a step of one seed", "cljax.seeds", "cljax.cotrain", None, False, "none"),
 )
 # Measured by files of their own: apart, gating, convolving and sharing.
-SHARING = ("tree", "naive", "amortised", "alone_torch", "memory_tree", "memory_naive")
+SHARING = ("tree", "naive", "amortised", "groups", "alone_torch", "memory_tree", "memory_naive")
 APART = ("start", "devices", "gating", "convolving", "convolving_torch", *SHARING)
 NAMES = (*(row.name for row in ROWS), *APART)
 

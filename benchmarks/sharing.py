@@ -21,6 +21,7 @@ from cljax.pieces.layered import params_of
 from cljax.pieces.optimizers import rmsprop
 from cljax.pieces.transfer import Transfer, layered
 from cljax.types import Batch, Clock, Method, Place, PyTree, Spec, View
+from configs.papers.lasem.table1 import GROUPS, RESNET
 
 STEPS, BATCH, SHAPE, CLASSES = 8, 10, (32, 32, 3), 10  # as many steps as lie between two E-steps
 CHECKED = 2  # steps after which both sides of `naive` must agree; later rounding decides
@@ -29,14 +30,19 @@ CHOICES: dict[str, dict[str, Any]] = {
   "alone": {"choose": "static"},
   "tree": {},
   "amortised": {"m_step": "best", "e_every": STEPS},
+  "residual": {"choose": "static"},
+  "groups": {"groups": GROUPS["resnet_4g"]},
 }
+RESIDUAL = ("residual", "groups")  # on the residual net
 TX = rmsprop(0.03, decay=0.9, eps=1e-10, initial_scale=1.0)
 RATE, EPS = 1e-3, 1e-2  # of PyTorch's RMSProp; an eps that keeps roundings of 0 from a whole step
 TEXT = f"LASEM, CIFAR net, batch {BATCH}, in a loop:"
+DEEP = f"LASEM, residual net of 17 convolutions, batch {BATCH}, in a loop: 4 groups,"
 ROWS = {  # name -> text, ours, other, goal
   "tree": (f"{TEXT} 16 configurations as a tree against one", "tree", "alone", 11),
   "naive": (f"{TEXT} 16 configurations as a tree against one by one", "tree", "naive", 0.85),
   "amortised": (f"{TEXT} an E-step in {STEPS} against one configuration", "amortised", "alone", 1.45),
+  "groups": (f"{DEEP} 16 configurations as a tree against one", "groups", "residual", None),
 }
 TORCH = f"{TEXT} one configuration against eager PyTorch"
 MEMORY = {  # name -> text, ours, other
@@ -56,7 +62,7 @@ def batch_of() -> Batch:
 
 def parts(name: str, tx: Any = TX) -> tuple[Stack, Spec, Method]:
   """The net, what it is told, and the method with one of the choices; `naive` begins as `tree` does."""
-  net, spec = Stack(heads=1, classes=CLASSES, **NET), Spec(SHAPE, 10, CLASSES, 10)
+  net, spec = Stack(heads=1, classes=CLASSES, **(RESNET if name in RESIDUAL else NET)), Spec(SHAPE, 10, CLASSES, 10)
   return net, spec, METHODS["lasem"](net, tx, spec, **CHOICES.get(name, {}))
 
 
