@@ -12,7 +12,6 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cljax import artifacts
 from cljax.checkpoint import by_path, checksum
 from cljax.config import check_outer
 from cljax.data.arrays import laid_out
@@ -23,6 +22,7 @@ from cljax.mesh import choose_executor, make_mesh, padded, put
 from cljax.methods import WITHOUT_BOUNDARIES
 from cljax.recipe import Laid, build_stream, recipe, seeds_of
 from cljax.settings import UNNAMED, Labels, Settings, settings_of
+from cljax.start import adapted, check_given, check_start, read_parts
 from cljax.sweep import hyperparameters, sweep_values, with_values
 from cljax.timeline import Look, Timeline, edges_of
 from cljax.types import Method, Spec, Stream
@@ -46,6 +46,7 @@ class Experiment(NamedTuple):
   axes: Stream  # 0 or None for each leaf of `stream`
   method: Method  # at the numbers of the first row: what is static about it
   parts: dict[str, dict[str, Any]]  # what the method reads, on the devices
+  parts_axes: dict[str, int | None]  # 0 where each seed reads a file of its own
   make: MakeFn
   hyper: dict[str, np.ndarray]  # [S] float32 by row of the seed axis; from a config the learning rate is among them
   timeline: Timeline
@@ -79,18 +80,6 @@ class Experiment(NamedTuple):
     """The method at the numbers of the v-th value of the sweep."""
     first = self.rows_of(v).start
     return self.make({name: float(rows[first]) for name, rows in self.hyper.items()})
-
-
-def read_parts(method: Method) -> dict[str, dict[str, np.ndarray]]:
-  """The leaves of every file that the method reads, by part.
-
-  Raises:
-    ConfigError: a file is missing or damaged, or does not fit the method's state.
-  """
-  parts = {name: artifacts.read(path) for name, path in method.reads.items()}
-  if parts:
-    jax.eval_shape(lambda key: method.load(method.init(key), parts), jax.random.key(0))
-  return parts
 
 
 def readouts_of(wanted: Sequence[str], spec: Spec, method: Method) -> tuple[str, ...]:
@@ -131,7 +120,9 @@ def build_timeline(
     )
   oracle = all(phase.joint for phase in method.phases)
   tasks = tuple(range(spec.T)) if settings.every_task or not oracle else (spec.T - 1,)
-  timeline = Timeline(method.phases, spec, rows, tasks, 1, settings.checkpoint_every_chunks, looks)
+  check_given(settings.given_tasks, spec, oracle)
+  every, given = settings.checkpoint_every_chunks, settings.given_tasks
+  timeline = Timeline(method.phases, spec, rows, tasks, 1, every, looks, given)
   longest = max(int(timeline.phase_steps(t, p).max()) for t in timeline.segments() for p in range(len(method.phases)))
   block = math.lcm(*(phase.block.size if phase.block else 1 for phase in method.phases))
   wanted = settings.chunk or min(longest, LONGEST_CHUNK)
@@ -225,7 +216,7 @@ def assemble(
   if spec.rows not in ((), longest):
     raise ConfigError(f"spec.rows={spec.rows}, but the stream's tasks have {longest} training rows")
   numbers = rows_of_hyper(hyper or {}, len(seeds))
-  first, make = at_numbers(method, numbers)
+  first, make = at_numbers(adapted(method, own.start_from, own.steps_per_task), numbers)
   if first.branches and own.seed_executor == "vmap":
     raise ConfigError(
       f"config.seed_executor='vmap' is refused for {name_of(labels)}: its steps "
@@ -236,6 +227,8 @@ def assemble(
   mesh = make_mesh(len(seeds), own.data_devices)
   check_memory(first, padded(len(seeds), mesh) // mesh.shape["seed"], mesh.local_devices[0])
   spec = spec._replace(rows=longest)
+  check_start(first, own.start_from, spec)
+  parts, parts_axes = read_parts(first, seeds)
   return Experiment(
     settings=own,
     labels=labels,
@@ -245,7 +238,8 @@ def assemble(
     stream=put(stream, axes, mesh),
     axes=axes,
     method=first,
-    parts=put(read_parts(first), None, mesh),
+    parts=put(parts, parts_axes, mesh),
+    parts_axes=parts_axes,
     make=make,
     hyper={name: rows.astype(np.float32) for name, rows in numbers.items()},
     timeline=build_timeline(own, labels, spec, first, train_rows, looks),

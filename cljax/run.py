@@ -94,7 +94,7 @@ def compile_events(experiment: Experiment) -> dict[str, Callable[..., Any]]:
   spread = partial(spread_rows, mesh=experiment.mesh) if experiment.mesh.shape["data"] > 1 else loops.whole
   compiled = {
     "keys": jax.jit(keys_of, out_shardings=placed(0)),
-    "init": by_seed(begin_of, (0, None)),
+    "init": by_seed(begin_of, (0, experiment.parts_axes or None)),
     "view": jax.jit(view_tasks, out_shardings=placed(axes.tasks)),
     **compile_pictures(experiment, pool_axis),
   }

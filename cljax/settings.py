@@ -23,6 +23,11 @@ class Settings(NamedTuple):
   chunk: Annotated[int, at_least(0, "steps of one compiled call; 0 chooses", 1_000_000)] = 0
   checkpoint_every_chunks: Annotated[int, at_least(0, "besides every task's end; 0: at task ends only")] = 20
   log_every_steps: Annotated[int, at_least(1, "steps between rows of metrics.jsonl")] = 100
+  start_from: Annotated[
+    str, free("file of a network's params to begin with; {seed} in it stands for each seed; '' is none")
+  ] = ""
+  given_tasks: Annotated[int, at_least(0, "leading tasks that it knows already: their edges run, and no step")] = 0
+  steps_per_task: Annotated[int, at_least(0, "of the phase `fit`, in place of its epochs; 0: epochs")] = 0
   seed_executor: Annotated[str, one_of(("auto", *EXECUTORS), "how seeds run on a device")] = "auto"
   data_devices: Annotated[int, at_least(1, "devices that share each batch; the others share the seeds")] = 1
   matmul_precision: Annotated[str, one_of(PRECISIONS, "of matrix products")] = "highest"

@@ -64,6 +64,7 @@ class Timeline(NamedTuple):
   chunk: int  # n of fit_chunk
   save_every: int  # chunks between saves within a phase; 0: at task ends only
   looks: tuple[Look, ...] = ()  # where boundaries are hidden those beside rows of the matrix only
+  given: int = 0  # leading tasks that were learnt before: their edges run, and no step
 
   def epoch_steps(self, task: int, phase: int) -> np.ndarray:
     """[S] steps of one epoch."""
@@ -78,6 +79,8 @@ class Timeline(NamedTuple):
     """[S] steps of one phase in one task."""
     it = self.phases[phase]
     steps = self.epoch_steps(task, phase)
+    if task < self.given:
+      return np.zeros_like(steps)
     return np.full_like(steps, it.steps) if it.steps else it.epochs * steps
 
   def total_before(self, task: int, phase: int) -> np.ndarray:

@@ -17,6 +17,7 @@ ROOMS = (
   ("ops",),
   ("data", "nets", "report"),
   ("artifacts", "fit"),
+  ("start",),
   ("pieces",),
   ("methods",),
   ("checkpoint", "looks", "memory", "mesh", "monitor", "timeline", "workdir"),

@@ -7,8 +7,8 @@ task answers with, and what is committed at its end, is the larger side of each 
 tensors that it does not use are rolled back, as in LASEM.
 
 The authors' program moves alpha on the training batch (`alpha_rows='train'`); DARTS itself takes validation rows
-(`valid`, as many as a batch, in turn; where a task has none, alpha rests). With `order=2` alpha is moved by the loss of
-the weights after a plain gradient step on the training batch, differentiated through that step (Liu et al., section
+(`valid`, as many as a batch, in turn; where a task has none, alpha rests). With `unrolled` alpha is moved by the loss
+of the weights after a plain gradient step on the training batch, differentiated through that step (Liu et al., section
 2.3): exactly, where both programs take a difference.
 """
 
@@ -21,7 +21,7 @@ import optax
 from flax import linen as nn
 
 from cljax.data.sample import some_rows
-from cljax.declared import at_least, declared, one_of
+from cljax.declared import at_least, declared, free, one_of
 from cljax.ops.losses import accuracy, cross_entropy
 from cljax.pieces.descent import GradientFn, descend
 from cljax.pieces.layered import Layered, Layers, params_of
@@ -146,15 +146,15 @@ def darts(
   transfer: Transfer = Transfer(),
   decay: Annotated[Array | float, at_least(0, "of the rate, by the epochs since the first task began")] = 0.0,
   alpha_rows: Annotated[str, one_of(("train", "valid"), "that move the mixture")] = "train",
-  order: Annotated[int, at_least(1, "of the gradient that moves the mixture", 2)] = 1,
-  ahead: Annotated[Array | float, at_least(0, "rate of the step that order 2 looks ahead by")] = 1e-3,
+  unrolled: Annotated[bool, free("the mixture is moved through a step of the weights")] = False,
+  ahead: Annotated[Array | float, at_least(0, "rate of that step")] = 1e-3,
 ) -> Method:
   """Layers shared or a task's own by a softened choice that is learnt by gradients.
 
   Raises:
     ConfigError: a net that is no stack of convolutions, a stream with one head, or keywords that do not fit the net.
   """
-  method = Darts(layered(net, spec, transfer), tx, decay, fit, alpha_rows == "valid", ahead if order == 2 else None)
+  method = Darts(layered(net, spec, transfer), tx, decay, fit, alpha_rows == "valid", ahead if unrolled else None)
 
   def apply(state: State, x: Array, slot: Array) -> Outputs:
     return method.nets.apply(state.layers, state.now, method.config(state), x, slot)

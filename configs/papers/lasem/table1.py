@@ -36,7 +36,7 @@ OWN: dict[str, dict[str, Any]] = {  # methods that share in a way of their own
 }
 DARTS: dict[str, dict[str, Any]] = {
   "darts": {"name": "darts"},
-  "darts_second": {"name": "darts", "order": 2, "alpha_rows": "valid"},
+  "darts_second": {"name": "darts", "unrolled": True, "alpha_rows": "valid"},
 }
 METHODS = (*FORMS, "no_roll_back", "single", "random", "search", *DARTS, *FIXED_STL, *LEANING, *OWN)
 TABLES = ("table1", "table2", "table3", "figure1", "figure4", "figure5", "figure6", "controls")

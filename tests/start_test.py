@@ -1,0 +1,91 @@
+"""What a run changes about a method: the network it begins with, tasks it knows already, steps in place of epochs."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from cljax import artifacts
+from cljax.errors import ConfigError
+from cljax.experiment import assemble
+from cljax.methods import METHODS
+from cljax.pieces.optimizers import sgd
+from tests import toys
+from tests.subjects import Subject, first
+
+
+def method_of(spec, name="finetune", **keywords):
+  return METHODS[name](toys.mlp(spec), sgd(0.1), spec, **keywords)
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+  """(a path with {seed}, what lies there)."""
+  spec, _ = toys.stream()
+  folder = tmp_path_factory.mktemp("networks")
+  found = [jax.jit(method_of(spec).init)(jax.random.key(40 + seed)).params for seed in (0, 1)]
+  for seed, params in enumerate(found):
+    artifacts.write(artifacts.folder_of(folder, seed), {"start": params})
+  return f"{folder}/parts/seed_{{seed}}/start.npz", found
+
+
+def test_each_seed_begins_with_its_own_file_and_a_known_task_is_not_trained(networks):
+  """Its row is asked, its edges run, and the next task takes so many steps as are counted."""
+  path, params = networks
+  spec, data = toys.stream()
+  spec, data = spec._replace(rows=()), data
+  method = method_of(spec, "ewc", guard={"name": "ewc", "strength": 3.0})
+  it = Subject(
+    assemble(
+      method, spec, data, seeds=(0, 1), start_from=path, given_tasks=1, steps_per_task=2, chunk=4, log_every_steps=1
+    )
+  )
+  carry = it.start()
+  chex.assert_trees_all_equal(*(jax.tree.map(np.asarray, tree) for tree in (first(carry.state).params, params[0])))
+  kept, steps = {}, []
+
+  def watch(unit, carry):
+    steps.append(max(unit.stop) if unit.kind == "chunk" else 0)
+    if unit.kind in ("exit", "evaluate"):
+      kept[unit.kind, unit.at.task] = jax.tree.map(np.array, carry.state)
+
+  carry = it.run(carry=carry, after=watch)
+  assert sum(steps) == 2 * (spec.T - 1) == it.experiment.timeline.steps()
+  for seed in (0, 1):
+    known = jax.tree.map(lambda leaf, s=seed: leaf[s], kept["exit", 0].params)
+    chex.assert_trees_all_equal(known, jax.tree.map(np.asarray, params[seed]))
+  assert max(leaf.max() for leaf in jax.tree.leaves(kept["exit", 0].past.fisher)) > 0  # EWC looked at its rows
+  assert (carry.right["task"][:, 1] >= 0).all()
+  moved = jax.tree.map(lambda now, then: np.abs(np.asarray(now) - then).max(), first(carry.state).params, params[0])
+  assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_files_of_the_seeds_must_be_alike(networks, tmp_path):
+  spec, data = toys.stream()
+  spec = spec._replace(rows=())
+  artifacts.write(tmp_path / "seed_0", {"start": networks[1][0]})
+  artifacts.write(tmp_path / "seed_1", {"start": {**networks[1][0], "more": np.zeros(2)}})
+  path = f"{tmp_path}/seed_{{seed}}/start.npz"
+  with pytest.raises(ConfigError, match="the files of seeds 0 and 1 hold arrays of other names or shapes"):
+    assemble(method_of(spec), spec, data, seeds=(0, 1), start_from=path)
+  with pytest.raises(ConfigError, match="seed_2/start.npz does not exist"):
+    assemble(method_of(spec), spec, data, seeds=(0, 2), start_from=path)
+
+
+@pytest.mark.parametrize(
+  ("name", "settings", "words"),
+  [
+    ("finetune", {"given_tasks": 3}, "config.given_tasks=3 leaves nothing to learn of 3 tasks; use at most 2"),
+    ("finetune", {"given_tasks": -1}, "config.given_tasks=-1 is too small"),
+    ("finetune", {"start_from": "nowhere/start.npz"}, "nowhere/start.npz does not exist"),
+    ("finetune", {"steps_per_task": -2}, "config.steps_per_task=-2 is too small"),
+    ("joint", {"given_tasks": 1}, "config.given_tasks=1: a method that learns all tasks at once"),
+    ("single", {"start_from": "PATH"}, "this one answers by others than the `params` of its state"),
+  ],
+)
+def test_refusals(networks, name, settings, words):
+  spec, data = toys.stream()
+  spec = spec._replace(rows=())
+  settings = {key: networks[0] if value == "PATH" else value for key, value in settings.items()}
+  with pytest.raises(ConfigError, match=words):
+    assemble(method_of(spec, name), spec, data, seeds=(0, 1), **settings)
