@@ -6,6 +6,7 @@ from cljax.data.class_lists import class_lists
 from cljax.data.mixed import copies, datasets
 from cljax.data.noisy_subsets import noisy_subsets
 from cljax.data.streams import permuted, rotated, split, subsets
+from cljax.data.transfers import transfer
 from cljax.types import Spec, Stream
 
 STREAMS: dict[str, Callable[..., tuple[Spec, Stream]]] = {
@@ -17,4 +18,5 @@ STREAMS: dict[str, Callable[..., tuple[Spec, Stream]]] = {
   "rotated": rotated,
   "split": split,
   "subsets": subsets,
+  "transfer": transfer,
 }
