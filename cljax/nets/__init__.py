@@ -2,7 +2,15 @@
 
 from cljax.nets.cnn import CNN
 from cljax.nets.mlp import MLP
+from cljax.nets.resnet import NormedCNN, ResNet
 from cljax.nets.routed import RoutedMLP
 from cljax.nets.stack import Stack
 
-NETS = {"cnn": CNN, "mlp": MLP, "routed_mlp": RoutedMLP, "stack": Stack}
+NETS = {
+  "cnn": CNN,
+  "mlp": MLP,
+  "normed_cnn": NormedCNN,
+  "resnet": ResNet,
+  "routed_mlp": RoutedMLP,
+  "stack": Stack,
+}
