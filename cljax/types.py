@@ -167,6 +167,18 @@ def keep(key: Key, state: State, view: View, clock: Clock) -> State:
   return state
 
 
+def in_turn(*edges: EdgeFn) -> EdgeFn:
+  """The edge that does what all of them do, one after the other, with the same key; `keep` where that is nothing."""
+  doing = [edge for edge in edges if edge is not keep]
+
+  def both(key: Key, state: State, view: View, clock: Clock) -> State:
+    for edge in doing:
+      state = edge(key, state, view, clock)
+    return state
+
+  return both if len(doing) > 1 else doing[0] if doing else keep
+
+
 def as_it_is(key: Key, state: State, view: View, plan: Plan) -> tuple[State, Plan]:
   """The plan of current rows only."""
   return state, plan

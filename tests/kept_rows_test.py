@@ -111,17 +111,22 @@ def test_replay_takes_every_memory(name):
   """A task by the method of that name: the memory fills, it is charged for its capacity, and shapes stay."""
   spec, data = stream(COUNTS)
   method = METHODS["er"](mlp(spec), sgd(0.1), spec, replay=4, capacity=12, memory=name)
-  empty_memory, _ = memory_of(name, 4, 12, spec)
-  state, planned = State(empty_memory()), jax.jit(method.phases[0].plan)
+  state, planned = State(memory_of(name, 4, 12, spec).empty()), jax.jit(method.phases[0].plan)
+  ended = jax.jit(method.phases[0].exit)
   begun = jax.eval_shape(method.init, jax.random.key(0)).memory
   chex.assert_trees_all_equal_shapes_and_dtypes(begun, state.memory)
   for t, keys, given in case("ring").steps():
-    after, found = planned(keys, state, view_at(jax.device_put(data), jnp.int32(t)), given)
+    view = view_at(jax.device_put(data), jnp.int32(t))
+    after, found = planned(keys, state, view, given)
+    if name == "kept":
+      drawn = np.where(given.live.any(axis=1), min(4 * t, 4), 0)  # nothing of the task itself
+      np.testing.assert_array_equal(found.live[:, BATCH:].sum(axis=1), drawn)
+      after = ended(jax.random.key(t), after, view, None)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
     chex.assert_tree_shape_prefix(found._replace(held=None), (STEPS, BATCH + 4))
     state = after
-  report = method.report(state)
-  assert report["memory_bytes"] == 12 * (16 + 8) and report["seen"] == sum(COUNTS) and state.memory.filled().all()
+  report, seen = method.report(state), 12 if name == "kept" else sum(COUNTS)
+  assert report["memory_bytes"] == 12 * (16 + 8) and report["seen"] == seen and state.memory.filled().all()
 
 
 def test_the_reservoir_is_the_default():
@@ -140,7 +145,7 @@ def test_memories_that_make_no_sense_are_refused():
   with pytest.raises(ConfigError, match="config.method.memory='rings'.*Did you mean ring"):
     memory_of("rings", 2, 9, spec)
   for name in MEMORIES:
-    assert memory_of(name, 2, 0, spec)[1] is as_it_is
+    assert memory_of(name, 2, 0, spec).plan is as_it_is
     with pytest.raises(ConfigError, match="smaller than one replay batch"):
       memory_of(name, 9, 6, spec)
   _, data = stream(COUNTS, boundaries=False)

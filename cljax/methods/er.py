@@ -21,7 +21,7 @@ from cljax.pieces.guards import NO_GUARD, Guarded
 from cljax.pieces.learner import Fit, Trained, supervised
 from cljax.pieces.memories import MEMORIES, memory_of
 from cljax.pieces.replay import Replay, memory_bytes
-from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Phase, Spec, View
+from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Phase, Spec, View, in_turn, keep
 
 
 @flax.struct.dataclass
@@ -44,7 +44,8 @@ def er(
     one_of(("sequential", "union"), "a step on the current rows, then one on the replayed; or one step on all"),
   ] = "sequential",
   memory: Annotated[
-    str, one_of(MEMORIES, "which rows stay: any, equally likely; the last of each task; as many of each class")
+    str,
+    one_of(MEMORIES, "rows that stay: any, equally likely; each task's last; as many of each class; picked at its end"),
   ] = "reservoir",
   guard: Guarded = NO_GUARD,
 ) -> Method:
@@ -53,11 +54,11 @@ def er(
   Raises:
     ConfigError: 0 < capacity < replay, or a capacity that the rings of the tasks cannot share equally.
   """
-  empty, plan = memory_of(memory, *replay, spec)
+  stored = memory_of(memory, *replay, spec)
   learner = supervised(net, tx, spec, current=fit.batch_size, guard=guard)
 
   def init(key: Key) -> State:
-    return State(**learner.init(key), memory=empty())
+    return State(**learner.init(key), memory=stored.empty())
 
   def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
     if update == "union" or not replay.capacity:
@@ -77,9 +78,10 @@ def er(
     fit.batch_size,
     step,
     epochs=fit.epochs,
-    plan=plan,
+    plan=stored.plan,
     block=learner.block(step, fit.batch_size + (replay.replay if replay.capacity else 0), fit.block),
     enter=learner.edge("enter"),
-    exit=learner.edge("exit"),
+    exit=in_turn(learner.edge("exit"), stored.exit),
   )
-  return Method(init, (phase,), learner.apply, report, needs_boundaries=learner.bound)
+  bound = learner.bound or stored.exit is not keep
+  return Method(init, (phase,), learner.apply, report, needs_boundaries=bound)
