@@ -24,7 +24,7 @@ class Settings(NamedTuple):
   checkpoint_every_chunks: Annotated[int, at_least(0, "besides every task's end; 0: at task ends only")] = 20
   log_every_steps: Annotated[int, at_least(1, "steps between rows of metrics.jsonl")] = 100
   start_from: Annotated[
-    str, free("file of a network's params to begin with; {seed} in it stands for each seed; '' is none")
+    str, free("file of a network's params to begin with; {seed} in it is each seed, {seed%3} one of three; '' is none")
   ] = ""
   given_tasks: Annotated[int, at_least(0, "leading tasks that it knows already: their edges run, and no step")] = 0
   steps_per_task: Annotated[int, at_least(0, "of the phase `fit`, in place of its epochs; 0: epochs")] = 0

@@ -1,7 +1,9 @@
 """What a run changes about a method: it reads files, begins with a network that was trained before, counts its steps.
 
-A path with `{seed}` in it is one file for each seed.
+A path with `{seed}` in it is one file for each seed, `{seed%3}` three files that seeds take in turn.
 """
+
+import re
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,12 +17,17 @@ from cljax.errors import ConfigError
 from cljax.types import Array, Method, Spec, State
 
 START = "start"  # the part that `begun_from` reads
-SEED = "{seed}"
+SEED = re.compile(r"\{seed(?:%([1-9]\d*))?\}")
 
 FIT = "fit"  # the phase that `steps_per_task` counts
 
 MakeFn = Callable[[Mapping[str, Any]], Method]
 Parts = dict[str, dict[str, np.ndarray]]  # part -> its leaves by their paths; with a leading [S] where seeds differ
+
+
+def path_of(path: str, seed: int) -> str:
+  """The path for one seed."""
+  return SEED.sub(lambda found: str(seed % int(found[1]) if found[1] else seed), path)
 
 
 def read_parts(method: Method, seeds: Sequence[int]) -> tuple[Parts, dict[str, int | None]]:
@@ -34,11 +41,11 @@ def read_parts(method: Method, seeds: Sequence[int]) -> tuple[Parts, dict[str, i
   own = dict.fromkeys(seeds)
   files: dict[int, dict[str, Any]] = {seed: {} for seed in own}
   for name, path in method.reads.items():
-    axes[name] = 0 if SEED in path else None
+    axes[name] = 0 if SEED.search(path) else None
     if axes[name] is None:
       parts[name] = artifacts.read(path)
     for seed in own:
-      files[seed][name] = artifacts.read(path.replace(SEED, str(seed))) if axes[name] == 0 else parts[name]
+      files[seed][name] = artifacts.read(path_of(path, seed)) if axes[name] == 0 else parts[name]
   if files[seeds[0]]:
     for seed in own if 0 in axes.values() else seeds[:1]:
       jax.eval_shape(lambda key, found: method.load(method.init(key), found), jax.random.key(0), files[seed])

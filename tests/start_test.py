@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from cljax import artifacts
+from cljax import artifacts, start
 from cljax.errors import ConfigError
 from cljax.experiment import assemble
 from cljax.methods import METHODS
@@ -58,6 +58,11 @@ def test_each_seed_begins_with_its_own_file_and_a_known_task_is_not_trained(netw
   assert (carry.right["task"][:, 1] >= 0).all()
   moved = jax.tree.map(lambda now, then: np.abs(np.asarray(now) - then).max(), first(carry.state).params, params[0])
   assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_paths_by_seed():
+  assert start.path_of("a/{seed}/{seed%3}.npz", 7) == "a/7/1.npz"
+  assert start.path_of("a/{seed%0}/{sed}", 7) == "a/{seed%0}/{sed}"
 
 
 def test_files_of_the_seeds_must_be_alike(networks, tmp_path):
