@@ -4,7 +4,6 @@ A path with `{seed}` in it is one file for each seed, `{seed%3}` three files tha
 """
 
 import re
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
