@@ -1,0 +1,98 @@
+r"""A new task learnt by a rule that was trained to forget little, beside plain SGD at many rates and other baselines
+(Xiong, Ren and Urtasun 2020, Figures 3 to 5): readout accuracy on the old task and on the new one.
+
+COMMANDS, a meta-training of each rule, then all cells (both resumable):
+  python -m launch.meta --config=configs/papers/metateacher/meta.py:preset=reduced,rule=lstm --workdir=M/lstm
+  python -m launch.meta --config=configs/papers/metateacher/meta.py:preset=reduced,rule=static --workdir=M/static
+  python -m launch.train --config=configs/papers/metateacher/table.py:preset=reduced,meta=M --workdir=W
+COMMAND, one cell:
+  python -m launch.train --config=configs/papers/metateacher/table.py:preset=reduced,meta=M,method=ewc_100 --workdir=W
+
+Every cell begins with the networks of the meta-training, which know the old task, and takes as many steps on the rows
+of the new task that no rule was trained on. Three networks and rules, each on three orders of the rows. Rates of `sgd_x`
+are shares of the rule's alpha.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cljax.config import complete, default, variant
+from configs.papers.metateacher import meta
+
+PRESETS = ("reduced", "small_cifar", "smoke", "paper")
+SHARES = ("0.5", "0.33", "0.2", "0.1", "0.05")
+RULES = ("lstm", "static")
+METHODS = ("sgd", *(f"sgd_{share}" for share in SHARES), "lwf", "lwf_0.5", "ewc_1", "ewc_100", "ewc_100_0.33")
+METHODS = (*METHODS, "teacher", *RULES)
+STEPS = ("meta", "twice")
+NETWORKS, ORDERS = 3, 3
+FISHER_ROWS = 5000
+
+
+def pins(arg: str) -> dict[str, str]:
+  """The keys of the table that `arg` pins; `meta` is a folder with the work dirs `lstm` and `static`."""
+  parts = arg.split(",")
+  folder = [part.removeprefix("meta=") for part in parts if part.startswith("meta=")]
+  others = ",".join(part for part in parts if not part.startswith("meta="))
+  pinned = variant(others, preset=PRESETS, method=METHODS, steps=STEPS, experiment=meta.EXPERIMENTS)
+  return pinned | ({"meta": folder[-1]} if folder else {})
+
+
+def sweep(arg: str = "") -> list[dict[str, str]]:
+  """The cells that `arg` leaves open."""
+  pinned = pins(arg)
+  return [pinned | {"method": method} for method in METHODS if pinned.get("method", method) == method]
+
+
+def of_method(name: str, alpha: float, batch: int, theta: str, old_rows: int) -> tuple[dict[str, Any], float]:
+  """(the fields of config.method, the learning rate) of a row."""
+  base, _, share = name.partition("_")
+  training: dict[str, Any] = {"batch_size": batch, "epochs": 1}
+  if base == "ewc":
+    strength, _, share = share.partition("_")
+    guard = {"name": "ewc", "strength": float(strength), "fisher_rows": FISHER_ROWS}
+    training = {"name": "ewc", **training, "guard": guard}
+  elif base == "lwf":
+    training |= {"name": "lwf", "warmup_epochs": 0, "distill_weight": 1.0, "distill_temperature": 1.0}
+  elif base == "teacher":
+    training |= {"name": "er", "memory": "kept", "update": "union", "replay": batch, "capacity": old_rows}
+  elif base in RULES:
+    training |= {"name": "learned_rule", "form": base, "theta": theta, "alpha": alpha}
+  else:
+    training |= {"name": "finetune"}
+  return training, alpha * float(share or 1)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """One cell; what `arg` leaves open is plain SGD in the preset `reduced`."""
+  pinned = {"preset": "reduced", "method": "sgd", "steps": "meta", "meta": "runs/metateacher"} | pins(arg)
+  preset, method, folder = pinned["preset"], pinned["method"], pinned["meta"]
+  asked = f"preset={preset}" + (f",experiment={pinned['experiment']}" if "experiment" in pinned else "")
+  trained = meta.get_config(asked)
+  data, alpha, steps = trained.data, trained.inner.alpha, trained.curriculum.steps
+  config = default()
+  config.paper, config.preset, config.cell = "metateacher", preset, f"{data.source.replace('+', '_')}/{method}"
+  networks = trained.num_seeds
+  config.num_seeds = networks * ORDERS
+  seed = f"seed_{{seed%{networks}}}"
+  rule = method if method in RULES else RULES[0]
+  config.start_from, config.given_tasks = f"{folder}/{rule}/parts/{seed}/start.npz", 1
+  config.steps_per_task = steps * (2 if pinned["steps"] == "twice" else 1)
+  config.looks = ("readout",)
+  classes = 0 if len(data.new) == data.classes * data.tasks else data.classes
+  half = {"all": "all", "first": "second", "second": "first"}[data.half]
+  config.stream = {"name": "transfer", "source": data.source, "old": data.old, "new": held_out(data.new, classes)}
+  config.stream |= {"new_tasks": data.tasks, "new_classes": classes, "half": half}
+  config.net = trained.net.to_dict()
+  theta = f"{folder}/{rule}/parts/{seed}/theta.npz"
+  kept = (1 + data.tasks) * (2_000 if preset == "smoke" else 32_000)  # no task has more rows
+  config.method, config.optimizer.lr = of_method(method, alpha, trained.inner.new_rows, theta, kept)
+  for name in ("hidden", "hidden_vectors", "cell", "inputs") if method in RULES else ():
+    config.method[name] = trained.rule[name]
+  return complete(config)
+
+
+def held_out(pool: tuple[int, ...], drawn: int) -> tuple[int, ...]:
+  """The classes of the new tasks: those of meta-training, or, where they are drawn, the fifty that it never saw."""
+  return tuple(range(max(pool) + 1, max(pool) + 51)) if drawn else pool
