@@ -1,9 +1,6 @@
 """Meta-gradients against central differences, what is cut and what is not, and segments that are begun anew."""
 
-import functools
-
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,14 +8,10 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from cljax.meta.curriculum import Curriculum
-from cljax.meta.episodes import Episodes, check_classes, drawn, table_of
-from cljax.meta.outer import Adam, Outer
 from cljax.meta.unroll import Inner, Nets, Pair, huber
-from cljax.errors import ConfigError
 from cljax.nets import MLP
 from cljax.pieces.rule import Learned, Rule, init_theta, learned, tensors_of_net
-from cljax.types import Bank, Batch, Place
+from cljax.types import Batch, Place
 
 RULE = Rule(hidden=3, hidden_vectors=2)
 S = 3
@@ -129,3 +122,58 @@ def test_what_is_cut_is_held_fixed(second_order, through_inputs):
     np.testing.assert_allclose(found, there, atol=3e-7 * np.abs(there).max() + 1e-9)
     exact = slope_of(pair_of(**EXACT), theta, nets, batches)
     assert np.abs(found - exact).max() > 1e-5 * np.abs(exact).max()
+
+
+def test_steps_and_segments_are_the_same_where_a_segment_is_a_step():
+  """And a move after each step goes back through all steps of its segment, each with the theta that it had."""
+  pair, tx = pair_of(), optax.adam(0.01)
+  theta, nets = begun(pair, dtype=jnp.float32)
+
+  def move(theta, opt_state, slope):
+    updates, opt_state = tx.update(slope, opt_state, theta)
+    return optax.apply_updates(theta, updates), opt_state
+
+  first = jax.tree.map(lambda leaf: leaf[:1], batches_of())
+  both = [
+    jax.jit(lambda by=by: by(theta, tx.init(theta), nets, first, move))() for by in (pair.by_segment, pair.by_step)
+  ]
+  chex.assert_trees_all_close(*both, rtol=1e-5, atol=1e-6)
+
+  stay = lambda theta, opt_state, slope: (theta, opt_state)  # noqa: E731
+  norm = jax.jit(lambda: pair.by_step(theta, (), nets, batches_of(), stay)[-1])()
+  last = jax.jit(jax.grad(lambda theta: pair.run(theta, nets, batches_of())[1][1][-1]))(theta)
+  np.testing.assert_allclose(norm, optax.tree.norm(last), rtol=1e-4)
+
+
+@pytest.mark.parametrize("option", ["remat", "unroll"])
+def test_how_a_segment_is_computed_changes_no_number(option):
+  theta, nets = begun(pair_of(), dtype=jnp.float32)
+  slopes = [slope_of(pair, theta, nets, batches_of()) for pair in (pair_of(), pair_of(**{option: True}))]
+  np.testing.assert_allclose(*slopes, rtol=1e-4, atol=1e-6)
+  assert np.abs(slopes[0]).max() > 0.01
+
+
+def test_the_teacher_gets_no_derivative():
+  pair = pair_of(**EXACT)
+  theta, nets = begun(pair, dtype=jnp.float32)
+  loss = lambda teacher, student: pair.run(theta, Nets(teacher, student, nets.memory), batches_of())[0]  # noqa: E731
+  of_teacher, of_student = jax.jit(jax.grad(loss, (0, 1)))(nets.teacher, nets.student)
+  assert not np.any(ravel_pytree(of_teacher)[0]) and np.any(ravel_pytree(of_student)[0])
+
+
+def test_the_loss_by_hand():
+  """Huber, delta 1: .5 * .5^2 = .125 and 2 - .5 = 1.5."""
+  assert float(huber(jnp.array([0.5, 2.0]), jnp.zeros(2))) == 0.8125
+  assert 300 * float(huber(jnp.array([0.5]), jnp.zeros(1))) == 37.5
+
+
+def test_a_teacher_that_sees_what_the_student_sees_is_the_student():
+  """At the rule's start delta is 1, so both take the same steps."""
+  pair = pair_of(old_rows=0, new_rows=8)
+  _, nets = begun(pair, dtype=jnp.float32)
+  theta = jax.jit(lambda key: init_theta(key, pair.tensors, pair.rule))(jax.random.key(0))
+  same = nets._replace(teacher=nets.student)
+  _, (after, losses) = jax.jit(pair.run)(theta, same, batches_of())
+  np.testing.assert_array_equal(losses, 0)
+  chex.assert_trees_all_equal(after.teacher, after.student)
+  assert np.abs(after.student["first"]["kernel"] - nets.student["first"]["kernel"]).max() > 1e-3

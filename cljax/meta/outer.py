@@ -103,8 +103,7 @@ class Outer(NamedTuple):
     theta, opt_state = where(finite, (moved, moved_state), (theta, opt_state))
     threshold = self.curriculum.threshold_at(place.episode, place.task)
     over = losses[-1] > threshold
-    capped = over & (place.short >= self.curriculum.patience)
-    there, goes_on, anew = self.follow(place, length, over & ~capped, finite)
+    there, goes_on, anew = self.follow(place, length, over, finite)
     largest = jnp.where(finite, jnp.maximum(place.largest, cell), place.largest)
     blank = self.fresh(key, theta, episodes, there.episode)
     told = {
@@ -116,7 +115,7 @@ class Outer(NamedTuple):
       "step": place.step + length,
       "restarts": anew | goes_on,
       "finite": finite,
-      "capped": capped,
+      "patient": over & self.lives_on(place),
       "cell": cell,
       "norm": norm,
     }
@@ -127,27 +126,30 @@ class Outer(NamedTuple):
     updates, opt_state = self.tx.update(slope, opt_state, theta)
     return optax.apply_updates(theta, updates), opt_state
 
+  def lives_on(self, place: Place) -> Array:
+    """[] whether this episode lives to its last step, after too many that ended in their first segment."""
+    return place.short >= self.curriculum.patience
+
   def follow(self, place: Place, length: int, over: Array, finite: Array) -> tuple[Place, Array, Array]:
-    """(where the next segment stands, whether it is in the episode's next task, whether in a new episode)."""
-    step = place.step + length
-    ends = over | (step >= self.curriculum.steps) | ~finite
+    """(where the next segment stands, whether it is in the episode's next task, whether in a new episode).
+
+    Args:
+      over: [] bool, whether the last loss passed the threshold.
+    """
+    step, lives_on = place.step + length, self.lives_on(place)
+    ends = (over & ~lives_on) | (step >= self.curriculum.steps) | ~finite
     goes_on = ends & finite & (place.task < self.tasks - 1)
     anew = ends & ~goes_on
     first = (place.step == 0) & (place.task == 1)
-    whole = ~over & (~first | (step >= self.curriculum.steps)) & ends
-    short = jnp.where(over & first, place.short + 1, jnp.where(self.lived(place, over, whole), 0, place.short))
+    short = jnp.where(first & over, place.short + 1, jnp.where(first, 0, place.short))
     found = place._replace(
       episode=place.episode + anew,
       task=jnp.where(anew, 1, place.task + goes_on),
       step=jnp.where(ends, 0, step),
-      short=short,
+      short=jnp.where(lives_on, jnp.where(anew, 0, place.short), short),
       skipped=place.skipped + ~finite,
     )
     return found, goes_on, anew
-
-  def lived(self, place: Place, over: Array, whole: Array) -> Array:
-    """[] whether an episode has shown that episodes live: it was let live to its end, or passed its first segment."""
-    return jnp.where(place.short >= self.curriculum.patience, whole, ~over)
 
   def compiled(self, length: int, count: int) -> Callable[..., tuple[Training, dict[str, Array]]]:
     """(key, episodes, state, first number) -> (state after `count` segments, what is told of each [count])."""

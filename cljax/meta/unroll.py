@@ -114,7 +114,7 @@ class Pair(NamedTuple):
   ) -> tuple[Theta, Any, Nets, Array, Array]:
     """One move of theta by the mean L of a segment: (theta, opt_state, networks, L [S], [] norm of the gradient)."""
     (_, (nets, losses)), slope = jax.value_and_grad(self.run, has_aux=True)(theta, nets, batches)
-    return *move(theta, opt_state, slope), nets, losses, optax.global_norm(slope)
+    return *move(theta, opt_state, slope), nets, losses, optax.tree.norm(slope)
 
   def by_step(
     self, theta: Theta, opt_state: Any, nets: Nets, batches: Batch, move: Step
@@ -137,7 +137,7 @@ class Pair(NamedTuple):
       nets = Nets(teacher, student, memory)
       slope = self.back(pulls, student, memory, loss)
       theta, opt_state = move(theta, opt_state, slope)
-      norm = optax.global_norm(slope)
+      norm = optax.tree.norm(slope)
     return theta, opt_state, nets, jnp.stack(losses), norm
 
   def back(self, pulls: list[Any], student: PyTree, memory: Memory, loss: Array) -> Theta:
