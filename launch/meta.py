@@ -12,8 +12,7 @@ from ml_collections import config_flags
 from cljax.errors import ConfigError
 from cljax.meta.train import train
 from launch import app, hosts
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "File and variant, FILE.py:key=value.", lock_config=True)
+from launch.config_flag import CONFIG
 
 
 def main() -> None:

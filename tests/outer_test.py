@@ -15,7 +15,8 @@ from cljax.meta.outer import Adam, Outer, Place
 from cljax.meta.unroll import Inner, Pair
 from cljax.nets import MLP
 from cljax.ops.trees import take
-from cljax.pieces.rule import Rule, init_theta, tensors_of_net
+from cljax.pieces.neurons import tensors_of_net
+from cljax.pieces.rule import Rule, init_theta
 from cljax.types import Bank
 
 KEY = jax.random.key(7)
@@ -37,10 +38,10 @@ def episodes_of(old=(0, 1), pool=(2, 3, 4, 5, 6, 7), starts=3):
 
 def outer_of(tasks=3, inner=(), rule=RULE, **curriculum):
   net = MLP(3, 2, (4,))
-  shapes = jax.eval_shape(net.init, KEY, jnp.zeros((1, 3, 1, 1)), jnp.zeros(1, jnp.int32))["params"]
-  own = Inner(**{"old_rows": 4, "new_rows": 4, **dict(inner)})
+  variables = jax.eval_shape(net.init, KEY, jnp.zeros((1, 3, 1, 1)), jnp.zeros(1, jnp.int32))
+  own = Inner(**{"old_batch": 4, "new_batch": 4, **dict(inner)})
   given = {"steps": 10, "threshold": 1e6, "threshold_most": 1e6, **curriculum}
-  pair = Pair(net, *tensors_of_net(net, shapes, (3, 1, 1)), rule, own)
+  pair = Pair(net, *tensors_of_net(net, variables, (3, 1, 1)), rule, own)
   return Outer(pair, Curriculum(**given), Adam(lr=0.01).transform(20), "head", tasks, 2)
 
 

@@ -19,7 +19,8 @@ from cljax.nets.heads import Heads
 from cljax.nets.taps import layers, tapped
 from cljax.ops.losses import cross_entropy
 from cljax.pieces import rule as rules
-from cljax.pieces.rule import Rule, Tensor, activations, init_theta, learned, tensors_of_net
+from cljax.pieces.neurons import Tensor, activations, tensors_of_net
+from cljax.pieces.rule import Rule, init_theta, learned
 from cljax.types import Batch, Outputs, Place
 
 STATIC, RAW, RELU = Rule(form="static"), Rule(inputs="raw", hidden=8), Rule(cell="relu", hidden=8)
@@ -40,8 +41,8 @@ class Normalised(nn.Module):
 
 
 def shapes(net, x_shape):
-  params = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *x_shape)), jnp.zeros(1, jnp.int32))["params"]
-  return params, *tensors_of_net(net, params, x_shape)
+  variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *x_shape)), jnp.zeros(1, jnp.int32))
+  return variables["params"], *tensors_of_net(net, variables, x_shape)
 
 
 def batch_of(x_shape, rows=12, classes=3):

@@ -10,7 +10,8 @@ from jax.flatten_util import ravel_pytree
 
 from cljax.meta.unroll import Inner, Nets, Pair, huber
 from cljax.nets import MLP
-from cljax.pieces.rule import Learned, Rule, init_theta, learned, tensors_of_net
+from cljax.pieces.neurons import tensors_of_net
+from cljax.pieces.rule import Learned, Rule, init_theta, learned
 from cljax.types import Batch, Place
 
 RULE = Rule(hidden=3, hidden_vectors=2)
@@ -20,9 +21,9 @@ S = 3
 def pair_of(rule=RULE, **inner):
   """A 3-2-2 net: three pixels, two hidden units, two classes to each of two heads."""
   net = MLP(2, 2, (2,))
-  params = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 3, 1, 1)), jnp.zeros(1, jnp.int32))["params"]
-  inner = {"alpha": 1.0, "old_rows": 4, "new_rows": 4, "loss_scale": 100.0, **inner}
-  return Pair(net, *tensors_of_net(net, params, (3, 1, 1)), rule, Inner(**inner))
+  variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 3, 1, 1)), jnp.zeros(1, jnp.int32))
+  inner = {"alpha": 1.0, "old_batch": 4, "new_batch": 4, "loss_scale": 100.0, **inner}
+  return Pair(net, *tensors_of_net(net, variables, (3, 1, 1)), rule, Inner(**inner))
 
 
 def batches_of(length=S, rows=8, old=4):
@@ -67,7 +68,7 @@ def slope_of(pair, theta, nets, batches):
 def held(pair, theta, nets, batches, gradient, inputs):
   """theta -> the mean loss with the student's gradients, or what the rule takes in, as they were at `theta`."""
   each = [jax.tree.map(lambda leaf, t=t: leaf[t], batches) for t in range(S)]
-  own = [jax.tree.map(lambda leaf: leaf[pair.inner.old_rows :], batch) for batch in each]
+  own = [jax.tree.map(lambda leaf: leaf[pair.inner.old_batch :], batch) for batch in each]
 
   @jax.jit
   def as_they_were(theta, nets):
@@ -169,7 +170,7 @@ def test_the_loss_by_hand():
 
 def test_a_teacher_that_sees_what_the_student_sees_is_the_student():
   """At the rule's start delta is 1, so both take the same steps."""
-  pair = pair_of(old_rows=0, new_rows=8)
+  pair = pair_of(old_batch=0, new_batch=8)
   _, nets = begun(pair, dtype=jnp.float32)
   theta = jax.jit(lambda key: init_theta(key, pair.tensors, pair.rule))(jax.random.key(0))
   same = nets._replace(teacher=nets.student)

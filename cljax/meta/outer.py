@@ -87,7 +87,7 @@ class Outer(NamedTuple):
     """[S, ...] the batches of a segment by its number."""
     classes = episodes.classes(episode_key(key, place.episode), (self.tasks, self.classes))
     keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, SEGMENT), number), length)
-    size = (self.pair.inner.old_rows, self.pair.inner.new_rows)
+    size = (self.pair.inner.old_batch, self.pair.inner.new_batch)
     return jax.vmap(lambda key: episodes.batch(key, classes, place.task, size))(keys)
 
   def segment(

@@ -30,7 +30,8 @@ from cljax.meta.unroll import Pair
 from cljax.monitor import Monitor, compile_seconds
 from cljax.nets.heads import Heads
 from cljax.nets.modes import trains_apart
-from cljax.pieces.rule import init_theta, part, tensors_of_net
+from cljax.pieces.neurons import tensors_of_net
+from cljax.pieces.rule import init_theta, part
 from cljax.types import Key, PyTree
 from cljax.workdir import claim, environment, note_environment
 
@@ -105,7 +106,7 @@ def outer_of(settings: Settings, source: Source) -> Outer:
     raise ConfigError(
       "a teacher and a student carry parameters alone: take a net without dropout and running statistics"
     )
-  called, tensors = tensors_of_net(net, variables["params"], source.train.x.shape[1:])
+  called, tensors = tensors_of_net(net, variables, source.train.x.shape[1:])
   head = next(name for name, layer in called.items() if isinstance(layer.module, Heads))
   moves = settings.length.whole * (settings.curriculum.truncation if inner.update == "step" else 1)
   pair = Pair(net, called, tensors, settings.rule, inner)

@@ -23,7 +23,8 @@ from cljax.declared import above, at_least, free, one_of
 from cljax.nets.modes import at_rest
 from cljax.nets.taps import Layer, tapped
 from cljax.ops.losses import cross_entropy, rows
-from cljax.pieces.rule import Memory, Rule, Tensor, Theta, activations, learned
+from cljax.pieces.neurons import Tensor, activations
+from cljax.pieces.rule import Memory, Rule, Theta, learned
 from cljax.types import Array, Batch, PyTree
 
 Step = Callable[[Theta, Any, Any], tuple[Theta, Any]]  # (theta, the optimizer's state, gradient) -> both afterwards
@@ -33,8 +34,8 @@ class Inner(NamedTuple):
   """Inner steps, and how they are differentiated."""
 
   alpha: Annotated[float, above(0, "the learning rate of teacher and student")] = 0.1
-  old_rows: Annotated[int, at_least(0, "of the teacher's batch that are old", 100_000)] = 64
-  new_rows: Annotated[int, at_least(1, "of the teacher's batch that are new, which the student sees", 100_000)] = 64
+  old_batch: Annotated[int, at_least(0, "of the teacher's batch that are old", 100_000)] = 64
+  new_batch: Annotated[int, at_least(1, "of the teacher's batch that are new, which the student sees", 100_000)] = 64
   loss_scale: Annotated[float, above(0, "of the mean Huber loss")] = 300.0
   second_order: Annotated[bool, free("derivatives go through the student's gradient")] = False
   through_inputs: Annotated[bool, free("derivatives go through what the rule's networks take in")] = False
@@ -98,7 +99,7 @@ class Pair(NamedTuple):
   def step(self, theta: Theta, nets: Nets, batch: Batch) -> tuple[Nets, Array]:
     """One inner step: (both networks afterwards, L)."""
     teacher = jax.lax.stop_gradient(self.teach(nets.teacher, batch))
-    student, memory = self.learn(theta, nets.student, nets.memory, rows(batch, self.inner.old_rows))
+    student, memory = self.learn(theta, nets.student, nets.memory, rows(batch, self.inner.old_batch))
     return Nets(teacher, student, memory), self.apart(teacher, student, batch)
 
   def run(self, theta: Theta, nets: Nets, batches: Batch) -> tuple[Array, tuple[Nets, Array]]:

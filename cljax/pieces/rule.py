@@ -9,10 +9,6 @@ has its own h and c. A kernel of kH * kW * Cin weights a neuron takes 2 kH kW Ci
 a bias, and the scale or the bias of a normalisation, take 4 and give 1. `static` is the control without a network:
 delta = scale * tanh(b), b one for each input unit. Heads take plain SGD at alpha.
 
-The paper's "pre" and "post" are what a layer takes in and gives out, as means over batch and window. Of a dense layer
-the latter is past its ReLU, of a convolution before its normalisation. A bias has the mean before the ReLU as "pre", a
-normalisation's scale and bias the mean of what is normalised.
-
 Deviations, each an option: cells are tanh cells with a ReLU on what each layer gives (`cell`: literal ReLU cells end in
 non-finite weights); each block of inputs is divided by its root mean square over the tensor (`inputs`); `scale` begins
 where delta is 1, so that the rule begins as plain SGD, bit for bit.
@@ -32,8 +28,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cljax.artifacts import fill
 from cljax.declared import at_least, one_of
 from cljax.errors import ConfigError
-from cljax.nets.heads import Heads
-from cljax.nets.taps import NORMALISATIONS, Layer, Tapped, at_path, layers, normalised
+from cljax.pieces.neurons import Acts, Tensor
 from cljax.types import Array, Key, PyTree
 
 LAYERS = 3  # of the stacked LSTM
@@ -42,7 +37,6 @@ MOST_HIDDEN = 4096
 
 Theta = Mapping[str, Mapping[str, Array]]  # tensor, such as first/kernel -> its meta-parameters
 Memory = dict[str, Array]  # tensor -> [2, layers, neurons, H], h and c; {} of `static`
-Acts = Mapping[str, Mapping[str, Array]]  # layer -> pre [Cin], mid [Cout], post [Cout]
 
 
 class Rule(NamedTuple):
@@ -58,80 +52,14 @@ class Rule(NamedTuple):
   hidden: Annotated[int, at_least(1, "units of a kernel's LSTM", MOST_HIDDEN)] = 64
   hidden_vectors: Annotated[int, at_least(1, "units of the LSTM of a bias or a scale", MOST_HIDDEN)] = 32
 
+  def units(self, tensor: Tensor) -> int:
+    """H of a tensor's LSTM."""
+    return self.hidden_vectors if tensor.vector else self.hidden
+
   @property
   def label(self) -> str:
     """What decides what the numbers of a theta mean, as the file of one says it."""
     return self.form if self.form == "static" else f"{self.form}_{self.cell}_{self.inputs}"
-
-
-class Tensor(NamedTuple):
-  """One parameter tensor, as the rule sees it."""
-
-  layer: str
-  leaf: str  # kernel, bias or scale
-  window: int  # kH * kW, 1 of what is no convolution
-  fan: int  # Cin, 1 of a bias or a scale
-  neurons: int  # Cout
-
-  @property
-  def outputs(self) -> int:
-    """Numbers that the rule gives a neuron."""
-    return self.window * self.fan
-
-  @property
-  def inputs(self) -> int:
-    """Numbers that the rule takes for a neuron: weights, gradients, pre and post."""
-    return 2 * self.outputs + self.fan + 1
-
-  @property
-  def vector(self) -> bool:
-    """Whether it is a bias or a scale."""
-    return self.leaf != "kernel"
-
-  def rows(self, leaf: Array) -> Array:
-    """[neurons, outputs] of an array of the tensor's shape."""
-    return leaf.reshape(-1, self.neurons).T
-
-  def shaped(self, rows: Array, like: Array) -> Array:
-    """The inverse of `rows`, in the shape of `like`."""
-    return rows.T.reshape(like.shape)
-
-  def hidden(self, rule: Rule) -> int:
-    """H."""
-    return rule.hidden_vectors if self.vector else rule.hidden
-
-
-def tensors_of(called: Mapping[str, Layer], params: PyTree) -> dict[str, Tensor]:
-  """The tensors of a net that the rule updates: all but those of heads.
-
-  Args:
-    called: the net's layers, `nets.taps.layers`.
-    params: of the net; shapes do.
-
-  Raises:
-    ConfigError: parameters that the rule has no form for.
-  """
-  found: dict[str, Tensor] = {}
-  for path, leaf in flatten_dict(params, sep="/").items():
-    name, _, own = path.rpartition("/")
-    layer = called.get(name)
-    if layer is None or (isinstance(layer.module, nn.Conv) and layer.module.feature_group_count != 1):
-      what = "no layer that taps can read" if layer is None else "a convolution in groups"
-      raise ConfigError(f"the learned rule has no form for {path} of shape {leaf.shape}: {name or path} is {what}")
-    if isinstance(layer.module, Heads):
-      continue
-    neurons = leaf.shape[-1]
-    fan = layer.input.shape[-1] if own == "kernel" else 1
-    size = int(np.prod(leaf.shape, dtype=int)) // neurons
-    found[path] = Tensor(name, own, size // fan, fan, neurons)
-  return found
-
-
-def tensors_of_net(net: nn.Module, params: PyTree, x_shape: tuple[int, ...]) -> tuple[dict[str, Layer], dict]:
-  """(the layers of a net for pictures of `x_shape`, its tensors); nothing is computed."""
-  x, slot = jax.ShapeDtypeStruct((1, *x_shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
-  called = layers(net, {"params": params}, x, slot)
-  return called, tensors_of(called, params)
 
 
 def one_at_start() -> np.ndarray:
@@ -163,7 +91,7 @@ def init_one(key: Key, tensor: Tensor, rule: Rule, scale: Any) -> dict[str, Arra
   out = {"bias": jnp.ones(tensor.outputs), "scale": jnp.asarray(scale, jnp.ones(()).dtype)}
   if rule.form == "static":
     return out
-  H = tensor.hidden(rule)
+  H = rule.units(tensor)
   lecun = nn.initializers.lecun_normal(batch_axis=0)
   keys = jax.random.split(key, 3)
   matrix = lecun(keys[0], (1, tensor.inputs, 4 * H))[0]
@@ -200,38 +128,6 @@ def filled(tensors: Mapping[str, Tensor], rule: Rule, leaves: Mapping[str, Array
     raise ConfigError(f"{source} holds a rule of the form {there!r}, but {rule.label!r} is asked for here")
   template = jax.eval_shape(lambda key: part(init_theta(key, tensors, rule, 1.0), rule), jax.random.key(0))
   return fill(template, leaves, source)[rule.label]
-
-
-def activations(
-  found: Tapped, called: Mapping[str, Layer], variables: PyTree, live: Array | None = None
-) -> dict[str, dict[str, Array]]:
-  """The means over batch and window that the rule takes.
-
-  Args:
-    found: what the taps of one call found.
-    called: the net's layers.
-    variables: the net's collections.
-    live: [B] bool, the rows that are counted; None is all.
-  """
-
-  def mean(values):
-    each = values.reshape(len(values), -1, values.shape[-1]).mean(axis=1)
-    if live is None:
-      return each.mean(axis=0)
-    chex.assert_rank(live, 1)
-    return jnp.where(live[:, None], each, 0).sum(axis=0) / jnp.maximum(live.sum(), 1)
-
-  means: dict[str, dict[str, Array]] = {}
-  for name, layer in called.items():
-    if isinstance(layer.module, Heads):
-      continue
-    x, z = found.inputs[name], found.outputs[name]
-    mid, post = z, nn.relu(z) if isinstance(layer.module, nn.Dense) else z
-    if isinstance(layer.module, NORMALISATIONS):
-      own = {kind: at_path(tree, name) for kind, tree in variables.items() if kind != "params"}
-      mid = normalised(layer.module, own, x)
-    means[name] = {"pre": mean(x), "mid": mean(mid), "post": mean(post)}
-  return means
 
 
 def blocks_of(tensor: Tensor, w: Array, g: Array, acts: Mapping[str, Array], rule: Rule) -> tuple[Array, ...]:
@@ -279,7 +175,7 @@ class Learned(NamedTuple):
       return {}
     flat = flatten_dict(params, sep="/")
     return {
-      name: jnp.zeros((2, LAYERS, one.neurons, one.hidden(self.rule)), flat[name].dtype)
+      name: jnp.zeros((2, LAYERS, one.neurons, self.rule.units(one)), flat[name].dtype)
       for name, one in self.tensors.items()
     }
 

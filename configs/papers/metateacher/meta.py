@@ -69,7 +69,7 @@ PRESET: dict[str, dict[str, Any]] = {
     "data": {"source": "digits"},
     "start": {"epochs": 4, "batch_size": 32},
     "rule": {"hidden": 16, "hidden_vectors": 8},
-    "inner": {"alpha": 0.3, "old_rows": 16, "new_rows": 16},
+    "inner": {"alpha": 0.3, "old_batch": 16, "new_batch": 16},
     "curriculum": {
       "steps": 60,
       "threshold": 60.0,
