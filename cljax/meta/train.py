@@ -19,7 +19,7 @@ from cljax.data import bank, join
 from cljax.data.bank import Source
 from cljax.drive import Stopped
 from cljax.errors import ConfigError
-from cljax.files import located, read_json, write_json
+from cljax.files import located, plain, read_json, write_json
 from cljax.keys import INIT, META
 from cljax.meta.episodes import Episodes, check_classes, table_of
 from cljax.meta.outer import Outer, Training
@@ -70,7 +70,7 @@ def train(
     outer = outer_of(settings, source)
     starts = starts_of(settings, source, folder, stop_asked, quiet)
     trained = train_seeds(settings, outer, source, starts, folder, stop_asked, quiet)
-  result = result_of(with_defaults(config), settings, trained, source.hash)
+  result = plain(result_of(with_defaults(config), settings, trained, source.hash))
   write_json(folder / RESULT, result)
   return result
 
@@ -223,10 +223,7 @@ class Loop(NamedTuple):
     seconds = time.monotonic() - began - (compile_seconds() - compiled)
     self.check(told, first)
     for n in range(-first % length.log_every, length.call, length.log_every):
-      row = {name: value[n].item() for name, value in told.items()}
-      row = {
-        name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in row.items()
-      }
+      row = plain({name: value[n] for name, value in told.items()})
       self.monitor.write({"event": "segment", "seed": one.seed, "segment": first + n, "truncation": S, **row})
     means = {name: np.nanmean(told[name], keepdims=True) for name in ("loss", "threshold", "step", "cell")}
     self.monitor.steps(length.call, seconds, f"seed {one.seed}, episode {int(told['episode'][-1])}", means)
