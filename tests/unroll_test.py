@@ -146,9 +146,11 @@ def test_steps_and_segments_are_the_same_where_a_segment_is_a_step():
   np.testing.assert_allclose(norm, optax.tree.norm(last), rtol=1e-4)
 
 
-@pytest.mark.parametrize("option", ["remat", "unroll"])
-def test_how_a_segment_is_computed_changes_no_number(option):
+@pytest.mark.parametrize(("option", "trace"), [("remat", "prevent_cse=False"), ("unroll", "unroll=3")])
+def test_how_a_segment_is_computed_changes_no_number(option, trace):
   theta, nets = begun(pair_of(), dtype=jnp.float32)
+  texts = [str(jax.make_jaxpr(pair.run)(theta, nets, batches_of())) for pair in (pair_of(), pair_of(**{option: True}))]
+  assert trace not in texts[0] and trace in texts[1]
   slopes = [slope_of(pair, theta, nets, batches_of()) for pair in (pair_of(), pair_of(**{option: True}))]
   np.testing.assert_allclose(*slopes, rtol=1e-4, atol=1e-6)
   assert np.abs(slopes[0]).max() > 0.01

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 from cljax.config import keywords
+from cljax.data.transfers import HALVES
 from cljax.declared import above, at_least, check, checked, field_of, fields, free, one_of
 from cljax.errors import ConfigError, choose
 from cljax.meta.curriculum import Curriculum
@@ -11,8 +12,6 @@ from cljax.meta.outer import Adam
 from cljax.meta.unroll import Inner
 from cljax.nets import NETS
 from cljax.pieces.rule import Rule
-
-HALVES = ("all", "first", "second")
 
 
 class Data(NamedTuple):
@@ -25,9 +24,7 @@ class Data(NamedTuple):
   new: Annotated[tuple[int, ...], at_least(0, "classes that new tasks are drawn from")] = (5, 6, 7, 8, 9)
   classes: Annotated[int, at_least(1, "of a new task, and outputs of a head", 10_000)] = 5
   tasks: Annotated[int, at_least(1, "new tasks in an episode, one after the other", 100)] = 1
-  half: Annotated[str, one_of(HALVES, "which rows of each new class, those at even places (first) or odd ones")] = (
-    "first"
-  )
+  half: Annotated[str, one_of(tuple(HALVES), "rows of each new class: all, at even places, or at odd places")] = "first"
 
 
 class Start(NamedTuple):

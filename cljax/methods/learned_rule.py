@@ -2,7 +2,8 @@
 
 Xiong, Ren and Urtasun 2020, "Learning to Remember from a Multi-Task Teacher" (https://arxiv.org/abs/1910.04650). The
 rule (`pieces.rule`) sees the task in training alone: weights, gradients and mean activations; no teacher, no row of an
-earlier task. The first task is learnt by the optimizer as fine-tuning learns it, or a network that knows it is read.
+earlier task. The first task is learnt by the optimizer, as fine-tuning learns it; a network that knows it is read by
+`config.start_from` with `config.given_tasks`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,6 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.artifacts import fill
 from cljax.declared import at_least, declared, free, one_of
 from cljax.nets.modes import begin
 from cljax.nets.taps import tapped
@@ -47,7 +47,6 @@ def learned_rule(
     str, free("file of a trained rule, `W/parts/seed_0/theta.npz`; '' is one before training: plain SGD at alpha")
   ] = "",
   alpha: Annotated[Array | float, at_least(0, "the learning rate of the rule's steps")] = 0.1,
-  start: Annotated[str, free("file of a network that knows the first task, start.npz, which then is not trained")] = "",
   memory: Annotated[str, one_of(("reset", "keep"), "what becomes of the rule's memory as a task begins")] = "reset",
 ) -> Method:
   """Fine-tuning whose later tasks are learnt by the rule, heads by plain SGD at alpha.
@@ -58,7 +57,6 @@ def learned_rule(
   learner = supervised(net, tx, spec)
   params, collections = jax.eval_shape(lambda key: begin(net, key, spec.x_shape), jax.random.key(0))
   called, tensors = tensors_of_net(net, {"params": params, **collections}, spec.x_shape)
-  reads = {name: path for name, path in (("theta", theta), ("start", start)) if path}
 
   def init(key: Key) -> State:
     own = learner.init(key)
@@ -67,9 +65,7 @@ def learned_rule(
     return State(**own, theta=untrained, memory=blank, largest=jnp.float32(0))
 
   def load(state: State, parts: Mapping[str, Mapping[str, Array]]) -> State:
-    if "theta" in parts:
-      state = state.replace(theta=filled(tensors, rule, parts["theta"], theta))
-    return state.replace(params=fill(state.params, parts["start"], start)) if "start" in parts else state
+    return state.replace(theta=filled(tensors, rule, parts["theta"], theta)) if theta else state
 
   def enter(key: Key, state: State, view: View, clock: Clock) -> State:
     return state.replace(memory=jax.tree.map(jnp.zeros_like, state.memory))
@@ -78,7 +74,7 @@ def learned_rule(
     at = At(key, clock, view)
 
     def by_optimizer(state: State) -> tuple[State, Info]:
-      return learner.step(at, state, batch, rests=True) if start else learner.step(at, state, batch, alike=True)
+      return learner.step(at, state, batch, alike=True)
 
     def by_rule(state: State) -> tuple[State, Info]:
       variables = {"params": state.params, **state.collections}
@@ -109,6 +105,6 @@ def learned_rule(
     report,
     faults if literal else nothing,
     load=load,
-    reads=reads,
+    reads={"theta": theta} if theta else {},
     needs_boundaries=True,
   )
