@@ -17,8 +17,7 @@ from cljax.methods.exhibits import EXHIBITS
 from cljax.report.tables import text_table
 from cljax.run import train
 from launch import app, cells, config_files, hosts
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "File and variant, FILE.py:key=value.", lock_config=True)
+from launch.config_flag import CONFIG
 
 
 def main() -> int | None:

@@ -25,14 +25,15 @@ WITHOUT_LINK: set[str] = set()
 
 
 def test_jit_of_what_trains_lives_in_run():
-  """Elsewhere only what happens once: a stream's draws, the parts that a run leaves."""
+  """Or in `meta`, which trains by itself. Elsewhere only what happens once: a stream's draws, the parts of a run."""
+  meta = ("cljax/meta/outer.py", "cljax/meta/train.py")
   once = {"cljax/data/sample.py", "cljax/data/noisy_subsets.py", "cljax/outcome.py"}
-  assert files_with("jax.jit", ".pjit", "eqx.filter_jit") == {"cljax/run.py"} | once
+  assert files_with("jax.jit", ".pjit", "eqx.filter_jit") == {"cljax/run.py", *meta} | once
 
 
 def test_loops_over_the_stream_live_in_fit():
   """The other loops run over a plan's indices, a permutation's rounds, stacked networks and clusters, not over training
-  steps (but for those of one block, and of rows held back or kept where boundaries are hidden)."""
+  steps (but for those of one block, of rows held back or kept where boundaries are hidden, and of `meta`)."""
   loops = files_with("lax.fori_loop", "lax.scan", "lax.while_loop")
   assert loops == {
     "cljax/fit.py",
@@ -44,6 +45,8 @@ def test_loops_over_the_stream_live_in_fit():
     "cljax/methods/progressive.py",
     "cljax/methods/subnetwork/watching.py",
     "cljax/data/sample.py",
+    "cljax/meta/outer.py",
+    "cljax/meta/unroll.py",
   }
 
 

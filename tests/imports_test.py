@@ -29,7 +29,7 @@ ROOMS = (
   ("drive", "predict"),
   ("outcome",),
   ("run",),
-  ("evaluation",),
+  ("evaluation", "meta"),
 )
 ABOVE = ("configs", "benchmarks", "launch")
 

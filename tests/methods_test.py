@@ -35,6 +35,7 @@ TOYS = {
   "er": (toys.mlp, {"replay": 4, "capacity": 12}),
   "expert_gate": (toys.mlp, SMALL_GATE),
   "lasem": (toys.stack, {}),
+  "learned_rule": (toys.mlp, {"batch_size": 10, "alpha": 0.3, "hidden": 4, "hidden_vectors": 3}),
   "lwf": (toys.mlp, {"batch_size": 10, "warmup_epochs": 2}),
   "progressive": (toys.stack, {}),
   "routing": (lambda spec: toys.routed(spec, width=8), {"replay": 4, "capacity": 12, "k": 3, "noise": 0.1}),

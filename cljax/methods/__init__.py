@@ -12,6 +12,7 @@ from cljax.methods.expert_gate import expert_gate
 from cljax.methods.finetune import finetune, under
 from cljax.methods.joint import joint
 from cljax.methods.lasem import lasem
+from cljax.methods.learned_rule import learned_rule
 from cljax.methods.lwf import lwf
 from cljax.methods.progressive import progressive
 from cljax.methods.routing import routing
@@ -31,6 +32,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   "finetune": finetune,
   "joint": joint,
   "lasem": lasem,
+  "learned_rule": learned_rule,
   "lwf": lwf,
   "progressive": progressive,
   "routing": routing,

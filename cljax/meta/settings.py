@@ -1,0 +1,121 @@
+"""What a meta-training is told: the sections of its config, their ranges and defaults."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
+
+from cljax.config import keywords
+from cljax.data.transfers import HALVES
+from cljax.declared import above, at_least, check, checked, field_of, fields, free, one_of
+from cljax.errors import ConfigError, choose
+from cljax.meta.curriculum import Curriculum
+from cljax.meta.outer import Adam
+from cljax.meta.unroll import Inner
+from cljax.nets import NETS
+from cljax.pieces.rule import Rule
+
+
+class Data(NamedTuple):
+  """What episodes are drawn from."""
+
+  source: Annotated[str, free("the rule of names of config.stream.source: mnist, or cifar10+cifar100")] = "digits"
+  size: Annotated[int, at_least(0, "height and width of all pictures; 0: of the first data set's", 1024)] = 0
+  channels: Annotated[int, at_least(0, "1 or 3; 0: those of the first data set", 3)] = 0
+  old: Annotated[tuple[int, ...], at_least(0, "classes of the old task, in the order of its logits")] = (0, 1, 2, 3, 4)
+  new: Annotated[tuple[int, ...], at_least(0, "classes that new tasks are drawn from")] = (5, 6, 7, 8, 9)
+  classes: Annotated[int, at_least(1, "of a new task, and outputs of a head", 10_000)] = 5
+  tasks: Annotated[int, at_least(1, "new tasks in an episode, one after the other", 100)] = 1
+  half: Annotated[str, one_of(tuple(HALVES), "rows of each new class: all, at even places, or at odd places")] = "first"
+
+
+class Start(NamedTuple):
+  """The networks that know the old task."""
+
+  epochs: Annotated[int, at_least(1, "over the old task's rows", 100_000)] = 6
+  batch_size: Annotated[int, at_least(1, "rows a step", 1_000_000)] = 128
+  lr: Annotated[float, above(0, "of SGD")] = 0.1
+  momentum: Annotated[float, at_least(0, "of SGD", 1)] = 0.9
+  last_epochs: Annotated[int, at_least(0, "epochs at the end that are at last_lr", 100_000)] = 1
+  last_lr: Annotated[float, above(0, "of SGD in the last epochs")] = 0.01
+  networks: Annotated[int, at_least(1, "that episodes start from, drawn anew for each; one more is kept", 10_000)] = 1
+  file: Annotated[str, free("file of a start.npz of another run, in place of all this")] = ""
+
+
+class Length(NamedTuple):
+  """How long theta is trained, and what is kept of it."""
+
+  segments: Annotated[int, at_least(1, "at most, in whole calls", 100_000_000)] = 6500
+  episodes: Annotated[int, at_least(0, "after which training ends; 0 asks the segments alone", 100_000_000)] = 0
+  call: Annotated[int, at_least(1, "segments of one compiled call", 1_000_000)] = 50
+  log_every: Annotated[int, at_least(1, "segments between rows of metrics.jsonl", 1_000_000)] = 10
+  checkpoint_every_calls: Annotated[int, at_least(1, "besides the end", 1_000_000)] = 4
+  scale: Annotated[float | None, at_least(0, "that multipliers start with; none begins as plain SGD")] = None
+
+  @property
+  def whole(self) -> int:
+    """Segments, in whole calls."""
+    return -(-self.segments // self.call) * self.call
+
+
+RECORDS: dict[str, Any] = {
+  "data": Data,
+  "start": Start,
+  "rule": Rule,
+  "inner": Inner,
+  "curriculum": Curriculum,
+  "outer": Adam,
+  "length": Length,
+}
+OUTER = {
+  "seed": field_of(Annotated[int, at_least(0, "the first seed", 2**31 - 10_001)], 0),
+  "num_seeds": field_of(Annotated[int, at_least(1, "seeds are seed, seed + 1, ..., one after the other", 10_000)], 1),
+}
+
+
+class Settings(NamedTuple):
+  """A config, read."""
+
+  data: Data
+  start: Start
+  rule: Rule
+  inner: Inner
+  curriculum: Curriculum
+  outer: Adam
+  length: Length
+  net: Any  # of flax, with a head for each task
+  seeds: tuple[int, ...]
+
+
+def default() -> dict[str, Any]:
+  """The keys that every config of a meta-training has, with their defaults."""
+  outside = {"paper": "", "preset": "", "seed": 0, "num_seeds": 1, "net": {"name": "mlp"}}
+  return outside | {name: record()._asdict() for name, record in RECORDS.items()}
+
+
+def settings_of(config: Mapping[str, Any]) -> Settings:
+  """What a config says; what it leaves out is at its default.
+
+  Raises:
+    ConfigError: an unknown key or a wrong value; says what is allowed.
+  """
+  known = default()
+  for name in config:
+    choose("config key", name, known)
+  outer = {name: check(f"config.{name}", config.get(name, known[name]), field) for name, field in OUTER.items()}
+  read = {name: record(**checked(name, fields(record), config.get(name, {}))) for name, record in RECORDS.items()}
+  data, inner, curriculum, start = (read[name] for name in ("data", "inner", "curriculum", "start"))
+  if inner.unroll and inner.remat:
+    raise ConfigError(
+      "config.inner.unroll and config.inner.remat do not go together: remat saves memory in a loop only"
+    )
+  if start.last_epochs > start.epochs:
+    raise ConfigError(
+      f"config.start.last_epochs={start.last_epochs} is more than the config.start.epochs={start.epochs}"
+    )
+  if start.file and start.networks > 1:
+    raise ConfigError("config.start.file is one network: set config.start.networks=1, or leave the file out")
+  net_fields = {key: tuple(v) if isinstance(v, list) else v for key, v in config.get("net", known["net"]).items()}
+  net_type = NETS[choose("config.net.name", str(net_fields.pop("name", "")), NETS)]
+  own = keywords("net", net_fields, net_type)
+  seeds = tuple(range(outer["seed"], outer["seed"] + outer["num_seeds"]))
+  net = net_type(heads=data.tasks + 1, classes=data.classes, **own)
+  return Settings(**{**read, "curriculum": curriculum.checked()}, net=net, seeds=seeds)

@@ -1,0 +1,93 @@
+"""Networks that know the old task, before anything new comes: what episodes start from."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+from flax import linen as nn
+
+from cljax import artifacts
+from cljax.data.bank import Source
+from cljax.data.streams import pad
+from cljax.meta.settings import Data, Settings
+from cljax.methods import METHODS, PLAINEST
+from cljax.run import fit
+from cljax.settings import Labels
+from cljax.types import Method, PyTree, Rows, Spec, Stream, Task
+
+
+def old_task(source: Source, data: Data) -> tuple[Spec, Stream]:
+  """The stream of the old task alone, of a net with a head for every task of an episode."""
+  C, heads = data.classes, data.tasks + 1
+  old = np.array(data.old, np.int32)
+  label_map = np.zeros((1, int(source.classes.max()) + 1), np.int32)
+  label_map[0, old] = np.arange(len(old))
+  unmap = np.zeros((1, C), np.int32)
+  unmap[0, : len(old)] = old
+  live = (np.arange(C) < len(old))[None]
+  train, test = ([np.flatnonzero(np.isin(bank.y, old)).astype(np.int32)] for bank in (source.train, source.test))
+  none = [np.zeros(0, np.int32)]
+  tasks = Task(Rows(*pad(train), None), Rows(*pad(none), None), label_map, unmap, live)
+  spec = Spec(source.train.x.shape[1:], 1, C, heads, rows=(len(train[0]),))
+  return spec, Stream(source.train, tasks, source.test, Rows(*pad(test), None))
+
+
+def shapes_of(net: nn.Module, x_shape: tuple[int, ...]) -> PyTree:
+  """The net's variables, in shapes only."""
+  return jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *x_shape)), jnp.zeros(1, jnp.int32))
+
+
+def learner_of(settings: Settings, spec: Spec) -> Method:
+  """Plain training on the old task by SGD with momentum; its part is the network."""
+  start = settings.start
+  before = spec.steps(start.batch_size, start.epochs - start.last_epochs)[0]
+  rate = optax.piecewise_constant_schedule(start.lr, {before: start.last_lr / start.lr})
+  tx = optax.sgd(rate, start.momentum or None)
+  method = METHODS[PLAINEST](settings.net, tx, spec, batch_size=start.batch_size, epochs=start.epochs)
+  return method._replace(parts=lambda state: {"start": state.params})
+
+
+def starts_of(
+  settings: Settings, source: Source, folder: epath.Path, stop_asked: Callable[[], bool], quiet: bool
+) -> dict[int, tuple[PyTree, PyTree]]:
+  """{seed: (networks [n, ...] that its episodes start from, the one that is kept)}, trained below `folder/start`.
+
+  With several networks the one that is kept starts no episode.
+
+  Raises:
+    ConfigError: a file that does not fit.
+  """
+  spec, stream = old_task(source, settings.data)
+  like: Any = shapes_of(settings.net, spec.x_shape)["params"]
+  if settings.start.file:
+    one = artifacts.fill(like, artifacts.read(settings.start.file), settings.start.file)
+    return {seed: (jax.tree.map(lambda leaf: leaf[None], one), one) for seed in settings.seeds}
+  n = settings.start.networks
+  each = n + (n > 1)
+  names = {seed: [seed * each + k for k in range(each)] for seed in settings.seeds}
+  flat = [name for own in names.values() for name in own]
+  labels = Labels(method="start", stream=settings.data.source)
+  fit(
+    learner_of(settings, spec),
+    spec,
+    stream,
+    seeds=flat,
+    workdir=folder / "start",
+    labels=labels,
+    stop_asked=stop_asked,
+    quiet=quiet,
+  )
+
+  def read(name: int) -> PyTree:
+    path = artifacts.folder_of(folder / "start", name) / "start.npz"
+    return artifacts.fill(like, artifacts.read(path), path)
+
+  found = {}
+  for seed, own in names.items():
+    trained = [read(name) for name in own]
+    found[seed] = (jax.tree.map(lambda *leaves: np.stack(leaves), *trained[:n]), trained[-1])
+  return found

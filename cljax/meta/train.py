@@ -1,0 +1,267 @@
+"""Meta-training from a config to files: theta by seeds, one after the other, in a work dir as any run's.
+
+The same command on the same work dir goes on where the last checkpoint stands, bit for bit.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from etils import epath
+
+from cljax import artifacts
+from cljax.checkpoint import Checkpoints
+from cljax.data import bank, join
+from cljax.data.bank import Source
+from cljax.drive import Stopped
+from cljax.errors import ConfigError
+from cljax.files import located, plain, read_json, write_json
+from cljax.keys import INIT, META
+from cljax.meta.episodes import Episodes, check_classes, table_of
+from cljax.meta.outer import Outer, Training
+from cljax.meta.result import Progress, result_of
+from cljax.meta.settings import Data, Settings, default, settings_of
+from cljax.meta.start import shapes_of, starts_of
+from cljax.meta.unroll import Pair
+from cljax.monitor import Monitor, compile_seconds
+from cljax.nets.heads import Heads
+from cljax.nets.modes import trains_apart
+from cljax.pieces.neurons import tensors_of_net
+from cljax.pieces.rule import init_theta, part
+from cljax.types import Key, PyTree
+from cljax.workdir import claim, environment, note_environment
+
+RESULT = "meta.json"
+
+
+def train(
+  config: Mapping[str, Any],
+  workdir: str | epath.Path,
+  *,
+  data_dir: str | None = None,
+  overrides: Mapping[str, Any] | None = None,
+  stop_asked: Callable[[], bool] = lambda: False,
+  quiet: bool = False,
+) -> dict[str, Any]:
+  """Trains a rule for each seed; what meta.json says.
+
+  Writes parts/seed_N/theta.npz, the rule, parts/seed_N/start.npz, the network that knows the old task, and meta.json.
+
+  Args:
+    config: see `meta.settings`.
+    data_dir, overrides, stop_asked, quiet: see `cljax.run.train`.
+
+  Raises:
+    ConfigError: a mistake in the config, the data or the work dir, or numbers that are not finite.
+    OSError: the work dir cannot be written; what was saved before stays readable.
+    Stopped: a stop was asked for, and everything up to here is saved.
+  """
+  settings, folder = settings_of(config), located(workdir)
+  claim(folder, with_defaults(config), overrides or {}, with_defaults)
+  if (folder / RESULT).exists():
+    return read_json(folder / RESULT)
+  note_environment(folder, environment())
+  with jax.default_matmul_precision("highest"):
+    source = source_of(settings.data, data_dir)
+    outer = outer_of(settings, source)
+    starts = starts_of(settings, source, folder, stop_asked, quiet)
+    trained = train_seeds(settings, outer, source, starts, folder, stop_asked, quiet)
+  result = plain(result_of(with_defaults(config), settings, trained, source.hash))
+  write_json(folder / RESULT, result)
+  return result
+
+
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The config with every key, as config.json tells it."""
+  found = default()
+  for name, value in config.items():
+    found[name] = {**found[name], **value} if isinstance(value, Mapping) and name != "net" else value
+  return {name: dict(value) if isinstance(value, Mapping) else value for name, value in found.items()}
+
+
+def source_of(data: Data, data_dir: str | None) -> Source:
+  """The data set, or several as one."""
+  if data.size or data.channels or "+" in data.source:
+    return join.load(data.source, data_dir, data.size, data.channels)
+  return bank.load(data.source, data_dir)
+
+
+def outer_of(settings: Settings, source: Source) -> Outer:
+  """The outer loop of a config.
+
+  Raises:
+    ConfigError: classes that make no episodes, or a net that the rule has no form for.
+  """
+  data, net, inner = settings.data, settings.net, settings.inner
+  count = table_of(source.train.y, data.half)[1]
+  check_classes(data.old, data.new, data.tasks + 1, data.classes, count)
+  if hasattr(net, "experts"):
+    raise ConfigError("a learned rule trains a net without gates: set config.net.name='mlp'")
+  variables: Any = shapes_of(net, source.train.x.shape[1:])
+  if set(variables) != {"params"} or trains_apart(net):
+    raise ConfigError(
+      "a teacher and a student carry parameters alone: take a net without dropout and running statistics"
+    )
+  called, tensors = tensors_of_net(net, variables, source.train.x.shape[1:])
+  head = next(name for name, layer in called.items() if isinstance(layer.module, Heads))
+  moves = settings.length.whole * (settings.curriculum.truncation if inner.update == "step" else 1)
+  pair = Pair(net, called, tensors, settings.rule, inner)
+  return Outer(pair, settings.curriculum, settings.outer.transform(moves), head, data.tasks + 1, data.classes)
+
+
+def episodes_of(data: Data, source: Source, starts: PyTree) -> Episodes:
+  """What episodes are drawn from, on the device: of old classes all rows, of new ones the half."""
+  (rows, count), (half, half_count) = (table_of(source.train.y, one) for one in ("all", data.half))
+  rows, count = rows.copy(), count.copy()
+  new = np.array(data.new)
+  rows[new, : half.shape[1]], count[new] = half[new], half_count[new]
+  old = np.array(data.old, np.int32)
+  found = Episodes(source.train, rows, count, old, new.astype(np.int32), starts)
+  return jax.tree.map(jnp.asarray, found)
+
+
+def train_seeds(
+  settings: Settings,
+  outer: Outer,
+  source: Source,
+  starts: Mapping[int, tuple[PyTree, PyTree]],
+  folder: epath.Path,
+  stop_asked: Callable[[], bool],
+  quiet: bool,
+) -> dict[int, tuple[Progress, dict[str, float]]]:
+  """{seed: (its progress, what its place told at the end)}, after the seeds' trainings and their files."""
+  begun = {}
+  for seed in settings.seeds:
+    key = jax.random.fold_in(jax.random.key(seed), META)
+    episodes = episodes_of(settings.data, source, starts[seed][0])
+    checkpoints = Checkpoints(folder / "checkpoints" / f"seed_{seed}")
+    state = jax.jit(lambda key, episodes: begin(settings, outer, key, episodes))(key, episodes)
+    found = checkpoints.restore(jax.device_get(state))
+    progress, lines = Progress(), 0
+    if found is not None:
+      state, cursor = jax.device_put(found[0]), found[1]
+      lines, progress = cursor.pop("lines"), Progress(**cursor)
+    begun[seed] = Trainee(seed, key, episodes, checkpoints, state, progress, lines)
+  done = sum(one.progress.segment for one in begun.values())
+  lines = max(one.lines for one in begun.values())
+  total = len(begun) * settings.length.whole
+  monitor = Monitor(folder, total, done, lines, "meta", quiet)
+  runs: dict[int, Callable[..., Any]] = {}
+  ended = {}
+  try:
+    for seed, one in begun.items():
+      state, progress = Loop(settings, outer, monitor, stop_asked, runs).drive(one)
+      parts = {"theta": part(state.theta, settings.rule), "start": starts[seed][1]}
+      artifacts.write(artifacts.folder_of(folder, seed), parts)
+      ended[seed] = (progress, {name: float(value) for name, value in state.place._asdict().items()})
+  finally:
+    monitor.close()
+    for one in begun.values():
+      one.checkpoints.close()
+  return ended
+
+
+def begin(settings: Settings, outer: Outer, key: Key, episodes: Episodes) -> Training:
+  """Before the first segment of a seed."""
+  start = jax.random.fold_in(key, INIT)
+  return outer.begin(key, init_theta(start, outer.pair.tensors, settings.rule, settings.length.scale), episodes)
+
+
+class Trainee(NamedTuple):
+  """One seed's training, as it stands when the process begins."""
+
+  seed: int
+  key: Key
+  episodes: Episodes
+  checkpoints: Checkpoints
+  state: Training
+  progress: Progress
+  lines: int
+
+
+class Loop(NamedTuple):
+  """The loop on the host: whole calls, one after the other."""
+
+  settings: Settings
+  outer: Outer
+  monitor: Monitor
+  stop_asked: Callable[[], bool]
+  runs: dict[int, Callable[..., Any]]  # S -> compiled segments
+
+  def drive(self, one: Trainee) -> tuple[Training, Progress]:
+    """Trains one seed to its end, saving on the way.
+
+    Raises:
+      ConfigError: numbers that are not finite.
+      Stopped: a stop was asked for, and everything up to here is saved.
+    """
+    state, progress, length = one.state, one.progress, self.settings.length
+    while not progress.finished:
+      state, progress = self.call(one, state, progress)
+      calls = progress.segment // length.call
+      stopping = self.stop_asked()
+      if progress.finished or stopping or calls % length.checkpoint_every_calls == 0:
+        self.monitor.flush()
+        one.checkpoints.save(jax.device_get(state), {**progress._asdict(), "lines": self.monitor.lines})
+      if stopping and not progress.finished:
+        raise Stopped
+    return state, progress
+
+  def call(self, one: Trainee, state: Training, progress: Progress) -> tuple[Training, Progress]:
+    """One compiled call, and what is told of it."""
+    length, first = self.settings.length, progress.segment
+    S = self.settings.curriculum.truncation_at(int(state.place.episode))
+    if S not in self.runs:
+      self.runs[S] = self.outer.compiled(S, length.call)
+    began, compiled = time.monotonic(), compile_seconds()
+    state, told = self.runs[S](one.key, one.episodes, state, jnp.int32(first))
+    told = jax.device_get(told)
+    seconds = time.monotonic() - began - (compile_seconds() - compiled)
+    self.check(told, first)
+    for n in range(-first % length.log_every, length.call, length.log_every):
+      row = plain({name: value[n] for name, value in told.items()})
+      self.monitor.write({"event": "segment", "seed": one.seed, "segment": first + n, "truncation": S, **row})
+    means = {name: np.nanmean(told[name], keepdims=True) for name in ("loss", "threshold", "step", "cell")}
+    self.monitor.steps(length.call, seconds, f"seed {one.seed}, episode {int(told['episode'][-1])}", means)
+    after, episode = first + length.call, int(state.place.episode)
+    point = tuple(float(np.nanmean(told[name])) for name in ("loss", "threshold")) + (S, episode)
+    return state, Progress(
+      after,
+      progress.inner_steps + S * length.call,
+      after >= length.whole or bool(length.episodes and episode >= length.episodes),
+      progress.seconds + seconds,
+      (*progress.curve, (after, *point)),
+    )
+
+  def check(self, told: Mapping[str, np.ndarray], first: int) -> None:
+    """Warns of episodes that never live, stops where numbers are not finite.
+
+    Raises:
+      ConfigError: names the option to change.
+    """
+    rule, bad = self.settings.rule, ~told["finite"]
+    where = f"segment {first + int(bad.argmax())}"
+    if bad.any() and (rule.form, rule.cell) == ("lstm", "relu"):
+      raise ConfigError(
+        f"config.rule.cell='relu' ended in numbers that are not finite at {where}, as literal ReLU cells do; "
+        "set config.rule.cell='tanh'"
+      )
+    if bad.all():
+      raise ConfigError(
+        f"no segment from {where} on is finite: lower config.inner.alpha={self.settings.inner.alpha:g} or "
+        f"config.outer.lr={self.settings.outer.lr:g}"
+      )
+    if bad.any():
+      logging.warning("%d segments from %s on were not finite: no update, a new episode", bad.sum(), where)
+    if told["patient"].any():
+      curriculum = self.settings.curriculum
+      logging.warning(
+        "%d episodes in a row ended in their first segment, so one lives to its end: raise "
+        "config.curriculum.threshold=%g",
+        curriculum.patience,
+        curriculum.threshold,
+      )

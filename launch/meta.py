@@ -1,0 +1,38 @@
+"""Trains a learned update rule by a teacher, as a config of `cljax.meta` describes.
+
+  python -m launch.meta --config=configs/papers/metateacher/meta.py:preset=smoke --workdir=runs/rule
+
+The same command again goes on where it stopped. It leaves parts/seed_N/theta.npz, which the method that runs the rule
+reads, parts/seed_N/start.npz, the network that it was trained from, and meta.json.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from cljax.errors import ConfigError
+from cljax.meta.train import train
+from launch import app, hosts
+from launch.config_flag import CONFIG
+
+
+def main() -> None:
+  hosts.use_platform()
+  hosts.use_compilation_cache()
+  if CONFIG.value is None:
+    raise ConfigError("--config is missing, for example --config=configs/papers/metateacher/meta.py:preset=smoke")
+  overrides = config_flags.get_override_values(flags.FLAGS["config"])
+  config = CONFIG.value.to_dict()
+  if any(name.startswith(("data.", "net.")) for name in overrides):
+    config["paper"] = config["preset"] = ""
+  found = train(config, app.workdir(), data_dir=app.DATA_DIR.value, overrides=overrides, stop_asked=app.stop_asked)
+  for s, seed in enumerate(found["seeds"]):
+    loss = found["curve"]["loss"][s]
+    print(
+      f"seed {seed}: {found['segments'][s]} segments, {found['inner_steps'][s]} inner steps, "
+      f"{found['episodes'][s]} episodes, loss {loss[-1]:.1f}, largest |c| {found['largest_cell'][s]:.1f}"
+    )
+    print(f"written: {app.workdir()}/parts/seed_{seed}/theta.npz and start.npz")
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,153 @@
+"""The rule as a method: files that it reads, the first task, the rule's memory; an untrained rule is fine-tuning."""
+
+import chex
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from cljax import artifacts
+from cljax.errors import ConfigError
+from cljax.experiment import assemble
+from cljax.methods import METHODS
+from cljax.nets.heads import Heads
+from cljax.pieces.neurons import tensors_of_net
+from cljax.pieces.optimizers import sgd
+from cljax.pieces.rule import Rule, init_theta, part
+from cljax.types import Outputs
+from tests import toys
+from tests.subjects import Subject, first
+
+RULE = Rule(hidden=4, hidden_vectors=3)
+STATIC = Rule(form="static")
+
+
+def made(spec, net=None, alpha=0.3, rule=STATIC, **keywords):
+  return METHODS["learned_rule"](
+    net or toys.mlp(spec), sgd(0.3), spec, batch_size=10, epochs=4, alpha=alpha, **rule._asdict(), **keywords
+  )
+
+
+def subject(settings=(), **keywords):
+  spec, data = toys.stream()
+  return Subject(toys.experiment(made(spec, **keywords), spec, data, seeds=(0,), **dict(settings)))
+
+
+def task_ends(it):
+  """The state after each task."""
+  ends = {}
+  it.run(after=lambda unit, carry: ends.update({unit.at.task: first(carry.state)}) if unit.kind == "chunk" else None)
+  return ends
+
+
+def files(folder, rule=STATIC, x_shape=(4, 4, 1), seed=3):
+  """A theta of random numbers, and a start, for the toys' net."""
+  spec, _ = toys.stream()
+  net = toys.mlp(spec)
+  variables = jax.jit(net.init)(jax.random.key(seed), np.zeros((1, *x_shape), np.float32), np.zeros(1, np.int32))
+  tensors = tensors_of_net(net, variables, x_shape)[1]
+  random = np.random.default_rng(seed)
+  shapes = jax.eval_shape(lambda key: init_theta(key, tensors, rule, 1.0), jax.random.key(0))
+  theta = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), shapes)
+  artifacts.write(folder, {"theta": part(theta, rule), "start": variables["params"]})
+  return theta, variables["params"], {name: str(folder / f"{name}.npz") for name in ("theta", "start")}
+
+
+def test_an_untrained_rule_is_fine_tuning():
+  spec, data = toys.stream()
+  plain = METHODS["finetune"](toys.mlp(spec), sgd(0.3), spec, batch_size=10, epochs=4, block=1)
+  wanted = Subject(toys.experiment(plain, spec, data, seeds=(0,))).run()
+  chex.assert_trees_all_close(subject().run().state.params, wanted.state.params, atol=1e-4)
+
+
+def test_what_is_read_is_what_runs(tmp_path):
+  """Of a network that knows the first task, too: that moves nothing, the second task does, and theta stays."""
+  theta, start, paths = files(tmp_path)
+  known = {"start_from": paths["start"], "given_tasks": 1}
+  it = subject(known, theta=paths["theta"])
+  begun = first(it.start().state)
+  chex.assert_trees_all_equal(begun.theta, theta)
+  chex.assert_trees_all_equal(begun.params, start)
+  ends = task_ends(it)
+  assert 0 not in ends
+  chex.assert_trees_all_equal(ends[2].theta, theta)
+  moved = np.abs(ends[1].params["first"]["kernel"] - start["first"]["kernel"]).max()
+  other = task_ends(subject(known))[1]
+  assert moved > 1e-3 and np.abs(ends[1].params["first"]["kernel"] - other.params["first"]["kernel"]).max() > 1e-3
+
+
+def test_the_memory_goes_back_to_zero_at_a_task_or_is_kept(tmp_path):
+  """Neurons of the last task begin blank, or where the task before left them; the first task has none."""
+  _, _, paths = files(tmp_path, RULE)
+  largest = {}
+  for memory in ("reset", "keep"):
+    it = subject(rule=RULE, memory=memory, theta=paths["theta"])
+    seen = {}
+
+    def note(unit, carry, seen=seen):
+      if unit.kind in ("enter", "chunk"):
+        seen[unit.kind, unit.at.task] = np.abs(first(carry.state).memory["first/kernel"]).max()
+
+    carry = it.run(after=note)
+    assert seen["chunk", 0] == 0 and seen["chunk", 1] > 0.01
+    assert memory == "keep" or (seen["enter", 2] == 0 and seen["chunk", 2] > 0.01)
+    state = first(carry.state)
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves((state.theta, state.memory)))
+    assert carry.reports["memory_bytes"][0].tolist() == [held] * 3
+    largest[memory] = carry.reports["largest_cell"][0]
+  assert largest["reset"][0] == 0 and largest["reset"][1] > 0
+  assert largest["keep"][1] == largest["reset"][1] and largest["keep"][2] != largest["reset"][2]
+
+
+@pytest.mark.parametrize(
+  ("rule", "shape", "message"),
+  [
+    (RULE, (4, 4, 1), "holds a rule of the form 'static', but 'lstm_tanh_rms' is asked for"),
+    (STATIC, (5, 4, 1), r"'bias'\] has the shape \(16,\), but \(20,\) is needed"),
+  ],
+)
+def test_files_that_do_not_fit_are_refused_with_both(tmp_path, rule, shape, message):
+  _, _, paths = files(tmp_path)
+  spec, data = toys.stream()
+  method = made(spec._replace(x_shape=shape), rule=rule, theta=paths["theta"])
+  with pytest.raises(ConfigError, match=message):
+    assemble(method, spec._replace(rows=()), data)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+  files(tmp_path)
+  spec, data = toys.stream()
+  with pytest.raises(ConfigError, match="does not exist; .* holds start.npz, theta.npz"):
+    assemble(made(spec, theta=f"{tmp_path}/other.npz"), spec._replace(rows=()), data)
+
+
+def test_literal_cells_that_blow_up_stop_the_run_by_name(tmp_path):
+  _, _, paths = files(tmp_path, RULE._replace(cell="relu"))
+  with pytest.raises(ConfigError, match=r"config.method.cell='relu' does not suffice"):
+    subject(rule=RULE._replace(cell="relu"), alpha=1e20, theta=paths["theta"]).run()
+
+
+class Statistics(nn.Module):
+  """A layer, BatchNorm and dropout: what a net may have beside parameters."""
+
+  heads: int
+  classes: int
+
+  @nn.compact
+  def __call__(self, x, slot, train: bool = False):
+    x = nn.Dense(8, name="first")(x.reshape(len(x), -1))
+    x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
+    x = nn.Dropout(0.1, deterministic=not train)(x)
+    return Outputs(Heads(self.heads, self.classes, name="head")(x, slot), x, slot)
+
+
+def test_a_net_with_statistics_is_updated_too():
+  spec, data = toys.stream()
+  method = made(spec, Statistics(spec.heads, spec.C))
+  carry = Subject(toys.experiment(method, spec, data, seeds=(0,))).run()
+  assert set(first(carry.state).theta) == {f"{layer}/{leaf}" for layer in ("first", "norm") for leaf in ("bias",)} | {
+    "first/kernel",
+    "norm/scale",
+  }
+  right = np.diagonal(carry.right["task"][0, 1:]) / np.array([60, 53, 46])
+  assert right.mean() > 0.5

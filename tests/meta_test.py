@@ -1,0 +1,206 @@
+"""A meta-training from a config to files: what it leaves, going on, seeds, refusals; `launch.meta` from the shell."""
+
+import json
+import signal
+import time
+
+import chex
+import numpy as np
+import pytest
+
+from cljax import artifacts
+from cljax.drive import Stopped
+from cljax.errors import ConfigError
+from cljax.meta.settings import RECORDS, default, settings_of
+from cljax.meta.train import train
+from configs.papers.metateacher import meta as config_file
+from tests.declared_test import WRONG
+from tests.shell import begin, shell
+
+CONFIG = "--config=configs/papers/metateacher/meta.py:preset=smoke,rule=static"
+QUICK = {
+  "net": {"name": "mlp", "hidden": (8,)},
+  "start": {"epochs": 2, "batch_size": 64, "last_epochs": 0},
+  "rule": {"form": "static", "hidden": 2, "hidden_vectors": 2},
+  "inner": {"alpha": 0.3, "old_batch": 8, "new_batch": 8},
+  "curriculum": {"steps": 8, "threshold": 1e3, "threshold_most": 1e3, "truncation": 3, "truncation_most": 3},
+  "length": {"segments": 12, "call": 4, "log_every": 3, "checkpoint_every_calls": 1},
+}
+
+
+def quick(**changes):
+  """QUICK with some of its sections' fields, or other keys, changed."""
+  found = dict(QUICK)
+  for name, value in changes.items():
+    found[name] = {**found.get(name, {}), **value} if isinstance(value, dict) else value
+  return found
+
+
+def theta_of(folder, seed=0):
+  return artifacts.read(folder / "parts" / f"seed_{seed}" / "theta.npz")
+
+
+def lines_of(folder):
+  rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("meta") / "run"
+  return folder, train(quick(), folder, quiet=True)
+
+
+def test_what_it_leaves(done):
+  folder, result = done
+  names = {path.name for path in folder.iterdir()}
+  expected = {"config.json", "overrides.json", "environment.json", "metrics.jsonl", "checkpoints", "parts", "meta.json"}
+  assert expected <= names and any(name.startswith("events.") for name in names)
+  assert json.loads((folder / "meta.json").read_text()) == result
+  assert (result["segments"], result["inner_steps"], result["rule"]) == ([12], [36], "static")
+  # 3 does not divide the 8 steps of an episode: it ends with the segment that passes them
+  rows = lines_of(folder)
+  assert [row["segment"] for row in rows] == [0, 3, 6, 9] and [row["episode"] for row in rows] == [0, 1, 2, 3]
+  assert [row["step"] for row in rows] == [3] * 4 and result["episodes"] == [4]
+  assert result["curve"]["segment"] == [[4, 8, 12]] and np.all(np.diff(result["curve"]["loss"]) != 0)
+  theta = theta_of(folder)
+  assert theta["['static']['first/kernel']['bias']"].shape == (64,)
+  assert np.abs(theta["['static']['first/kernel']['bias']"] - 1).max() > 1e-4
+  start = artifacts.read(folder / "parts" / "seed_0" / "start.npz")
+  assert start["['head']['kernel']"].shape == (8, 2 * 5)
+  assert json.loads((folder / "start" / "result.json").read_text())["accuracy"][0][1][0] > 0.6
+
+
+def test_a_finished_run_is_only_read(done):
+  folder, result = done
+  before = (folder / "meta.json").stat().st_mtime_ns
+  assert train(quick(), folder, quiet=True) == result
+  assert (folder / "meta.json").stat().st_mtime_ns == before
+  with pytest.raises(ConfigError, match="config.outer.lr: 0.001 there, 0.1 here"):
+    train(quick(outer={"lr": 0.1}), folder, quiet=True)
+
+
+def test_stopping_and_going_on_gives_the_same_bits(done, tmp_path):
+  folder, result = done
+  with pytest.raises(Stopped):  # after the first call of segments
+    train(quick(), tmp_path, stop_asked=(tmp_path / "metrics.jsonl").exists, quiet=True)
+  assert [row["segment"] for row in lines_of(tmp_path)] == [0, 3]
+  assert not (tmp_path / "meta.json").exists()
+  again = train(quick(), tmp_path, quiet=True)
+  chex.assert_trees_all_equal(theta_of(tmp_path), theta_of(folder))
+  assert lines_of(tmp_path) == lines_of(folder)
+  assert again["curve"] == result["curve"] and again["largest_cell"] == result["largest_cell"]
+
+
+def test_seeds_and_networks_are_drawn_apart(tmp_path):
+  """With several networks to start from, the one that is kept starts no episode."""
+  settings = quick(num_seeds=2, start={"networks": 2}, length={"segments": 4})
+  result = train(settings, tmp_path, quiet=True)
+  assert result["seeds"] == [0, 1] and result["segments"] == [4, 4]
+  assert not np.array_equal(*(theta_of(tmp_path, seed)["['static']['first/kernel']['bias']"] for seed in (0, 1)))
+  kept = [artifacts.read(tmp_path / "parts" / f"seed_{seed}" / "start.npz") for seed in (0, 1)]
+  trained = [artifacts.read(tmp_path / "start" / "parts" / f"seed_{n}" / "start.npz") for n in range(6)]
+  chex.assert_trees_all_equal(kept, [trained[2], trained[5]])
+  assert len({one["['first']['kernel']"].tobytes() for one in trained}) == 6
+  again = quick(start={"file": str(tmp_path / "parts" / "seed_1" / "start.npz")}, length={"segments": 4})
+  train(again, tmp_path / "again", quiet=True)
+  chex.assert_trees_all_equal(artifacts.read(tmp_path / "again" / "parts" / "seed_0" / "start.npz"), kept[1])
+
+
+def test_three_tasks_whose_truncation_grows_by_single_steps(tmp_path):
+  """Segments of 1, then of 2 steps as episodes go by; the second new task has its own classes."""
+  settings = quick(
+    data={"old": (0, 1, 2, 3), "new": (4, 5, 6, 7, 8, 9), "classes": 2, "tasks": 2},
+    curriculum={"steps": 4, "every": 1, "truncation": 1, "truncation_raise": 1, "truncation_most": 2},
+    inner={"update": "step"},
+    length={"segments": 16},
+  )
+  with pytest.raises(ConfigError, match="config.data.old has 4 classes, but heads have config.data.classes=2"):
+    train(settings, tmp_path / "wrong", quiet=True)
+  settings["data"]["old"] = (0, 1)
+  result = train(settings, tmp_path, quiet=True)
+  lengths = result["curve"]["truncation"][0]
+  assert lengths == sorted(lengths) and lengths[0] == 1 and lengths[-1] > 1
+  assert result["inner_steps"] == [4 * sum(lengths)]
+  assert {row["task"] for row in lines_of(tmp_path)} == {1, 2}
+
+
+def test_literal_relu_cells_stop_with_their_name(tmp_path):
+  settings = quick(rule={"form": "lstm", "cell": "relu"}, inner={"alpha": 1e30})
+  with pytest.raises(ConfigError, match="config.rule.cell='relu' ended in numbers that are not finite at segment"):
+    train(settings, tmp_path, quiet=True)
+
+
+def test_what_never_is_finite_stops(tmp_path):
+  with pytest.raises(ConfigError, match=r"no segment from segment 0 on is finite: lower config.inner.alpha=1e\+30"):
+    train(quick(inner={"alpha": 1e30}), tmp_path, quiet=True)
+
+
+def test_a_threshold_that_lets_nothing_live_is_said(tmp_path, caplog):
+  settings = quick(curriculum={"threshold": 1e-9, "threshold_most": 1e-9, "patience": 3})
+  result = train(settings, tmp_path, quiet=True)
+  assert "3 episodes in a row ended in their first segment, so one lives to its end" in caplog.text
+  assert [row["episode"] for row in lines_of(tmp_path)] == [0, 3, 4, 7]
+  assert result["episodes"] == [8]
+
+
+@pytest.mark.parametrize("preset", config_file.PRESETS)
+@pytest.mark.parametrize("rule", config_file.RULES)
+def test_every_config_is_whole(preset, rule):
+  for experiment in config_file.EXPERIMENTS if preset == "paper" else ("1",):
+    config = config_file.get_config(f"preset={preset},rule={rule},experiment={experiment}").to_dict()
+    assert set(config) == set(default())
+    settings = settings_of({**config, "net": {"name": "mlp"}})
+    assert settings.rule.form == rule and config["preset"] == preset
+
+
+@pytest.mark.parametrize("name", [*RECORDS, "seed", "num_seeds"])
+def test_no_value_of_any_key_ends_in_a_traceback(name):
+  refused = 0
+  for field in RECORDS[name]._fields if name in RECORDS else ("",):
+    for value in WRONG:
+      try:
+        settings_of({name: {field: value}} if field else {name: value})
+      except ConfigError as error:
+        refused += 1
+        assert "config." in str(error)
+  assert refused
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"lenght": {}}, "config key='lenght' is not known. Did you mean length"),
+    ({"inner": {"unroll": True, "remat": True}}, "remat saves memory in a loop only"),
+    ({"start": {"epochs": 1, "last_epochs": 2}}, "config.start.last_epochs=2 is more than"),
+    ({"start": {"file": "x", "networks": 2}}, "config.start.file is one network"),
+    ({"net": {"name": "mpl"}}, "config.net.name='mpl' is not known. Did you mean mlp"),
+    ({"net": {"name": "stack"}}, "take a net without dropout and running statistics"),
+    ({"net": {"name": "routed_mlp"}}, "a learned rule trains a net without gates"),
+  ],
+)
+def test_wrong_configs_are_refused(tmp_path, changes, message):
+  with pytest.raises(ConfigError, match=message):
+    train(changes, tmp_path, quiet=True)
+
+
+def test_from_the_shell_and_killed_on_the_way(tmp_path):
+  """kill -9 after the first checkpoint: the same command goes on to the bits of a run that nobody disturbed."""
+  words = ["launch.meta", CONFIG, "--config.length.checkpoint_every_calls=1", "--config.length.segments=60"]
+  process = begin(*words, f"--workdir={tmp_path}/killed")
+  deadline = time.monotonic() + 120
+  while not list((tmp_path / "killed").glob("checkpoints/seed_0/[0-9]*")) and process.poll() is None:
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.finish()
+  killed = not (tmp_path / "killed" / "meta.json").exists()
+  for name in ("killed", "whole"):
+    done = shell(*words, f"--workdir={tmp_path}/{name}")
+    assert done.returncode == 0, done.stderr
+    assert "seed 0: 60 segments, 180 inner steps" in done.stdout and "theta.npz" in done.stdout
+  assert killed
+  chex.assert_trees_all_equal(theta_of(tmp_path / "killed"), theta_of(tmp_path / "whole"))
+  assert lines_of(tmp_path / "killed") == lines_of(tmp_path / "whole")
+  wrong = shell("launch.meta", CONFIG, f"--workdir={tmp_path}/whole", "--config.inner.alpha=0.2")
+  assert wrong.returncode == 2 and "config.inner.alpha: 0.3 there, 0.2 here" in wrong.stderr

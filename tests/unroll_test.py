@@ -1,0 +1,182 @@
+"""Meta-gradients against central differences, what is cut and what is not, and segments that are begun anew."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from cljax.meta.unroll import Inner, Nets, Pair, huber
+from cljax.nets import MLP
+from cljax.pieces.neurons import tensors_of_net
+from cljax.pieces.rule import Learned, Rule, init_theta, learned
+from cljax.types import Batch, Place
+
+RULE = Rule(hidden=3, hidden_vectors=2)
+S = 3
+
+
+def pair_of(rule=RULE, **inner):
+  """A 3-2-2 net: three pixels, two hidden units, two classes to each of two heads."""
+  net = MLP(2, 2, (2,))
+  variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 3, 1, 1)), jnp.zeros(1, jnp.int32))
+  inner = {"alpha": 1.0, "old_batch": 4, "new_batch": 4, "loss_scale": 100.0, **inner}
+  return Pair(net, *tensors_of_net(net, variables, (3, 1, 1)), rule, Inner(**inner))
+
+
+def batches_of(length=S, rows=8, old=4):
+  random = np.random.default_rng(3)
+  task = jnp.tile((jnp.arange(rows) >= old).astype(jnp.int32), (length, 1))
+  none = jnp.zeros((length, rows), jnp.int32)
+  y = jnp.asarray(random.integers(0, 2, (length, rows)))
+  x = jnp.asarray(random.normal(size=(length, rows, 3, 1, 1)))
+  return Batch(x, y, task, jnp.ones((length, rows, 2), bool), Place(task, none), none, jnp.ones((length, rows), bool))
+
+
+def begun(pair, noise=0.3, seed=0, dtype=jnp.float64):
+  """(theta, networks) away from all zeros."""
+  random = np.random.default_rng(seed)
+
+  def some(leaf):
+    return jnp.asarray(leaf + noise * random.normal(size=leaf.shape), dtype)
+
+  params = {
+    "first": {"kernel": some(np.array([[1, -0.5], [0.3, 1], [-0.7, 0.2]])), "bias": some(np.array([0.5, 0.6]))},
+    "head": {"kernel": some(np.zeros((2, 4))), "bias": some(np.zeros(4))},
+  }
+  shapes = jax.eval_shape(lambda key: init_theta(key, pair.tensors, pair.rule, 1.3), jax.random.key(0))
+  theta = jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape), dtype), shapes)
+  memory = learned(theta, 0.5, pair.tensors, pair.rule).init(params)
+  return theta, Nets(params, jax.tree.map(some, params), memory)
+
+
+def central(function, theta, step=1e-5):
+  """The derivative of a compiled function by central differences, as a flat array."""
+  flat, back = ravel_pytree(theta)
+  each = jax.jit(jax.vmap(lambda flat: function(back(flat))))
+  eye = step * jnp.eye(flat.size, dtype=flat.dtype)
+  return (each(flat + eye) - each(flat - eye)) / (2 * step)
+
+
+def slope_of(pair, theta, nets, batches):
+  slope = jax.jit(jax.grad(lambda theta: pair.run(theta, nets, batches)[0]))(theta)
+  return ravel_pytree(slope)[0]
+
+
+def held(pair, theta, nets, batches, gradient, inputs):
+  """theta -> the mean loss with the student's gradients, or what the rule takes in, as they were at `theta`."""
+  each = [jax.tree.map(lambda leaf, t=t: leaf[t], batches) for t in range(S)]
+  own = [jax.tree.map(lambda leaf: leaf[pair.inner.old_batch :], batch) for batch in each]
+
+  @jax.jit
+  def as_they_were(theta, nets):
+    noted = []
+    for t in range(S):
+      noted.append((*pair.slopes(nets.student, own[t]), nets.student))
+      nets = pair.step(theta, nets, each[t])[0]
+    return noted
+
+  noted = as_they_were(theta, nets)
+
+  def loss(other):
+    now, losses = nets, []
+    for t, (grads, acts, params) in enumerate(noted):
+      g, its_acts = pair.slopes(now.student, own[t])
+      g = grads if gradient else g
+      seen = (grads, acts, params) if inputs else (g, its_acts, now.student)
+      it = Learned(other, pair.inner.alpha, pair.tensors, pair.rule, True)
+      deltas, memory = it.multipliers(seen[0], now.memory, seen[2], seen[1])
+      first = {leaf: deltas[f"first/{leaf}"] * g["first"][leaf] for leaf in ("kernel", "bias")}
+      student = jax.tree.map(lambda w, u: w - pair.inner.alpha * u, now.student, {"first": first, "head": g["head"]})
+      now = Nets(pair.teach(now.teacher, each[t]), student, memory)
+      losses.append(pair.apart(now.teacher, student, each[t]))
+    return jnp.stack(losses).mean()
+
+  return loss
+
+
+EXACT = {"second_order": True, "through_inputs": True}
+
+
+@pytest.mark.parametrize("form", ["lstm", "static"])
+def test_the_exact_derivative_is_that_of_central_differences(form):
+  with jax.enable_x64(True):
+    pair, batches = pair_of(RULE._replace(form=form), **EXACT), batches_of()
+    theta, nets = begun(pair)
+    there = central(lambda theta: pair.run(theta, nets, batches)[0], theta)
+    found = slope_of(pair, theta, nets, batches)
+    assert np.abs(there).max() > 0.05
+    np.testing.assert_allclose(found, there, atol=3e-7 * np.abs(there).max() + 1e-9)
+
+
+@pytest.mark.parametrize(("second_order", "through_inputs"), [(False, True), (True, False)])
+def test_what_is_cut_is_held_fixed(second_order, through_inputs):
+  """The derivative is that of differences in which the cut parts are as they were; and not the exact one."""
+  with jax.enable_x64(True):
+    pair, batches = pair_of(second_order=second_order, through_inputs=through_inputs), batches_of()
+    theta, nets = begun(pair)
+    loss = held(pair, theta, nets, batches, not second_order, not through_inputs)
+    there = central(loss, theta)
+    found = slope_of(pair, theta, nets, batches)
+    np.testing.assert_allclose(found, there, atol=3e-7 * np.abs(there).max() + 1e-9)
+    exact = slope_of(pair_of(**EXACT), theta, nets, batches)
+    assert np.abs(found - exact).max() > 1e-5 * np.abs(exact).max()
+
+
+def test_steps_and_segments_are_the_same_where_a_segment_is_a_step():
+  """And a move after each step goes back through all steps of its segment, each with the theta that it had."""
+  pair, tx = pair_of(), optax.adam(0.01)
+  theta, nets = begun(pair, dtype=jnp.float32)
+
+  def move(theta, opt_state, slope):
+    updates, opt_state = tx.update(slope, opt_state, theta)
+    return optax.apply_updates(theta, updates), opt_state
+
+  first = jax.tree.map(lambda leaf: leaf[:1], batches_of())
+  both = [
+    jax.jit(lambda by=by: by(theta, tx.init(theta), nets, first, move))() for by in (pair.by_segment, pair.by_step)
+  ]
+  chex.assert_trees_all_close(*both, rtol=1e-5, atol=1e-6)
+
+  stay = lambda theta, opt_state, slope: (theta, opt_state)  # noqa: E731
+  norm = jax.jit(lambda: pair.by_step(theta, (), nets, batches_of(), stay)[-1])()
+  last = jax.jit(jax.grad(lambda theta: pair.run(theta, nets, batches_of())[1][1][-1]))(theta)
+  np.testing.assert_allclose(norm, optax.tree.norm(last), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("option", "trace"), [("remat", "prevent_cse=False"), ("unroll", "unroll=3")])
+def test_how_a_segment_is_computed_changes_no_number(option, trace):
+  theta, nets = begun(pair_of(), dtype=jnp.float32)
+  texts = [str(jax.make_jaxpr(pair.run)(theta, nets, batches_of())) for pair in (pair_of(), pair_of(**{option: True}))]
+  assert trace not in texts[0] and trace in texts[1]
+  slopes = [slope_of(pair, theta, nets, batches_of()) for pair in (pair_of(), pair_of(**{option: True}))]
+  np.testing.assert_allclose(*slopes, rtol=1e-4, atol=1e-6)
+  assert np.abs(slopes[0]).max() > 0.01
+
+
+def test_the_teacher_gets_no_derivative():
+  pair = pair_of(**EXACT)
+  theta, nets = begun(pair, dtype=jnp.float32)
+  loss = lambda teacher, student: pair.run(theta, Nets(teacher, student, nets.memory), batches_of())[0]  # noqa: E731
+  of_teacher, of_student = jax.jit(jax.grad(loss, (0, 1)))(nets.teacher, nets.student)
+  assert not np.any(ravel_pytree(of_teacher)[0]) and np.any(ravel_pytree(of_student)[0])
+
+
+def test_the_loss_by_hand():
+  """Huber, delta 1: .5 * .5^2 = .125 and 2 - .5 = 1.5."""
+  assert float(huber(jnp.array([0.5, 2.0]), jnp.zeros(2))) == 0.8125
+  assert 300 * float(huber(jnp.array([0.5]), jnp.zeros(1))) == 37.5
+
+
+def test_a_teacher_that_sees_what_the_student_sees_is_the_student():
+  """At the rule's start delta is 1, so both take the same steps."""
+  pair = pair_of(old_batch=0, new_batch=8)
+  _, nets = begun(pair, dtype=jnp.float32)
+  theta = jax.jit(lambda key: init_theta(key, pair.tensors, pair.rule))(jax.random.key(0))
+  same = nets._replace(teacher=nets.student)
+  _, (after, losses) = jax.jit(pair.run)(theta, same, batches_of())
+  np.testing.assert_array_equal(losses, 0)
+  chex.assert_trees_all_equal(after.teacher, after.student)
+  assert np.abs(after.student["first"]["kernel"] - nets.student["first"]["kernel"]).max() > 1e-3
