@@ -9,8 +9,8 @@ COMMAND, one cell:
   python -m launch.train --config=configs/papers/metateacher/table.py:preset=reduced,meta=M,method=ewc_100 --workdir=W
 
 Every cell begins with the networks of the meta-training, which know the old task, and takes as many steps on the rows
-of the new task that no rule was trained on. Three networks and rules, each on three orders of the rows. Rates of `sgd_x`
-are shares of the rule's alpha.
+of the new task that no rule was trained on. Three networks and rules, each on three orders of the rows. Rates of
+`sgd_x` are shares of the rule's alpha.
 """
 
 from typing import Any
@@ -82,12 +82,12 @@ def get_config(arg: str = "") -> ConfigDict:
   config.looks = ("readout",)
   classes = 0 if len(data.new) == data.classes * data.tasks else data.classes
   half = {"all": "all", "first": "second", "second": "first"}[data.half]
-  config.stream = {"name": "transfer", "source": data.source, "old": data.old, "new": held_out(data.new, classes)}
-  config.stream |= {"new_tasks": data.tasks, "new_classes": classes, "half": half}
+  stream = {"name": "transfer", "source": data.source, "old": data.old, "new": held_out(data.new, classes)}
+  config.stream = {**stream, "new_tasks": data.tasks, "new_classes": classes, "half": half}
   config.net = trained.net.to_dict()
   theta = f"{folder}/{rule}/parts/{seed}/theta.npz"
   kept = (1 + data.tasks) * (2_000 if preset == "smoke" else 32_000)  # no task has more rows
-  config.method, config.optimizer.lr = of_method(method, alpha, trained.inner.new_rows, theta, kept)
+  config.method, config.optimizer.lr = of_method(method, alpha, trained.inner.new_batch, theta, kept)
   for name in ("hidden", "hidden_vectors", "cell", "inputs") if method in RULES else ():
     config.method[name] = trained.rule[name]
   return complete(config)
