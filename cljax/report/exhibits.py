@@ -20,6 +20,11 @@ def no_columns(result: Result) -> dict[str, Summary | str]:
   return {}
 
 
+def nothing_beside(result: Result, results: Sequence[Result]) -> dict[str, Summary | str]:
+  """No column that other results decide."""
+  return {}
+
+
 def no_figures(result: Result, arrays: Arrays, title: str) -> dict[str, Figure]:
   """No figure of a run."""
   return {}
@@ -38,6 +43,9 @@ class Exhibit(NamedTuple):
   columns: Callable[[Result], dict[str, Summary | str]] = no_columns  # {heading: summary over seeds, or a text}
   figures: Callable[[Result, Arrays, str], dict[str, Figure]] = no_figures  # (of one run; title) -> by name
   table_figures: Callable[[Sequence[Result], Sequence[Arrays]], dict[str, Figure]] = no_table_figures  # of a stream
+  beside: Callable[[Result, Sequence[Result]], dict[str, Summary | str]] = (
+    nothing_beside  # columns in the sight of its stream
+  )
 
   def met(self, result: Result, told: Mapping[str, Any]) -> bool:
     """Whether the result has the fields, and what the method told has the arrays."""
@@ -56,12 +64,18 @@ def field_of(result: Result, path: str) -> Any:
   return found
 
 
-def columns_of(result: Result, exhibits: Exhibits) -> dict[str, Summary | str]:
-  """{heading: summary over seeds, or a text} of all exhibits whose needs the result meets."""
+def columns_of(result: Result, exhibits: Exhibits, results: Sequence[Result] = ()) -> dict[str, Summary | str]:
+  """{heading: summary over seeds, or a text} of all exhibits whose needs the result meets.
+
+  Args:
+    results: of the same table; an exhibit is shown those of the result's stream that meet its needs.
+  """
   found: dict[str, Summary | str] = {}
   for exhibit in exhibits.values():
     if exhibit.met(result, result["report"]):
-      found |= exhibit.columns(result)
+      alike = [other for other in results if other["stream"] == result["stream"]]
+      others = [other for other in alike if exhibit.met(other, other["report"])]
+      found |= {**exhibit.columns(result), **exhibit.beside(result, others)}
   return found
 
 

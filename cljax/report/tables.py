@@ -119,7 +119,7 @@ def rows(
   headings += [PEAK] if watched else []
   sized = any(result["state_bytes"] for result in results)  # unknown to older results
   headings += [SIZE] if sized else []
-  own = [columns_of(result, exhibits) for result in results]
+  own = [columns_of(result, exhibits, results) for result in results]
   extra = list(dict.fromkeys(heading for found in own for heading in found))
   table = []
   for i in order(results, published):
