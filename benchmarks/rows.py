@@ -69,9 +69,10 @@ ROWS = (
   Row("guard_er", "the same, ER in two steps", "cljax.er_ewc", "cljax.er", None, False, "learns"),
   Row("seeds", "15 seeds against one, a step of one seed", "cljax.seeds", "cljax.cotrain", None, False, "none"),
 )
-# Measured by files of their own: apart, gating, convolving and sharing.
+# Measured by files of their own: apart, gating, convolving, sharing and unrolling.
 SHARING = ("tree", "naive", "amortised", "groups", "alone_torch", "memory_tree", "memory_naive")
-APART = ("start", "devices", "gating", "convolving", "convolving_torch", *SHARING)
+META = ("meta_dense", "meta_dense_second", "meta_conv", "meta_conv_second", "meta_torch", "meta_memory")
+APART = ("start", "devices", "gating", "convolving", "convolving_torch", *SHARING, *META)
 NAMES = (*(row.name for row in ROWS), *APART)
 
 
@@ -97,7 +98,7 @@ def present(module: str) -> bool:
 def without_peers(names: Sequence[str]) -> list[str]:
   """Those rows whose peer is not installed."""
   needs = {row.name: PEERS.get(row.other.split(".")[0]) for row in ROWS}
-  needs |= dict.fromkeys(("convolving_torch", "alone_torch"), PEERS["torch"])
+  needs |= dict.fromkeys(("convolving_torch", "alone_torch", "meta_torch"), PEERS["torch"])
   return [name for name in names if (module := needs.get(name)) and not present(module)]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import jax
 
-from benchmarks import apart, convolving, gating, problem, rows, sharing, timing
+from benchmarks import apart, convolving, gating, problem, rows, sharing, timing, unrolling
 from benchmarks.ours import Library
 from benchmarks.rows import Result
 from benchmarks.subjects import Workshop
@@ -46,6 +46,7 @@ def measure(names: Sequence[str], steps: int, rounds: int, cores: list[int]) -> 
     results += gating.gating(rounds)
   results += convolving.convolving(names, rounds)
   results += sharing.sharing(names, rounds)
+  results += unrolling.unrolling(names, rounds)
   if "devices" in names:
     results.append(apart.devices(cores, rounds, max(steps // apart.SEEDS, 8)))
   return results, accuracy

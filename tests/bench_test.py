@@ -190,7 +190,16 @@ def test_the_table():
 def test_missing_peers_are_told(monkeypatch):
   monkeypatch.setattr(rows, "present", lambda module: False)
   missing = rows.without_peers(rows.chosen([]))
-  assert missing == ["stacked", "modulelist", "tuned", "avalanche", "er", "convolving_torch", "alone_torch"]
+  assert missing == [
+    "stacked",
+    "modulelist",
+    "tuned",
+    "avalanche",
+    "er",
+    "convolving_torch",
+    "alone_torch",
+    "meta_torch",
+  ]
   text = rows.left_out(missing)
   assert "pip install 'cljax[peers]'" in text and "avalanche" in text
   assert rows.without_peers(["bare", "start"]) == []
