@@ -16,7 +16,7 @@ ROOMS = (
   ("declared", "files", "keys", "metrics"),
   ("ops",),
   ("data", "nets", "report"),
-  ("artifacts", "fit"),
+  ("artifacts", "fit", "readout"),
   ("pieces",),
   ("methods",),
   ("checkpoint", "looks", "memory", "mesh", "monitor", "timeline", "workdir"),

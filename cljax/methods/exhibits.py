@@ -19,6 +19,7 @@ from cljax.methods.lasem.exhibits import CHOSEN, SHARED
 from cljax.methods.routing.exhibits import ROUTING
 from cljax.methods.subnetwork.exhibits import FROZEN, ONSETS, SUBNETWORKS, WATCHED
 from cljax.report.exhibits import Exhibit
+from cljax.report.representation import READOUT, READOUT_ADAM
 
 EXHIBITS: dict[str, Exhibit] = {
   "routing": ROUTING,
@@ -30,4 +31,6 @@ EXHIBITS: dict[str, Exhibit] = {
   "watched": WATCHED,
   "shared_layers": SHARED,
   "chosen": CHOSEN,
+  "readout": READOUT,
+  "readout_adam": READOUT_ADAM,
 }
