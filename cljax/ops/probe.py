@@ -49,7 +49,7 @@ def targets(y: Array, live: Array, classes: Array) -> Array:
   return hot / jnp.maximum(hot.sum(), 1)
 
 
-def newton(x: Array, y: Array, count: Array, classes: Array, *, l2: float = 1e-4, steps: int = 12) -> Probe:
+def newton(x: Array, y: Array, count: Array, classes: Array, *, l2: float = 1e-4, steps: Array | int = 12) -> Probe:
   """The optimum, by damped Newton steps from zero; nothing is drawn.
 
   The loss is the mean cross-entropy + l2 / 2 |W|^2 over weights and biases, of features standardised by the live rows.
