@@ -27,7 +27,7 @@ from cljax.workdir import claim
 from tests import subjects, toys
 from tests.subjects import Subject, assert_same
 
-ALL = ("valid", "before_exit", "watch", "trials")
+ALL = tuple(LOOKS)
 
 
 def two_phases(spec):
@@ -50,7 +50,7 @@ def subject(name: str) -> Subject:
   else:
     method, like = two_phases(spec), subjects.compiled("plain")
   it = toys.experiment(method, spec, data, chunk=5, looks=ALL)
-  return Subject(it, like, (".chunk", ".valid", "more.exit"))
+  return Subject(it, like, (".chunk", ".valid", "more.exit", "newton.task", "adam.task"))
 
 
 @functools.cache
@@ -147,7 +147,7 @@ def test_test_rows_are_asked_where_some_seed_improves_alone():
 def test_the_result_has_readouts_and_a_peak():
   it, carry = subject("stopping"), looked("stopping")[0]
   result = outcome_of(it.experiment, carry).result
-  assert list(result["readouts"]) == ["valid", "before_exit"]
+  assert list(result["readouts"]) == ["valid", "before_exit", "readout", "readout_adam"]
   rows = np.array([60, 53, 46])
   valid, before = (np.array(result["readouts"][name]["accuracy"], float) for name in ("valid", "before_exit"))
   np.testing.assert_array_equal(valid * 8, carry.looked["valid"]["right"])
