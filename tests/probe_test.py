@@ -93,6 +93,16 @@ def test_no_step_raises_the_loss_and_many_do_no_harm():
   assert np.abs(slope).max() < 1e-5
 
 
+def test_blocks_of_live_classes_are_factored():
+  random = np.random.default_rng(0)
+  x, curvature = random.normal(size=(20, 5)), random.random((20, 3))
+  factors = probe.class_blocks(np.float32(x), np.float32(curvature), np.array([False, True, True]), 0.5)
+  np.testing.assert_array_equal(factors[0], np.eye(5))
+  for c in (1, 2):
+    block = (x * curvature[:, c, None]).T @ x + 0.5 * np.eye(5)
+    np.testing.assert_allclose(factors[c] @ factors[c].T, block, rtol=1e-4, atol=1e-4)
+
+
 def test_a_bad_direction_is_not_taken(monkeypatch):
   """Uphill, far too long, or no number: the loss does not rise."""
   x, y = overlapping()

@@ -142,15 +142,14 @@ def looking(features, **fields) -> Method:
   return Method(lambda key: jnp.zeros(()), (), apply, **fields)
 
 
-def question(x, y, main="task", group=16, method=None, **fields) -> tuple:
-  """About the one task of rows x [N, 1, 1, C] with labels y, which are test rows too."""
+def question(x, y, main="task", group=16, classes=(True,) * 4, task=0, now=0, **fields) -> tuple:
+  """About a task of rows x [N, 1, 1, C] with labels y, which are test rows too."""
   rows = Rows(jnp.arange(len(y), dtype=jnp.int32)[None], jnp.array([len(y)], jnp.int32), None)
   labels = jnp.arange(4, dtype=jnp.int32)[None]
   bank = Bank(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.int32))
-  stream = Stream(bank, Task(rows, rows, labels, labels, jnp.ones((1, 4), bool)), bank, rows)
-  method = method or looking(lambda x: x.reshape(len(x), -1), **fields)
-  zero = jnp.int32(0)
-  return (method, main, group, "test", zero, stream, zero, zero, zero)
+  stream = Stream(bank, Task(rows, rows, labels, labels, jnp.array([classes])), bank, rows)
+  method = looking(lambda x: x.reshape(len(x), -1), **fields)
+  return (method, main, group, "test", jnp.int32(0), stream, jnp.int32(task), jnp.int32(now), jnp.int32(0))
 
 
 @pytest.mark.parametrize("answer", ["readout_newton", "readout_adam"])
@@ -161,6 +160,25 @@ def test_perfect_features_give_all(answer):
   ask = jax.jit(lambda: readout.ANSWERS[answer](*asked))
   assert int(ask()["right"]) == 50 and int(ask()["strict"]) == 50 and ask()["confusion"].tolist() == [50]
   assert int(readout.ANSWERS["evaluate"](*asked)["right"]) == 13
+
+
+def test_classes_that_are_not_the_task_s_are_no_answer():
+  y = np.arange(50) % 4
+  asked = question(np.eye(4)[y][:, None, None], y, classes=(True, True, False, True))
+  assert int(jax.jit(lambda: readout.readout_newton(*asked))()["right"]) == 50 - (y == 2).sum()
+
+
+def test_draws_are_named_by_the_task_and_the_row(monkeypatch):
+  keys = []
+
+  def listen(key, x, y, count, classes):
+    keys.append(jax.random.key_data(key).tolist())
+    return probe.Probe(0, 1, jnp.zeros((1, 4)), jnp.zeros(4), classes)
+
+  monkeypatch.setattr(readout.probe, "adam", listen)
+  for task, now in ((0, -1), (0, 0), (1, 0), (0, -1)):
+    readout.readout_adam(*question(np.zeros((4, 1, 1, 1)), np.arange(4), task=task, now=now))
+  assert keys[0] == keys[3] and len({tuple(key) for key in keys}) == 3
 
 
 def test_a_task_that_is_inferred():

@@ -115,7 +115,8 @@ def class_blocks(x: Array, curvature: Array, classes: Array, l2: float) -> Array
     x: [N, D]; curvature: [N, C] at least 0.
   """
   chex.assert_rank([x, curvature, classes], [2, 2, 1])
-  one, order = jnp.eye(x.shape[1], dtype=x.dtype), jnp.argsort(~classes)  # the live ones first
+  x, curvature, one = jnp.asarray(x), jnp.asarray(curvature), jnp.eye(x.shape[1], dtype=x.dtype)
+  order = jnp.argsort(~jnp.asarray(classes))  # the live ones first
 
   def add(k: Array, factors: Array) -> Array:
     c = order[k]
@@ -144,7 +145,7 @@ def adam(
   """
   chex.assert_rank([x, y, count, classes], [2, 1, 0, 1])
   chex.assert_equal_shape_prefix([x, y], 1)
-  tx, D = optax.adam(lr), x.shape[1]
+  x, y, tx, D = jnp.asarray(x), jnp.asarray(y), optax.adam(lr), x.shape[1]
 
   def loss(params: tuple[Array, Array], rows: Array) -> Array:
     kernel, bias = params
