@@ -223,7 +223,7 @@ def assemble(
       "branch on its state, and vmap would run both sides; use auto, map or each"
     )
   valid_rows = by_seed(stream.tasks.valid.count)
-  looks = looks_of(own.looks, spec, valid_rows)
+  looks = looks_of(own.looks, spec, valid_rows, first)
   mesh = make_mesh(len(seeds), own.data_devices)
   check_memory(first, padded(len(seeds), mesh) // mesh.shape["seed"], mesh.local_devices[0])
   spec = spec._replace(rows=longest)

@@ -6,14 +6,30 @@ over seeds, `run.py` compiles it.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cljax.data.sample import current, fetch, held_pictures, some_rows, split_batch
 from cljax.keys import ENTER, EXIT, ORDER, PLAN, STEP, TICK, use
-from cljax.types import NONE, Array, Bank, Batch, Clock, Info, Key, Method, Phase, Plan, Rows, State, Stream, View
+from cljax.types import (
+  NONE,
+  Array,
+  Bank,
+  Batch,
+  Clock,
+  Info,
+  Key,
+  Method,
+  Outputs,
+  Phase,
+  Plan,
+  Rows,
+  State,
+  Stream,
+  View,
+)
 
 
 def position(clock: Clock) -> Array:
@@ -176,57 +192,70 @@ def split_of(stream: Stream, split: str) -> tuple[Bank, Rows]:
   return (stream.test_bank, stream.test) if split == "test" else (stream.bank, stream.tasks.valid)
 
 
-def evaluate(
-  method: Method,
-  readout: str,
-  group: int,
-  split: str,
-  state: State,
-  stream: Stream,
-  task: Array,
-  now: Array,
-  slot: Array,
-  x: Array | None = None,
-) -> dict[str, Array]:
+class Question(NamedTuple):
+  """What is asked about the rows of one task: the arguments of `evaluate` and of its like, in order."""
+
+  method: Method
+  readout: str  # `task` (apply gets the task's slot), `class` and `domain` (apply gets 0), `inferred` (apply gets None)
+  group: int  # static rows per batch; a short last group is filled by wrapping round, and the copies are not counted
+  split: str  # `test` or `valid`
+  state: State
+  stream: Stream
+  task: Array  # [] the task asked about
+  now: Array  # [] the last task trained, -1 before training
+  slot: Array  # [] the slot of the task (the task itself unless the method numbers its own)
+  x: Array | None = None  # [Nmax, ...] pictures of the rows, where a costly warp was applied ahead (`warped_rows`)
+
+  def answers(self, batch: Batch) -> Outputs:
+    """What the method answers to rows of the task."""
+    n = len(batch.live)
+    given = {"task": jnp.full(n, self.slot, jnp.int32), "inferred": None}.get(self.readout, jnp.zeros(n, jnp.int32))
+    return self.method.apply(self.state, batch.x, given)
+
+  def count_right(self, right_of: Callable[[Batch, Outputs], Array]) -> dict[str, Array]:
+    """The counts of `evaluate`, where right_of(batch, outputs) tells of [group] rows which are right."""
+    bank, rows = split_of(self.stream, self.split)
+    count, group = rows.count[self.task], self.group
+    slots = self.method.slots or len(self.stream.tasks.classes)
+
+    def add(g, totals):
+      i = g * group + jnp.arange(group)
+      live = i < count
+      i = i % jnp.maximum(count, 1)
+      batch = split_batch(bank, self.stream.tasks, rows, self.task, i, live)
+      batch = batch if self.x is None else batch._replace(x=self.x[i])
+      out = self.answers(batch)
+      right = live & (out.task >= 0) & right_of(batch, out)
+      strict = right & (out.task == self.slot)
+      used = jnp.where(live & (out.task >= 0), out.task, slots)  # no slot counts nowhere
+      return {
+        "right": totals["right"] + right.sum(dtype=jnp.int32),
+        "strict": totals["strict"] + strict.sum(dtype=jnp.int32),
+        "confusion": totals["confusion"].at[used].add(1, mode="drop"),
+      }
+
+    zero = jnp.int32(0)
+    totals = {"right": zero, "strict": zero, "confusion": jnp.zeros(slots, jnp.int32)}
+    return jax.lax.fori_loop(0, (count + group - 1) // group, add, totals)
+
+
+def evaluate(*asked: Any) -> dict[str, Array]:
   """Counts right answers on the rows of one task, in integers.
 
   Args:
-    readout: `task` (apply gets the task's slot), `class` and `domain` (apply gets 0), `inferred` (apply gets None).
-    group: static rows per batch; a short last group is filled by wrapping round, and the copies are not counted.
-    split: `test` or `valid`.
-    task: [] the task asked about.
-    now: [] the last task trained, -1 before training.
-    slot: [] the slot of the task (the task itself unless the method numbers its own).
-    x: [Nmax, ...] the pictures of the task's rows, where a costly warp was applied ahead (`sample.warped_rows`).
+    asked: the fields of a `Question`.
 
   Returns:
     `right` [], `strict` [] (right answers through the right slot), `confusion` [slots] (rows by slot used); int32.
   """
-  bank, rows = split_of(stream, split)
-  count = rows.count[task]
-  slots = method.slots or len(stream.tasks.classes)
+  it = Question(*asked)
+  tasks, labels = it.stream.tasks, split_of(it.stream, it.split)[0].y
 
-  def add(g, totals):
-    i = g * group + jnp.arange(group)
-    live = i < count
-    i = i % jnp.maximum(count, 1)
-    batch = split_batch(bank, stream.tasks, rows, task, i, live)
-    batch = batch if x is None else batch._replace(x=x[i])
-    given = {"task": jnp.full(group, slot, jnp.int32), "inferred": None}.get(readout, jnp.zeros(group, jnp.int32))
-    out = method.apply(state, batch.x, given)
-    mask = readout_mask(method, readout, stream.tasks.classes, task, now, out.task)
+  def right_of(batch, out):
+    mask = readout_mask(it.method, it.readout, tasks.classes, it.task, it.now, out.task)
     answer = jnp.where(mask, out.logits, -jnp.inf).argmax(axis=-1)
-    unmap = stream.tasks.label_unmap[out.task if readout == "inferred" and not method.slots else task]
+    unmap = tasks.label_unmap[out.task if it.readout == "inferred" and not it.method.slots else it.task]
     label = unmap[answer] if unmap.ndim == 1 else jnp.take_along_axis(unmap, answer[:, None], axis=1)[:, 0]
-    right = live & (out.task >= 0) & (label == bank.y[batch.place.row])
-    strict = right & (out.task == slot)
-    used = jnp.where(live & (out.task >= 0), out.task, slots)  # no slot counts nowhere
-    return {
-      "right": totals["right"] + right.sum(dtype=jnp.int32),
-      "strict": totals["strict"] + strict.sum(dtype=jnp.int32),
-      "confusion": totals["confusion"].at[used].add(1, mode="drop"),
-    }
+    return label == labels[batch.place.row]
 
-  zero = jnp.int32(0)
-  totals = {"right": zero, "strict": zero, "confusion": jnp.zeros(slots, jnp.int32)}
-  return jax.lax.fori_loop(0, (count + group - 1) // group, add, totals)
+  return it.count_right(right_of)

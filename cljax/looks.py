@@ -2,7 +2,7 @@
 
 A look says where on the timeline it is asked, about which rows of which tasks, and what it keeps of the answers: whole
 numbers, which go round the loop with the cursor, so that a run that was stopped keeps the bits of one that was not.
-A further one is an entry of LOOKS; an `answer` of its own is compiled for it.
+A further one is an entry of LOOKS, with an `answer` of its own one of `readout.ANSWERS`, which is compiled for it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from cljax.errors import ConfigError
+from cljax.readout import check_newton
 from cljax.timeline import Answers, Counts, Look, Unit
-from cljax.types import Spec
+from cljax.types import Method, Spec
 
 
 def pairs(mode: str, row: int, T: int, trained: tuple[int, ...]) -> list[int]:
@@ -73,6 +74,8 @@ LOOKS = {
     Look("before_exit", "test", pairs, "exit", no_row, fill_row),
     Look("watch", "valid", in_training, "epoch", no_best, keep_best),
     Look("trials", "valid", in_training, "epoch", no_best_of_each, keep_best),
+    Look("readout", "test", pairs, "row", no_row, fill_row, "readout_newton", check_newton),
+    Look("readout_adam", "test", pairs, "row", no_row, fill_row, "readout_adam"),
   )
 }
 
@@ -107,7 +110,7 @@ def counts_of(
   }
 
 
-def looks_of(names: Sequence[str], spec: Spec, valid_rows: np.ndarray) -> tuple[Look, ...]:
+def looks_of(names: Sequence[str], spec: Spec, valid_rows: np.ndarray, method: Method) -> tuple[Look, ...]:
   """The looks of a run.
 
   Args:
@@ -115,7 +118,7 @@ def looks_of(names: Sequence[str], spec: Spec, valid_rows: np.ndarray) -> tuple[
     valid_rows: [S, T] validation rows.
 
   Raises:
-    ConfigError: a name twice, or a look that the stream cannot serve.
+    ConfigError: a name twice, or a look that the stream or the method cannot serve.
   """
   if len(set(names)) < len(names):
     raise ConfigError(f"config.looks={tuple(names)} names a look twice")
@@ -131,4 +134,5 @@ def looks_of(names: Sequence[str], spec: Spec, valid_rows: np.ndarray) -> tuple[
         f"config.looks names {look.name!r}, and config.stream.boundaries=False leaves it no place: such a "
         "stream has no epochs and no end of a task; set it to True, or leave it out"
       )
+    look.check(method, spec)
   return looks

@@ -27,6 +27,7 @@ from cljax.keys import keys_of
 from cljax.mesh import agree, over_seeds, places, spread_rows
 from cljax.monitor import Monitor
 from cljax.outcome import Outcome, described, described_now, finished, folder_of, outcome_of, write_outcome
+from cljax.readout import answers_of
 from cljax.settings import UNNAMED, Labels, Settings, settings_of
 from cljax.sweep import sweep_values
 from cljax.timeline import edges_of
@@ -48,11 +49,6 @@ def chunk_of(p: int, n: int, spread: Callable[..., Any], method: Method, *args: 
 def edge_of(p: int, name: str, method: Method, *args: Any) -> Any:
   """An edge of the p-th phase."""
   return loops.edge(method.phases[p], name, *args)
-
-
-def answers_of(answer: str, readout: str, group: int, split: str, method: Method, *args: Any) -> Any:
-  """The counts of a readout on the rows of a split, by `evaluate` or another function of its arguments."""
-  return getattr(loops, answer)(method, readout, group, split, *args)
 
 
 def begin_of(method: Method, key: Key, parts: Any) -> State:

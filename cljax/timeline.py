@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cljax.errors import ConfigError
-from cljax.types import Phase, Spec, keep
+from cljax.types import Method, Phase, Spec, keep
 
 
 class Position(NamedTuple):
@@ -42,6 +42,10 @@ Counts = dict[str, np.ndarray]  # what a look has found so far: integers, which 
 Answers = Callable[[str], Mapping[int, np.ndarray]]  # split -> {task: [S] right answers, -1 where it has no slot}
 
 
+def of_any_method(method: Method, spec: Spec) -> None:
+  """The check of a look that any method can answer."""
+
+
 class Look(NamedTuple):
   """A question beside the readouts, which are asked at every row of the accuracy matrix; the table is `looks.LOOKS`."""
 
@@ -51,7 +55,8 @@ class Look(NamedTuple):
   when: str  # row: beside each row of the matrix | epoch: after each epoch | exit: before the `exit` of a task's end
   blank: Callable[[int, int, int], Counts]  # (S, T, K), K the most trials of a phase -> before anything was asked
   note: Callable[[Counts, Unit, Answers], None]  # asks, and writes into the counts
-  answer: str = "evaluate"  # the function of fit.py that answers for one task, with the arguments of `fit.evaluate`
+  answer: str = "evaluate"  # of `readout.ANSWERS`: what answers for one task, with the arguments of `fit.evaluate`
+  check: Callable[[Method, Spec], None] = of_any_method  # raises ConfigError for a method that cannot be asked
 
 
 class Timeline(NamedTuple):

@@ -113,7 +113,7 @@ def test_rows_are_the_first_of_each_task(run):
 
 def test_validation_rows_are_asked_as_in_the_run(tmp_path):
   """Those of the look `valid` after the last task, to the bit; the entry and its table say whose rows they are."""
-  config = turned(looks=("valid",))
+  config = turned(looks=("valid", "readout"))  # the latter is not asked again
   config.stream.valid_per_task = 35
   result = train(config, tmp_path / "run", quiet=True).result
   (valid,), (test,) = (evaluate_again(tmp_path / "run", {}, split=split) for split in ("valid", "test"))

@@ -32,8 +32,9 @@ def test_jit_of_what_trains_lives_in_run():
 
 
 def test_loops_over_the_stream_live_in_fit():
-  """The other loops run over a plan's indices, a permutation's rounds, stacked networks and clusters, not over training
-  steps (but for those of one block, of rows held back or kept where boundaries are hidden, and of `meta`)."""
+  """The other loops run over a plan's indices, a permutation's rounds, stacked networks, clusters and a probe's steps,
+  not over training steps (but for those of one block, of rows held back or kept where boundaries are hidden, and of
+  `meta`)."""
   loops = files_with("lax.fori_loop", "lax.scan", "lax.while_loop")
   assert loops == {
     "cljax/fit.py",
@@ -42,6 +43,7 @@ def test_loops_over_the_stream_live_in_fit():
     "cljax/pieces/balanced.py",
     "cljax/ops/slots.py",
     "cljax/ops/clusters.py",
+    "cljax/ops/probe.py",
     "cljax/methods/progressive.py",
     "cljax/methods/subnetwork/watching.py",
     "cljax/data/sample.py",
@@ -51,7 +53,11 @@ def test_loops_over_the_stream_live_in_fit():
 
 
 def test_vmap_over_seeds_lives_in_mesh():
-  assert files_with("lax.map") == {"cljax/mesh.py", "cljax/data/sample.py"}  # the latter over groups of pictures
+  assert files_with("lax.map") == {
+    "cljax/mesh.py",
+    "cljax/data/sample.py",
+    "cljax/readout.py",
+  }  # these over groups of rows
   assert files_with("jax.shard_map") == {"cljax/mesh.py"}
 
 

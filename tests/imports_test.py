@@ -16,7 +16,7 @@ ROOMS = (
   ("declared", "files", "keys", "metrics"),
   ("ops",),
   ("data", "nets", "report"),
-  ("artifacts", "fit"),
+  ("artifacts", "fit", "readout"),
   ("start",),
   ("pieces",),
   ("methods",),

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from etils import epath
 
-from cljax import fit
 from cljax.config import completed
 from cljax.drive import Stopped, ask, resume, start, to_cursor
 from cljax.errors import ConfigError
@@ -20,6 +19,7 @@ from cljax.experiment import build
 from cljax.files import write_json
 from cljax.looks import LOOKS, fill_row, looks_of, no_row, pairs
 from cljax.outcome import outcome_of
+from cljax.readout import ANSWERS
 from cljax.run import compile_events
 from cljax.timeline import Look, Position
 from cljax.types import Spec
@@ -50,7 +50,7 @@ def subject(name: str) -> Subject:
   else:
     method, like = two_phases(spec), subjects.compiled("plain")
   it = toys.experiment(method, spec, data, chunk=5, looks=ALL)
-  return Subject(it, like, (".chunk", ".valid", "more.exit"))
+  return Subject(it, like, (".chunk", ".valid", "more.exit", "newton.task", "adam.task"))
 
 
 @functools.cache
@@ -147,7 +147,7 @@ def test_test_rows_are_asked_where_some_seed_improves_alone():
 def test_the_result_has_readouts_and_a_peak():
   it, carry = subject("stopping"), looked("stopping")[0]
   result = outcome_of(it.experiment, carry).result
-  assert list(result["readouts"]) == ["valid", "before_exit"]
+  assert list(result["readouts"]) == ["valid", "before_exit", "readout", "readout_adam"]
   rows = np.array([60, 53, 46])
   valid, before = (np.array(result["readouts"][name]["accuracy"], float) for name in ("valid", "before_exit"))
   np.testing.assert_array_equal(valid * 8, carry.looked["valid"]["right"])
@@ -275,16 +275,16 @@ def test_a_method_that_numbers_its_slots_is_asked_by_the_slot_in_training(slot):
 def test_a_further_look_is_an_entry_of_the_table(monkeypatch):
   """Its answer is compiled, asked, kept and told without a word elsewhere."""
 
-  def probe(method, readout, group, split, state, stream, task, now, slot, x):
+  def mine(method, readout, group, split, state, stream, task, now, slot, x):
     return {"right": task + 10 * now, "strict": task, "confusion": jnp.zeros(stream.tasks.classes.shape[0], jnp.int32)}
 
-  monkeypatch.setattr(fit, "probe", probe, raising=False)
-  monkeypatch.setitem(LOOKS, "readout", Look("readout", "test", pairs, "row", no_row, fill_row, "probe"))
+  monkeypatch.setitem(ANSWERS, "mine", mine)
+  monkeypatch.setitem(LOOKS, "own", Look("own", "test", pairs, "row", no_row, fill_row, "mine"))
   it = subject("two_phases").experiment
-  timeline = it.timeline._replace(looks=looks_of(("readout",), it.spec, it.valid_rows))
-  carry = Subject(it._replace(timeline=timeline), subject("two_phases"), ("probe.task",)).run()
+  timeline = it.timeline._replace(looks=looks_of(("own",), it.spec, it.valid_rows, it.method))
+  carry = Subject(it._replace(timeline=timeline), subject("two_phases"), ("mine.task",)).run()
   expected = np.arange(3) + 10 * np.arange(-1, 3)[:, None]
-  np.testing.assert_array_equal(carry.looked["readout"]["right"], np.stack([expected, expected]))
+  np.testing.assert_array_equal(carry.looked["own"]["right"], np.stack([expected, expected]))
   assert_same(carry, looked("two_phases")[0])
 
 
@@ -305,7 +305,7 @@ def test_costly_pictures_of_validation_rows_are_made_once():
 # Refusals.
 
 SPEC, ROWS = Spec((4,), 3, 2, 3), np.full((2, 3), 8)
-HIDDEN = SPEC._replace(heads=1, boundaries=False)
+HIDDEN, PLAIN = SPEC._replace(heads=1, boundaries=False), toys.plain(SPEC)
 
 
 @pytest.mark.parametrize(
@@ -332,15 +332,16 @@ def test_validation_rows_are_needed(name):
   rows = ROWS.copy()
   rows[1, 2] = 0
   with pytest.raises(ConfigError, match=f"'{name}'.*task 3 has none: set config.stream.valid_per_task"):
-    looks_of((name,), SPEC, rows)
-  assert looks_of(("before_exit",), SPEC, rows * 0) == (LOOKS["before_exit"],)
+    looks_of((name,), SPEC, rows, PLAIN)
+  assert looks_of(("before_exit",), SPEC, rows * 0, PLAIN) == (LOOKS["before_exit"],)
 
 
 def test_hidden_boundaries_have_no_epochs_and_no_end_of_a_task():
   for name in ("watch", "before_exit"):
     with pytest.raises(ConfigError, match=f"'{name}', and config.stream.boundaries=False"):
-      looks_of(("valid", name), HIDDEN, ROWS)
-  assert looks_of(["valid"], HIDDEN, ROWS) == (LOOKS["valid"],) and looks_of((), HIDDEN, ROWS * 0) == ()
+      looks_of(("valid", name), HIDDEN, ROWS, PLAIN)
+  assert looks_of(["valid"], HIDDEN, ROWS, PLAIN) == (LOOKS["valid"],)
+  assert looks_of((), HIDDEN, ROWS * 0, PLAIN) == ()
 
 
 def test_a_config_is_refused_before_anything_is_trained():

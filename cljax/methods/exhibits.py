@@ -20,6 +20,7 @@ from cljax.methods.routing.exhibits import ROUTING
 from cljax.methods.subnetwork.exhibits import FROZEN, ONSETS, SUBNETWORKS, WATCHED
 from cljax.report.exhibits import Exhibit
 from cljax.report.frontier import FRONTIER
+from cljax.report.representation import READOUT, READOUT_ADAM
 
 EXHIBITS: dict[str, Exhibit] = {
   "routing": ROUTING,
@@ -32,4 +33,6 @@ EXHIBITS: dict[str, Exhibit] = {
   "shared_layers": SHARED,
   "chosen": CHOSEN,
   "frontier": FRONTIER,
+  "readout": READOUT,
+  "readout_adam": READOUT_ADAM,
 }

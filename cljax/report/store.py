@@ -38,7 +38,9 @@ FIELDS = {
   "readouts": "{name: {accuracy, metrics}} of the other readouts; `inferred` also has task_recognition, the share of "
   "each task's test rows that went to its own slot: {by_task [S][T], and of its mean over tasks mean, std, values "
   "[S]}. By config.looks also `valid`, the main readout on the validation rows, and `before_exit`, on the test rows "
-  "before the `exit` of each task's last phase (no row 0)",
+  "before the `exit` of each task's last phase (no row 0); `readout` and `readout_adam`, test rows by a linear probe "
+  "on the frozen features, learnt anew at each row of the matrix from at most 5,000 training rows of the task asked "
+  "about, among that task's classes: the optimum of softmax regression, and what 500 steps of Adam find",
   "peak": "where config.looks has `watch`, the best epoch of each task while it was trained, by accuracy on its "
   "validation rows, the first of equals: {valid, test [S][T] accuracy then, epoch [S][T] epochs of its phase that were "
   "done (1 for a phase that counts steps), phase [S][T] from 0, and of test's mean over tasks mean, std, values [S]}; "
