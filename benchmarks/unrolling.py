@@ -94,11 +94,12 @@ def program(side: str) -> tuple[Any, tuple[Any, ...]]:
 
 def against_torch(rounds: int) -> Result:
   """The row `meta_torch`; both sides have the same loss and the same derivative by theta."""
-  from benchmarks.torch_unrolling import eager
+  from benchmarks.torch_unrolling import Segment, eager
 
   here, arguments = program("dense_second")
   names = ["first", *(f"hidden_{l}" for l in range(1, len(DENSE[0].hidden)))]
-  there = eager(*jax.device_get(arguments), names=names, classes=CLASSES, old=OLD, alpha=ALPHA, scale=300.0)
+  segment = Segment(names, CLASSES, ALPHA)
+  there = eager(*jax.device_get(arguments), segment=segment, old=OLD, scale=300.0)
   (loss, _), slope = here(*arguments)
   other, slopes = there()
   np.testing.assert_allclose(loss, other, rtol=1e-3)

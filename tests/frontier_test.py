@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from cljax.methods.exhibits import EXHIBITS
 from cljax.metrics import spread
 from cljax.report import frontier
 from cljax.report.exhibits import columns_of, table_figures_of
 
+EXHIBITS = {"frontier": frontier.FRONTIER}
 OWN = "old task beyond the rate's frontier"
 
 
@@ -55,7 +55,7 @@ def test_a_group_differs_in_the_rate_alone():
 
 def test_the_plane_shows_every_result():
   results = [*BASE, OTHER, result("third", [0.7, 0.7], [0.8, 0.8], kind="other")]
-  (figure,) = table_figures_of(results, [{}] * 5, {"frontier": frontier.FRONTIER}).values()
+  (figure,) = table_figures_of(results, [{}] * 5, EXHIBITS).values()
   axis = figure.axes[0]
   assert [text.get_text() for text in figure.legends[0].get_texts()] == ["learning rates alone", "other", "third"]
   np.testing.assert_allclose(axis.lines[0].get_xydata(), [[0.55, 0.85], [0.7, 0.75], [0.85, 0.55]])

@@ -22,7 +22,7 @@ from configs.papers.metateacher import meta
 
 PRESETS = ("reduced", "small_cifar", "smoke", "paper")
 SHARES = ("0.5", "0.33", "0.2", "0.1", "0.05")
-RULES = ("lstm", "static")
+RULES = ("static", "lstm")
 METHODS = ("sgd", *(f"sgd_{share}" for share in SHARES), "lwf", "lwf_0.5", "ewc_1", "ewc_100", "ewc_100_0.33")
 METHODS = (*METHODS, "teacher", *RULES)
 STEPS = ("meta", "twice")
@@ -76,7 +76,7 @@ def get_config(arg: str = "") -> ConfigDict:
   networks = trained.num_seeds
   config.num_seeds = networks * ORDERS
   seed = f"seed_{{seed%{networks}}}"
-  rule = method if method in RULES else RULES[0]
+  rule = method if method in RULES else "static"  # both have the same networks
   config.start_from, config.given_tasks = f"{folder}/{rule}/parts/{seed}/start.npz", 1
   config.steps_per_task = steps * (2 if pinned["steps"] == "twice" else 1)
   config.looks = ("readout",)
