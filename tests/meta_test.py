@@ -92,6 +92,13 @@ def test_stopping_and_going_on_gives_the_same_bits(done, tmp_path):
   assert again["curve"] == result["curve"] and again["largest_cell"] == result["largest_cell"]
 
 
+def test_the_length_of_a_call_changes_no_number(done, tmp_path):
+  """Segments are named by their number, wherever a call begins."""
+  folder, _ = done
+  train(quick(length={"call": 2}), tmp_path, quiet=True)
+  chex.assert_trees_all_equal(theta_of(tmp_path), theta_of(folder))
+
+
 def test_seeds_and_networks_are_drawn_apart(tmp_path):
   """With several networks to start from, the one that is kept starts no episode."""
   settings = quick(num_seeds=2, start={"networks": 2}, length={"segments": 4})

@@ -93,8 +93,8 @@ class Pair(NamedTuple):
 
   def apart(self, teacher: PyTree, student: PyTree, batch: Batch) -> Array:
     """[] L: scale times the mean Huber loss, delta 1, of the student's features to the teacher's."""
-    target = jax.lax.stop_gradient(self.answer(teacher, batch).features)
-    return self.inner.loss_scale * huber(self.answer(student, batch).features, target)
+    target, found = (self.answer(params, batch).features for params in (teacher, student))
+    return self.inner.loss_scale * huber(found, target)
 
   def step(self, theta: Theta, nets: Nets, batch: Batch) -> tuple[Nets, Array]:
     """One inner step: (both networks afterwards, L)."""
