@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 
 import jax.numpy as jnp
 
-from cljax.declared import above, at_least
+from cljax.declared import above, at_least, one_of
 from cljax.errors import ConfigError
 from cljax.types import Array
 
@@ -18,6 +18,9 @@ class Curriculum(NamedTuple):
 
   steps: Annotated[int, at_least(1, "of an episode in each of its new tasks, T", 1_000_000)] = 500
   every: Annotated[int, at_least(1, "episodes until threshold and truncation are raised", 1_000_000)] = 300
+  unit: Annotated[
+    str, one_of(("loss", "sgd"), "of thresholds: the loss itself, or that of plain SGD after T steps, measured once")
+  ] = "loss"
   threshold: Annotated[float, above(0, "of the loss, at first")] = 20.0
   threshold_raise: Annotated[float, at_least(0, "what it is raised by")] = 5.0
   threshold_most: Annotated[float, above(0, "where it stays")] = 30.0

@@ -18,7 +18,7 @@ from cljax.meta.curriculum import Curriculum
 from cljax.meta.episodes import Episodes
 from cljax.meta.unroll import Nets, Pair
 from cljax.ops.trees import where
-from cljax.pieces.rule import Theta, largest_cell, learned
+from cljax.pieces.rule import Rule, Theta, init_theta, largest_cell, learned
 from cljax.types import Array, Key
 
 SEGMENT, EPISODE = range(2)  # purposes of the seed's key
@@ -59,6 +59,7 @@ class Training(NamedTuple):
   opt_state: Any
   nets: Nets
   place: Place
+  unit: Array  # [] of thresholds
 
 
 class Outer(NamedTuple):
@@ -75,7 +76,23 @@ class Outer(NamedTuple):
     """Before the first segment."""
     zero = jnp.int32(0)
     place = Place(zero, jnp.int32(1), zero, zero, zero, jnp.float32(0))
-    return Training(theta, self.tx.init(theta), self.fresh(key, theta, episodes, zero), place)
+    unit = self.loss_of_sgd(key, episodes) if self.curriculum.unit == "sgd" else jnp.ones(())
+    return Training(theta, self.tx.init(theta), self.fresh(key, theta, episodes, zero), place, unit)
+
+  def loss_of_sgd(self, key: Key, episodes: Episodes) -> Array:
+    """[] L in the last tenth of the steps of an episode whose student takes plain SGD steps."""
+    plain = Rule("static")
+    pair, steps = self.pair._replace(rule=plain), self.curriculum.steps
+    theta = init_theta(key, pair.tensors, plain)
+    zero = jnp.int32(0)
+    place = Place(zero, jnp.int32(1), zero, zero, zero, jnp.float32(0))
+
+    def step(nets: Nets, number: Array) -> tuple[Nets, Array]:
+      batch = jax.tree.map(lambda leaf: leaf[0], self.batches(key, episodes, place, number, 1))
+      return pair.step(theta, nets, batch)
+
+    begun = self._replace(pair=pair).fresh(key, theta, episodes, zero)
+    return jax.lax.scan(step, begun, jnp.arange(steps))[1][-max(steps // 10, 1) :].mean()
 
   def fresh(self, key: Key, theta: Theta, episodes: Episodes, episode: Array) -> Nets:
     """The networks at the start of an episode."""
@@ -94,14 +111,14 @@ class Outer(NamedTuple):
     self, key: Key, episodes: Episodes, length: int, state: Training, number: Array
   ) -> tuple[Training, dict[str, Array]]:
     """One segment of `length` inner steps, and what is told of it."""
-    theta, opt_state, nets, place = state
+    theta, opt_state, nets, place, unit = state
     batches = self.batches(key, episodes, place, number, length)
     by = self.pair.by_segment if self.pair.inner.update == "segment" else self.pair.by_step
     moved, moved_state, after, losses, norm = by(theta, opt_state, nets, batches, self.move)
     cell = largest_cell(after.memory)
     finite = jnp.isfinite(losses).all() & jnp.isfinite(norm) & jnp.isfinite(cell)
     theta, opt_state = where(finite, (moved, moved_state), (theta, opt_state))
-    threshold = self.curriculum.threshold_at(place.episode, place.task)
+    threshold = unit * self.curriculum.threshold_at(place.episode, place.task)
     over = losses[-1] > threshold
     there, goes_on, anew = self.follow(place, length, over, finite)
     largest = jnp.where(finite, jnp.maximum(place.largest, cell), place.largest)
@@ -119,7 +136,7 @@ class Outer(NamedTuple):
       "cell": cell,
       "norm": norm,
     }
-    return Training(theta, opt_state, where(anew, blank, after), there._replace(largest=largest)), told
+    return Training(theta, opt_state, where(anew, blank, after), there._replace(largest=largest), unit), told
 
   def move(self, theta: Theta, opt_state: Any, slope: Theta) -> tuple[Theta, Any]:
     """Theta after one step of its optimizer."""
