@@ -14,6 +14,7 @@ from cljax.meta.episodes import Episodes, check_classes, drawn, fresh_heads, tab
 from cljax.meta.outer import Adam, Outer, Place
 from cljax.meta.unroll import Inner, Pair
 from cljax.nets import MLP
+from cljax.ops.losses import cross_entropy, rows
 from cljax.ops.trees import take
 from cljax.pieces.neurons import tensors_of_net
 from cljax.pieces.rule import Rule, init_theta
@@ -243,3 +244,35 @@ def test_the_rate_is_constant_then_a_cosine():
   clipped = Adam(clip=0.5).transform(10)
   spread = clipped.update(jnp.array([3.0, 4.0]), clipped.init(jnp.zeros(2)), jnp.zeros(2))[1]
   np.testing.assert_allclose(np.asarray(spread[1][0].mu), 0.1 * np.array([0.3, 0.4]), rtol=1e-5)
+
+
+def test_thresholds_may_be_shares_of_the_loss_of_plain_sgd():
+  """Measured by plain steps on the same batches, the mean of the last tenth; a half of it is half the threshold."""
+  outer = outer_of(unit="sgd", steps=20, threshold=0.5, threshold_most=0.5)
+  episodes = episodes_of()
+  theta = init_theta(KEY, outer.pair.tensors, RULE)
+
+  @jax.jit
+  def begun(episodes):
+    return outer.begin(KEY, theta, episodes)
+
+  @jax.jit
+  def by_hand(episodes):
+    nets = outer.fresh(KEY, theta, episodes, jnp.int32(0))
+    teacher = student = nets.teacher
+    losses = []
+    for number in range(20):
+      one = jax.tree.map(lambda leaf: leaf[0], outer.batches(KEY, episodes, place(), jnp.int32(number), 1))
+      new = rows(one, 4)
+      slope = jax.grad(lambda w, new=new: cross_entropy(outer.pair.answer(w, new).logits, new))(student)
+      teacher = outer.pair.teach(teacher, one)
+      student = jax.tree.map(lambda w, g: w - outer.pair.inner.alpha * g, student, slope)
+      losses.append(outer.pair.apart(teacher, student, one))
+    return jnp.stack(losses[-2:]).mean()
+
+  state = begun(episodes)
+  np.testing.assert_allclose(state.unit, by_hand(episodes), rtol=1e-4)
+  assert state.unit > 0
+  told = jax.jit(lambda state: outer.segment(KEY, episodes, 2, state, jnp.int32(0))[1])(state)
+  np.testing.assert_allclose(told["threshold"], 0.5 * state.unit, rtol=1e-6)
+  assert outer_of().begin(KEY, theta, episodes).unit == 1
