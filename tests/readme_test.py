@@ -22,6 +22,7 @@ TABLES = {  # the name of each table's markers, and the result files that it com
   "expert_gate": ROOT / "results" / "expert_gate" / "paper",
   "lasem": ROOT / "results" / "lasem" / "quick",
   "lasem_long": ROOT / "results" / "lasem" / "long",
+  "metateacher_figure1": ROOT / "results" / "metateacher" / "figure1",
 }
 
 
