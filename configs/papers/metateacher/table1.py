@@ -4,9 +4,9 @@ r"""A new task learnt by a rule that was trained to forget little, beside plain 
 COMMANDS, a meta-training of each rule, then all cells (both resumable):
   python -m launch.meta --config=configs/papers/metateacher/meta.py:preset=reduced,rule=lstm --workdir=M/lstm
   python -m launch.meta --config=configs/papers/metateacher/meta.py:preset=reduced,rule=static --workdir=M/static
-  python -m launch.train --config=configs/papers/metateacher/table.py:preset=reduced,meta=M --workdir=W
+  python -m launch.train --config=configs/papers/metateacher/table1.py:preset=reduced,meta=M --workdir=W
 COMMAND, one cell:
-  python -m launch.train --config=configs/papers/metateacher/table.py:preset=reduced,meta=M,method=ewc_100 --workdir=W
+  python -m launch.train --config=configs/papers/metateacher/table1.py:preset=reduced,meta=M,method=ewc_100 --workdir=W
 
 Every cell begins with the networks of the meta-training, which know the old task, and takes as many steps on the rows
 of the new task that no rule was trained on. Three networks and rules, each on three orders of the rows. Rates of
