@@ -1,0 +1,43 @@
+"""The table of the learned rule: its cells, and that each stands on the meta-training that it names."""
+
+import pytest
+
+from configs.papers.metateacher import meta, table1
+
+
+@pytest.mark.parametrize("preset", table1.PRESETS)
+def test_every_cell_begins_where_its_meta_training_did(preset):
+  trained = meta.get_config(f"preset={preset}")
+  cells = table1.sweep(f"preset={preset},meta=M/of")
+  assert [cell["method"] for cell in cells] == list(table1.METHODS)
+  for cell in cells:
+    config = table1.get_config(",".join(f"{key}={value}" for key, value in cell.items()))
+    rule = "lstm" if cell["method"] == "lstm" else "static"
+    assert config.start_from == f"M/of/{rule}/parts/seed_{{seed%{trained.num_seeds}}}/start.npz"
+    assert (config.given_tasks, config.steps_per_task) == (1, trained.curriculum.steps)
+    assert config.num_seeds == 3 * trained.num_seeds and config.stream.half == "second"
+    assert config.net.to_dict().items() >= trained.net.to_dict().items()
+    if cell["method"] in table1.RULES:
+      assert config.method.theta == config.start_from.replace("start.npz", "theta.npz")
+      assert (config.method.form, config.method.alpha) == (rule, trained.inner.alpha)
+      assert config.method.hidden == trained.rule.hidden
+
+
+def test_rates_and_strengths_are_in_the_names():
+  def rate(method):
+    return table1.get_config(f"method={method}").optimizer.lr
+
+  assert [round(rate(name), 6) for name in ("sgd", "sgd_0.33", "lwf_0.5", "ewc_100_0.33", "ewc_1")] == [
+    0.3,
+    0.099,
+    0.15,
+    0.099,
+    0.3,
+  ]
+  assert table1.get_config("method=ewc_100_0.33").method.guard.strength == 100
+  assert table1.get_config("method=sgd,steps=twice").steps_per_task == 1000
+
+
+def test_drawn_classes_are_those_that_meta_training_never_saw():
+  stream = table1.get_config("preset=paper,experiment=2").stream
+  assert stream.new == tuple(range(60, 110)) and stream.new_classes == 5 and stream.half == "all"
