@@ -152,7 +152,7 @@ def in_torch(steps: int) -> dict[str, Callable[[], PyTree]]:
 def against_torch(rounds: int) -> Result:
   """The row `alone_torch`; both sides come to the same weights."""
   one, other = (call() for call in in_torch(CHECKED).values())
-  jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), one, other)
+  jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), one, other)
   calls = in_torch(STEPS)
   for call in calls.values():
     call()
