@@ -13,7 +13,7 @@ from jax.extend.core import Literal
 
 from cljax import artifacts
 from cljax.errors import ConfigError
-from cljax.types import Array, Method, Spec, State
+from cljax.types import Array, Method, Phase, Spec, State
 
 START = "start"  # the part that `begun_from` reads
 SEED = re.compile(r"\{seed(?:%([1-9]\d*))?\}")
@@ -110,8 +110,12 @@ def counted(method: Method, steps: int) -> Method:
       f"config.steps_per_task={steps} is for methods with a phase `fit`, and this one has {', '.join(names)}: set it "
       "to 0, and count epochs by config.method"
     )
-  phases = [phase._replace(epochs=0, steps=steps) if phase.name == FIT else phase for phase in method.phases]
-  return method._replace(phases=tuple(phases))
+
+  def of(phase: Phase) -> Phase:
+    """A phase that counts steps already, as `config.debug` leaves them, takes no more of them."""
+    return phase._replace(epochs=0, steps=min(phase.steps or steps, steps)) if phase.name == FIT else phase
+
+  return method._replace(phases=tuple(map(of, method.phases)))
 
 
 def adapted(method: Method | MakeFn, path: str, steps: int) -> Method | MakeFn:

@@ -65,6 +65,15 @@ def test_paths_by_seed():
   assert start.path_of("a/{seed%0}/{sed}", 7) == "a/{seed%0}/{sed}"
 
 
+def test_debug_keeps_its_few_steps():
+  spec, _ = toys.stream()
+  (phase,) = start.counted(method_of(spec, epochs=7), 500).phases
+  assert (phase.epochs, phase.steps) == (0, 500)
+  method = method_of(spec)
+  short = method._replace(phases=(method.phases[0]._replace(epochs=0, steps=10),))
+  assert start.counted(short, 500).phases[0].steps == 10 and start.counted(short, 4).phases[0].steps == 4
+
+
 def test_files_of_the_seeds_must_be_alike(networks, tmp_path):
   spec, data = toys.stream()
   spec = spec._replace(rows=())

@@ -12,28 +12,21 @@ from flax import linen as nn
 
 from cljax import artifacts
 from cljax.data.bank import Source
-from cljax.data.streams import pad
+from cljax.data.transfers import transfer
 from cljax.meta.settings import Data, Settings
 from cljax.methods import METHODS, PLAINEST
 from cljax.run import fit
 from cljax.settings import Labels
-from cljax.types import Method, PyTree, Rows, Spec, Stream, Task
+from cljax.types import Method, PyTree, Spec, Stream
 
 
 def old_task(source: Source, data: Data) -> tuple[Spec, Stream]:
   """The stream of the old task alone, of a net with a head for every task of an episode."""
-  C, heads = data.classes, data.tasks + 1
-  old = np.array(data.old, np.int32)
-  label_map = np.zeros((1, int(source.classes.max()) + 1), np.int32)
-  label_map[0, old] = np.arange(len(old))
-  unmap = np.zeros((1, C), np.int32)
-  unmap[0, : len(old)] = old
-  live = (np.arange(C) < len(old))[None]
-  train, test = ([np.flatnonzero(np.isin(bank.y, old)).astype(np.int32)] for bank in (source.train, source.test))
-  none = [np.zeros(0, np.int32)]
-  tasks = Task(Rows(*pad(train), None), Rows(*pad(none), None), label_map, unmap, live)
-  spec = Spec(source.train.x.shape[1:], 1, C, heads, rows=(len(train[0]),))
-  return spec, Stream(source.train, tasks, source.test, Rows(*pad(test), None))
+  spec, stream = transfer(
+    source, jax.random.key(0), old=data.old, new=data.new, new_tasks=data.tasks, new_classes=data.classes
+  )
+  tasks, test = (jax.tree.map(lambda leaf: leaf[:1], tree) for tree in (stream.tasks, stream.test))
+  return spec._replace(T=1, rows=spec.rows[:1]), stream._replace(tasks=tasks, test=test)
 
 
 def shapes_of(net: nn.Module, x_shape: tuple[int, ...]) -> PyTree:

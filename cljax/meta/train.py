@@ -139,10 +139,13 @@ def train_seeds(
     key = jax.random.fold_in(jax.random.key(seed), META)
     episodes = episodes_of(settings.data, source, starts[seed][0])
     checkpoints = Checkpoints(folder / "checkpoints" / f"seed_{seed}")
-    state = jax.jit(lambda key, episodes: begin(settings, outer, key, episodes))(key, episodes)
-    found = checkpoints.restore(jax.device_get(state))
+    start = jax.jit(lambda key, episodes: begin(settings, outer, key, episodes))
+    shapes = jax.eval_shape(start, key, episodes)
+    found = checkpoints.restore(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
     progress, lines = Progress(), 0
-    if found is not None:
+    if found is None:
+      state = start(key, episodes)
+    else:
       state, cursor = jax.device_put(found[0]), found[1]
       lines, progress = cursor.pop("lines"), Progress(**cursor)
     begun[seed] = Trainee(seed, key, episodes, checkpoints, state, progress, lines)
