@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from cljax.config import complete, default, variant
 from configs.papers.metateacher import meta
 
-PRESETS = ("reduced", "smoke", "paper")
+PRESETS = meta.PRESETS
 SHARES = ("0.5", "0.33", "0.2", "0.1", "0.05")
 RULES = ("static", "lstm")
 METHODS = ("sgd", *(f"sgd_{share}" for share in SHARES), "lwf", "lwf_0.5", "ewc_1", "ewc_100", "ewc_100_0.33")
