@@ -3,6 +3,7 @@
 All refusals happen here and in what these call, before anything is trained.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -121,8 +122,10 @@ def build_timeline(
   oracle = all(phase.joint for phase in method.phases)
   tasks = tuple(range(spec.T)) if settings.every_task or not oracle else (spec.T - 1,)
   check_given(settings.given_tasks, spec, oracle)
-  every, given = settings.checkpoint_every_chunks, settings.given_tasks
-  timeline = Timeline(method.phases, spec, rows, tasks, 1, every, looks, given)
+  every, given, looking = settings.checkpoint_every_chunks, settings.given_tasks, settings.look_every_steps
+  timeline = Timeline(method.phases, spec, rows, tasks, 1, every, looks, given, looking)
+  for task, phase in itertools.product(timeline.segments(), range(len(method.phases))):
+    timeline.marks(task, phase)  # what it refuses is refused before anything is trained
   longest = max(int(timeline.phase_steps(t, p).max()) for t in timeline.segments() for p in range(len(method.phases)))
   block = math.lcm(*(phase.block.size if phase.block else 1 for phase in method.phases))
   wanted = settings.chunk or min(longest, LONGEST_CHUNK)

@@ -12,7 +12,7 @@ import numpy as np
 
 from cljax.errors import ConfigError
 from cljax.readout import check_newton
-from cljax.timeline import Answers, Counts, Look, Unit
+from cljax.timeline import Answers, Counts, Extent, Look, Unit
 from cljax.types import Method, Spec
 
 
@@ -30,9 +30,9 @@ def in_training(mode: str, row: int, T: int, trained: tuple[int, ...]) -> list[i
   return [row - 1]
 
 
-def no_row(S: int, T: int, K: int) -> Counts:
+def no_row(of: Extent) -> Counts:
   """`right` [S, T+1, T] right answers, -1 where not asked."""
-  return {"right": np.full((S, T + 1, T), -1)}
+  return {"right": np.full((of.seeds, of.tasks + 1, of.tasks), -1)}
 
 
 def fill_row(counts: Counts, unit: Unit, answers: Answers) -> None:
@@ -45,14 +45,31 @@ def fill_row(counts: Counts, unit: Unit, answers: Answers) -> None:
 BEST = ("valid", "test", "epoch", "phase")
 
 
-def no_best(S: int, T: int, K: int) -> Counts:
+def no_curve(of: Extent) -> Counts:
+  """`within` [S, T, M, T] right answers on each task at the M places inside a task's training, and `done` [S, T, M]
+  steps of it then; -1 where not asked."""
+  shape = (of.seeds, of.tasks, of.marks)
+  return {"within": np.full((*shape, of.tasks), -1), "done": np.full(shape, -1)}
+
+
+def extend_curve(counts: Counts, unit: Unit, answers: Answers) -> None:
+  """Writes the next place of the task in training."""
+  assert unit.look is not None
+  task = unit.at.task
+  place = int((counts["done"][0, task] >= 0).sum())
+  counts["done"][:, task, place] = unit.done
+  for asked, right in answers(unit.look.split).items():
+    counts["within"][:, task, place, asked] = right
+
+
+def no_best(of: Extent) -> Counts:
   """[S, T] of the best epoch: right answers on `valid` and `test` rows, `epoch` and `phase` of it; -1 before any."""
-  return {name: np.full((S, T), -1) for name in BEST}
+  return {name: np.full((of.seeds, of.tasks), -1) for name in BEST}
 
 
-def no_best_of_each(S: int, T: int, K: int) -> Counts:
+def no_best_of_each(of: Extent) -> Counts:
   """[S, T, K] of the best epoch of each trial, as `no_best` has them."""
-  return {name: np.full((S, T, K), -1) for name in BEST}
+  return {name: np.full((of.seeds, of.tasks, of.trials), -1) for name in BEST}
 
 
 def keep_best(counts: Counts, unit: Unit, answers: Answers) -> None:
@@ -76,6 +93,8 @@ LOOKS = {
     Look("trials", "valid", in_training, "epoch", no_best_of_each, keep_best),
     Look("readout", "test", pairs, "row", no_row, fill_row, "readout_newton", check_newton),
     Look("readout_adam", "test", pairs, "row", no_row, fill_row, "readout_adam"),
+    Look("output_within", "test", pairs, "steps", no_curve, extend_curve),
+    Look("readout_within", "test", pairs, "steps", no_curve, extend_curve, "readout_newton", check_newton),
   )
 }
 
@@ -93,6 +112,7 @@ def told(
   share = {task: np.where(n < 0, np.nan, n / rows[:, task]) for task, n in right.items()}
   accuracy = {str(task): [None if np.isnan(n) else float(n) for n in seeds] for task, seeds in share.items()}
   at = {"task": unit.at.task, "phase": unit.at.phase, "epoch": unit.epoch, "row": unit.row}
+  at |= {"done": list(unit.done)} if unit.done else {}
   line = {"event": "look", "look": unit.look.name, **at, "split": split, "accuracy": accuracy}
   known = {task: seeds for task, seeds in share.items() if not np.isnan(seeds).all()}
   return line, {f"{unit.look.name}/{split}/task_{t:02d}/acc": float(np.nanmean(n)) for t, n in known.items()}

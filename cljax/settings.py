@@ -19,6 +19,7 @@ class Settings(NamedTuple):
   every_task: Annotated[bool, free("an oracle trains anew at every task; else once, at the last")] = False
   evaluate: Annotated[str, one_of(EVALUATE, ASKED)] = "all"
   looks: Annotated[tuple[str, ...], one_of(tuple(LOOKS), "what is asked beside the readouts")] = ()
+  look_every_steps: Annotated[int, at_least(1, "between looks inside a task's training", 100_000_000)] = 100
   evaluate_group: Annotated[int, at_least(1, "test rows a batch", 1_000_000)] = 500
   chunk: Annotated[int, at_least(0, "steps of one compiled call; 0 chooses", 1_000_000)] = 0
   checkpoint_every_chunks: Annotated[int, at_least(0, "besides every task's end; 0: at task ends only")] = 20

@@ -5,6 +5,7 @@ to there have run. At a phase's end it means that `exit` has not run. Steps are 
 two seeds may have different lengths; where they agree all entries are equal.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -36,6 +37,16 @@ class Unit(NamedTuple):
   look: "Look | None" = None  # look: what is asked
   epoch: int = 0  # look: epochs of the phase that are done; 1 at the end of a phase that counts steps
   trial: int = 0  # look: of the phase's trials, the one that this epoch was of
+  done: tuple[int, ...] = ()  # look: steps [S] of all phases of the task that are done
+
+
+class Extent(NamedTuple):
+  """How much a look may find."""
+
+  seeds: int  # S
+  tasks: int  # T
+  trials: int  # K, the most of a phase
+  marks: int  # M, the most places inside a task, see `Look.when`
 
 
 Counts = dict[str, np.ndarray]  # what a look has found so far: integers, which go into the cursor of a checkpoint
@@ -46,14 +57,22 @@ def of_any_method(method: Method, spec: Spec) -> None:
   """The check of a look that any method can answer."""
 
 
+WHEN = {
+  "row": "beside each row of the matrix",
+  "epoch": "after each epoch",
+  "steps": "every config.look_every_steps steps of a phase, and at its end",
+  "exit": "before the `exit` of a task's end",
+}
+
+
 class Look(NamedTuple):
   """A question beside the readouts, which are asked at every row of the accuracy matrix; the table is `looks.LOOKS`."""
 
   name: str  # of config.looks, and of what it leaves in the result
   split: str  # of the rows asked about: test | valid
   tasks: Callable[[str, int, int, tuple[int, ...]], list[int]]  # (config.evaluate, row, T, tasks trained)
-  when: str  # row: beside each row of the matrix | epoch: after each epoch | exit: before the `exit` of a task's end
-  blank: Callable[[int, int, int], Counts]  # (S, T, K), K the most trials of a phase -> before anything was asked
+  when: str  # one of WHEN
+  blank: Callable[[Extent], Counts]  # before anything was asked
   note: Callable[[Counts, Unit, Answers], None]  # asks, and writes into the counts
   answer: str = "evaluate"  # of `readout.ANSWERS`: what answers for one task, with the arguments of `fit.evaluate`
   check: Callable[[Method, Spec], None] = of_any_method  # raises ConfigError for a method that cannot be asked
@@ -70,6 +89,7 @@ class Timeline(NamedTuple):
   save_every: int  # chunks between saves within a phase; 0: at task ends only
   looks: tuple[Look, ...] = ()  # where boundaries are hidden those beside rows of the matrix only
   given: int = 0  # leading tasks that were learnt before: their edges run, and no step
+  look_every: int = 100  # steps between looks inside a phase
 
   def epoch_steps(self, task: int, phase: int) -> np.ndarray:
     """[S] steps of one epoch."""
@@ -95,28 +115,48 @@ class Timeline(NamedTuple):
 
   def blank(self) -> dict[str, Counts]:
     """What each look has found before anything was asked."""
-    shape = len(self.rows), self.spec.T, max(phase.trials for phase in self.phases)
-    return {look.name: look.blank(*shape) for look in self.looks}
+    phases = range(len(self.phases))
+    marks = max(sum(len(self.inside(self.phase_steps(t, p))) for p in phases) for t in self.tasks)
+    extent = Extent(len(self.rows), self.spec.T, max(phase.trials for phase in self.phases), marks)
+    return {look.name: look.blank(extent) for look in self.looks}
+
+  def inside(self, end: np.ndarray) -> list[int]:
+    """Steps of a phase of `end` [S] steps after which there are looks inside it."""
+    if not any(look.when == "steps" for look in self.looks):
+      return []
+    most = int(end.max())
+    return [*range(self.look_every, most, self.look_every), *[most] * bool(most)]
 
   def steps(self) -> int:
     """Steps of the whole run, of the seed that takes most."""
     return int(np.sum([self.phase_steps(t, p) for t in self.segments() for p in range(len(self.phases))], axis=0).max())
 
-  def marks(self, task: int, phase: int) -> list[tuple[str, np.ndarray, int]]:
-    """Steps [S] of a phase where the host looks, in order: (kind, steps, row)."""
+  def marks(self, task: int, phase: int) -> list[tuple[set[str], np.ndarray, int]]:
+    """Steps [S] of a phase where the host looks, in order: (kinds, steps, row)."""
     it, end = self.phases[phase], self.phase_steps(task, phase)
     if not self.spec.boundaries:
       # A batch that an edge lies in may already begin the next slot: a task is looked at before it.
       edges = np.cumsum(self.rows, axis=1) // it.batch
-      return [("evaluate", edges[:, k], k + 1) for k in range(self.spec.T - 1)] + [("end", end, 0)]
+      return [({"evaluate"}, edges[:, k], k + 1) for k in range(self.spec.T - 1)] + [({"end"}, end, 0)]
     epoch = self.epoch_steps(task, phase)
     kind = "tick" if "tick" in edges_of(it) else "epoch"
     watched = it.epochs and any(look.when == "epoch" for look in self.looks)
     ticks = range(1, int((end // epoch).max()) + 1) if kind == "tick" or watched else ()
     if len(ticks) != (end // epoch).min() and ticks:
       raise ConfigError(f"phase {it.name!r} counts steps and ticks by epochs, which differ by seed; count it in epochs")
-    inside = [(kind, np.minimum(e * epoch, end), 0) for e in ticks]
-    return [*inside, ("end", end, 0)]
+    inside = self.inside(end)
+    places = [(np.minimum(e * epoch, end), kind) for e in ticks]
+    places += [(np.minimum(steps, end), "steps") for steps in inside] + [(end, "end")]
+    kinds: dict[tuple[int, ...], set[str]] = {}
+    for at, name in places:
+      kinds.setdefault(tuple(int(n) for n in at), set()).add(name)
+    found = sorted(kinds)
+    if any((np.array(one) > np.array(other)).any() for one, other in itertools.pairwise(found)):
+      raise ConfigError(
+        f"config.look_every_steps={self.look_every} falls on either side of an epoch's end, which differs by seed: "
+        "leave out the looks that are asked by steps, or give all seeds as many rows"
+      )
+    return [(kinds[at], np.array(at), 0) for at in found]
 
   def segments(self) -> Sequence[int]:
     """Tasks, or one entry for a whole stream with hidden boundaries."""
@@ -150,11 +190,11 @@ class Timeline(NamedTuple):
     def at():
       return Position(task, p, tuple(int(n) for n in step))
 
-    edges, end = edges_of(self.phases[p]), self.phase_steps(task, p)
+    edges = edges_of(self.phases[p])
     if "enter" in edges and not step.any():
       yield Unit("enter", at())
     chunks = 0
-    for kind, mark, mark_row in self.marks(task, p):
+    for kinds, mark, mark_row in self.marks(task, p):
       reached = not (step < mark).any()  # before a resume
       while (step < mark).any():
         stop = np.clip(mark - step, 0, self.chunk)
@@ -163,13 +203,15 @@ class Timeline(NamedTuple):
         chunks += 1
         if (step < mark).any():
           yield self.save(at(), chunks)
-      if not reached and (self.phases[p].epochs or not (mark < end).any()):
+      if not reached and (kinds & {"epoch", "tick"} if self.phases[p].epochs else "end" in kinds):
         epoch = int(mark[0] // self.epoch_steps(task, p)[0]) if self.phases[p].epochs else 1
         trial = (epoch - 1) * self.phases[p].trials // max(self.phases[p].epochs, 1)
         yield from self.look_units("epoch", at(), task + 1, epoch, trial)
-      if kind == "tick" and not reached:
+      if not reached and "steps" in kinds:
+        yield from self.look_units("steps", at(), task + 1)
+      if not reached and "tick" in kinds:
         yield Unit("tick", at())
-      if kind == "evaluate" and mark_row >= row:
+      if "evaluate" in kinds and mark_row >= row:
         yield from self.row_units(at(), mark_row)
         yield Unit("save", at(), due=True)
       elif not reached:
@@ -185,7 +227,12 @@ class Timeline(NamedTuple):
     yield from self.look_units("row", at, row)
 
   def look_units(self, when: str, at: Position, row: int, epoch: int = 0, trial: int = 0) -> Iterator[Unit]:
-    return (Unit("look", at, (), row, False, look, epoch, trial) for look in self.looks if look.when == when)
+    done = tuple(int(n) for n in self.done_before(at) + at.step) if when == "steps" else ()
+    return (Unit("look", at, (), row, False, look, epoch, trial, done) for look in self.looks if look.when == when)
+
+  def done_before(self, at: Position) -> np.ndarray:
+    """[S] steps of the task in the phases before."""
+    return sum((self.phase_steps(at.task, p) for p in range(at.phase)), np.zeros(len(self.rows), np.int64))
 
   def save(self, at: Position, chunks: int) -> Unit:
     return Unit("save", at, due=bool(self.save_every and chunks % self.save_every == 0))

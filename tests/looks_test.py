@@ -21,7 +21,7 @@ from cljax.looks import LOOKS, fill_row, looks_of, no_row, pairs
 from cljax.outcome import outcome_of
 from cljax.readout import ANSWERS
 from cljax.run import compile_events
-from cljax.timeline import Look, Position
+from cljax.timeline import Look, Position, Timeline
 from cljax.types import Spec
 from cljax.workdir import claim
 from tests import subjects, toys
@@ -257,7 +257,8 @@ def test_a_method_that_numbers_its_slots_is_asked_by_the_slot_in_training(slot):
   it = Subject(it, subjects.compiled("plain"), (".task", ".valid", "report"))
   carry = it.run()
   if slot < 0:
-    assert all((counts == -1).all() for found in carry.looked.values() for counts in found.values())
+    found = [counts for found in carry.looked.values() for name, counts in found.items() if name != "done"]
+    assert all((counts == -1).all() for counts in found)
     return
   before = carry.looked["before_exit"]["right"]
   np.testing.assert_array_equal(before[:, [1, 2, 3], range(3)], carry.right["task"][:, [1, 2, 3], range(3)])
@@ -270,6 +271,43 @@ def test_a_method_that_numbers_its_slots_is_asked_by_the_slot_in_training(slot):
   at = it.experiment.numbers(2, 2)
   counts = last(carry.hyper, carry.state, it.experiment.stream, *at, jnp.full(2, slot, jnp.int32), None)
   np.testing.assert_array_equal(carry.looked["valid"]["right"][:, 3, 2], counts["right"])
+
+
+@NAMES
+@pytest.mark.parametrize("every", [3, 100])
+def test_curves_are_what_a_run_is_asked_after_so_many_steps(name, every):
+  """At every third step of a phase and at its end, or at its end alone: by the units one by one, before any tick."""
+  it = subject(name).experiment
+  looks = looks_of(("output_within",), it.spec, it.valid_rows, it.method)
+  plain = it.timeline._replace(looks=())
+  carry = (own := Subject(it._replace(timeline=plain), subject(name), ())).start()
+  expected = {t: [] for t in range(it.spec.T)}
+  for unit in subjects.cut(plain.units(None, 0), lambda: 1):
+    own.run([unit], carry=carry)
+    if unit.kind == "chunk":
+      t, p, step = unit.at.task, unit.at.phase, unit.at.step[0] + unit.stop[0]
+      if step % every == 0 or step == plain.phase_steps(t, p)[0]:
+        done = step + sum(plain.phase_steps(t, q)[0] for q in range(p))
+        right = np.stack(list(right_now(own, carry, "test", range(it.spec.T), t).values()), axis=1)
+        expected[t].append((done, right))
+  found = Subject(it._replace(timeline=plain._replace(looks=looks, look_every=every)), subject(name), ()).run()
+  curve = found.looked["output_within"]
+  assert_same(found, carry)
+  for t, places in expected.items():
+    n = len(places)
+    assert n > (every < 100) * 2 and (curve["done"][:, t, n:] == -1).all() and (curve["within"][:, t, n:] == -1).all()
+    np.testing.assert_array_equal(curve["done"][:, t, :n], [[done for done, _ in places]] * 2)
+    np.testing.assert_array_equal(curve["within"][:, t, :n], np.stack([right for _, right in places], axis=1))
+
+
+def test_steps_between_looks_on_either_side_of_an_epochs_end_are_refused():
+  """Two seeds of 8 and 20 rows: looked at after 3 steps, one has begun its second epoch and the other has not."""
+  ragged, (phase,) = np.array([[8], [20]]), PLAIN.phases
+  ticking = phase._replace(batch=4, epochs=2, tick=lambda key, state, view, clock: state)
+  timeline = Timeline((ticking,), SPEC._replace(T=1), ragged, (0,), 1, 0, (LOOKS["output_within"],), 0, 3)
+  with pytest.raises(ConfigError, match="config.look_every_steps=3 falls on either side of an epoch's end"):
+    timeline.marks(0, 0)
+  assert [at.tolist() for _, at, _ in timeline._replace(look_every=100).marks(0, 0)] == [[2, 5], [4, 10]]
 
 
 def test_a_further_look_is_an_entry_of_the_table(monkeypatch):

@@ -130,8 +130,8 @@ def broken(change):
     ("cut off", "damaged"),
     ("empty", "damaged"),
     ("no text", "damaged"),
-    ("no object", "schema 4"),
-    ("another schema", "schema 4"),
+    ("no object", "schema 5"),
+    ("another schema", "schema 5"),
     ("a field less", "data_hash"),
   ],
 )

@@ -18,6 +18,7 @@ from cljax.methods.expert_gate.exhibits import RELATEDNESS, TURNED
 from cljax.methods.lasem.exhibits import CHOSEN, SHARED
 from cljax.methods.routing.exhibits import ROUTING
 from cljax.methods.subnetwork.exhibits import FROZEN, ONSETS, SUBNETWORKS, WATCHED
+from cljax.report.curves import OUTPUT_WITHIN, READOUT_WITHIN
 from cljax.report.exhibits import Exhibit
 from cljax.report.frontier import FRONTIER
 from cljax.report.representation import READOUT, READOUT_ADAM
@@ -35,4 +36,6 @@ EXHIBITS: dict[str, Exhibit] = {
   "frontier": FRONTIER,
   "readout": READOUT,
   "readout_adam": READOUT_ADAM,
+  "output_within": OUTPUT_WITHIN,
+  "readout_within": READOUT_WITHIN,
 }

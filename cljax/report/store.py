@@ -18,10 +18,11 @@ from cljax.errors import ConfigError
 from cljax.files import plain, write_atomically
 from cljax.metrics import spread, summarize
 
-SCHEMA = 4
-LACKED_3: dict[str, Any] = {"peak": None, "state_bytes": None}
+SCHEMA = 5
+LACKED_4: dict[str, Any] = {"curves": {}}
+LACKED_3: dict[str, Any] = {**LACKED_4, "peak": None, "state_bytes": None}
 LACKED_2 = {**LACKED_3, "train_rows": None}
-OLDER = {1: {**LACKED_2, "report": {}}, 2: LACKED_2, 3: LACKED_3}  # what the older versions lacked
+OLDER = {1: {**LACKED_2, "report": {}}, 2: LACKED_2, 3: LACKED_3, 4: LACKED_4}  # what the older versions lacked
 LONGEST = 1000  # numbers a seed of a report array that stands in the result file
 FIELDS = {
   "schema": "version of this list",
@@ -46,6 +47,9 @@ FIELDS = {
   "done (1 for a phase that counts steps), phase [S][T] from 0, and of test's mean over tasks mean, std, values [S]}; "
   "null: a task that was not trained by itself. Where it has `trials`, that of the best of a phase's trials, and "
   "`trials`: {valid, test, epoch, phase [S][T][K]} of each. Else null",
+  "curves": "{look: {steps [S][T][M] of a task that were done, accuracy [S][T][M][T] on each task then}} of the looks "
+  "inside tasks, every config.look_every_steps and at the end of each phase: `output_within` of the main readout, "
+  "`readout_within` of the probe; null: not asked; {} without such a look, and in results of older versions",
   "train_rows": "[S][T] training rows of each task, its passes counted; null in results of older versions",
   "task_confusion": "[S][T][slots] test rows of each task by the slot inferred, after the last task; or null",
   "report": "{name: [S]...} what the method told after the last task, short arrays only (all: report.npz)",
@@ -93,6 +97,17 @@ def peak_of(counts: Mapping[str, np.ndarray]) -> dict[str, Any]:
   return {**found, **trials, **spread(list(found["test"].mean(axis=1)))}
 
 
+def curve_of(counts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """An entry of the field `curves`.
+
+  Args:
+    counts: `within` [S, T, M, T] right answers out of `right_rows` [S, T], and `done` [S, T, M]; -1: not asked.
+  """
+  within, done = counts["within"], counts["done"]
+  accuracy = np.where(within < 0, np.nan, within / counts["right_rows"][:, None, None])
+  return {"steps": np.where(done < 0, np.array(None), done), "accuracy": accuracy}
+
+
 def make_result(
   *,
   right: Mapping[str, np.ndarray],
@@ -114,8 +129,8 @@ def make_result(
     slot_of: [S, T] the slot of each task; None: the task itself.
     report: [S, T, ...] what the method told after each task.
     looked: look -> its counts: `right` as above, of a readout of that name out of `right_rows` [S, T]; or those of
-      `peak_of`.
-    fields: all others of FIELDS but schema, accuracy, metrics, readouts and peak.
+      `peak_of` or of `curve_of`.
+    fields: all others of FIELDS but schema, accuracy, metrics, readouts, peak and curves.
 
   Raises:
     ValueError: a field is missing or unknown.
@@ -127,6 +142,7 @@ def make_result(
   looked = looked or {}
   others |= {name: shares(one["right"], one["right_rows"]) for name, one in looked.items() if "right" in one}
   result["peak"] = next((peak_of(one) for one in looked.values() if "valid" in one), None)
+  result["curves"] = {name: curve_of(one) for name, one in looked.items() if "within" in one}
   result["readouts"] = {name: {"accuracy": m, "metrics": summarize(m)} for name, m in others.items()}
   if task_confusion is not None and "inferred" in others:
     slots = (
