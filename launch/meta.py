@@ -26,12 +26,13 @@ def main() -> None:
     config["paper"] = config["preset"] = ""
   found = train(config, app.workdir(), data_dir=app.DATA_DIR.value, overrides=overrides, stop_asked=app.stop_asked)
   for s, seed in enumerate(found["seeds"]):
-    loss = found["curve"]["loss"][s]
-    print(
-      f"seed {seed}: {found['segments'][s]} segments, {found['inner_steps'][s]} inner steps, "
-      f"{found['episodes'][s]} episodes, loss {loss[-1]:.1f}, largest |c| {found['largest_cell'][s]:.1f}"
-    )
-    print(f"written: {app.workdir()}/parts/seed_{seed}/theta.npz and start.npz")
+    for loss in found["curve"]["loss"][s][-1:]:
+      print(
+        f"seed {seed}: {found['segments'][s]} segments, {found['inner_steps'][s]} inner steps, "
+        f"{found['episodes'][s]} episodes, loss {loss:.3g}, largest |c| {found['largest_cell'][s]:.1f}"
+      )
+    theta = "theta.npz and " if found["trains"] == "rule" else ""
+    print(f"written: {app.workdir()}/parts/seed_{seed}/{theta}start.npz")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ def test_loops_over_the_stream_live_in_fit():
     "cljax/methods/subnetwork/watching.py",
     "cljax/data/sample.py",
     "cljax/meta/outer.py",
+    "cljax/meta/query.py",
     "cljax/meta/unroll.py",
   }
 

@@ -161,6 +161,19 @@ def test_every_config_is_whole(preset, rule):
     assert settings.rule.form == rule and config["preset"] == preset
 
 
+@pytest.mark.parametrize("preset", config_file.PRESETS)
+def test_baselines_train_a_network_in_place_of_a_rule(preset):
+  found = [
+    settings_of({**config_file.get_config(f"preset={preset},rule={name}").to_dict(), "net": {"name": "mlp"}})
+    for name in config_file.STARTS
+  ]
+  assert [(one.trains, one.start.of, one.start.networks) for one in found] == [
+    ("start", "old", 1),
+    ("nothing", "both", 1),
+  ]
+  assert (found[0].curriculum.truncation_at(0), found[0].curriculum.truncation_at(10_000)) == (10, 10)
+
+
 @pytest.mark.parametrize("name", [*RECORDS, "seed", "num_seeds"])
 def test_no_value_of_any_key_ends_in_a_traceback(name):
   refused = 0

@@ -12,12 +12,13 @@ def test_every_cell_begins_where_its_meta_training_did(preset):
   assert [cell["method"] for cell in cells] == list(table1.METHODS)
   for cell in cells:
     config = table1.get_config(",".join(f"{key}={value}" for key, value in cell.items()))
-    rule = "lstm" if cell["method"] == "lstm" else "static"
+    rule = cell["method"] if cell["method"] in ("lstm", "maml", "rep") else "static"
     assert config.start_from == f"M/of/{rule}/parts/seed_{{seed%{trained.num_seeds}}}/start.npz"
     assert (config.given_tasks, config.steps_per_task) == (1, trained.curriculum.steps)
+    assert config.looks == ("readout", "readout_within") and config.look_every_steps == config.steps_per_task // 10
     assert config.num_seeds == 3 * trained.num_seeds and config.stream.half == "second"
     assert config.net.to_dict().items() >= trained.net.to_dict().items()
-    if cell["method"] in table1.RULES:
+    if cell["method"] in meta.RULES:
       assert config.method.theta == config.start_from.replace("start.npz", "theta.npz")
       assert (config.method.form, config.method.alpha) == (rule, trained.inner.alpha)
       assert config.method.hidden == trained.rule.hidden

@@ -11,7 +11,7 @@ import pytest
 from cljax.errors import ConfigError
 from cljax.meta.curriculum import Curriculum
 from cljax.meta.episodes import Episodes, check_classes, drawn, fresh_heads, table_of
-from cljax.meta.outer import Adam, Outer, Place
+from cljax.meta.outer import Adam, Outer, Place, compiled_segments
 from cljax.meta.unroll import Inner, Pair
 from cljax.nets import MLP
 from cljax.ops.losses import cross_entropy, rows
@@ -188,7 +188,7 @@ def compiled(count=4, **curriculum):
   outer, it = outer_of(**curriculum), episodes_of()
   theta = jax.jit(lambda key: init_theta(key, outer.pair.tensors, RULE))(KEY)
   state = jax.jit(lambda theta: outer.begin(KEY, theta, it))(theta)
-  run = outer.compiled(2, count)
+  run = compiled_segments(outer, 2, count)
   return outer, it, state, lambda state, first=0, run=run: run(KEY, it, state, jnp.int32(first))
 
 

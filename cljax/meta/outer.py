@@ -52,12 +52,18 @@ class Place(NamedTuple):
   largest: Array  # float32, the largest |c| that any memory has held
 
 
+def blank_place() -> Place:
+  """Before the first segment."""
+  zero = jnp.int32(0)
+  return Place(zero, jnp.int32(1), zero, zero, zero, jnp.float32(0))
+
+
 class Training(NamedTuple):
   """All that goes from segment to segment."""
 
-  theta: Theta
+  theta: Any  # what is trained: the rule's theta, or a network
   opt_state: Any
-  nets: Nets
+  nets: Any  # teacher, student and memory; () where a network is trained
   place: Place
   unit: Array  # [] of thresholds
 
@@ -74,24 +80,22 @@ class Outer(NamedTuple):
 
   def begin(self, key: Key, theta: Theta, episodes: Episodes) -> Training:
     """Before the first segment."""
-    zero = jnp.int32(0)
-    place = Place(zero, jnp.int32(1), zero, zero, zero, jnp.float32(0))
+    place = blank_place()
     unit = self.loss_of_sgd(key, episodes) if self.curriculum.unit == "sgd" else jnp.ones(())
-    return Training(theta, self.tx.init(theta), self.fresh(key, theta, episodes, zero), place, unit)
+    return Training(theta, self.tx.init(theta), self.fresh(key, theta, episodes, place.episode), place, unit)
 
   def loss_of_sgd(self, key: Key, episodes: Episodes) -> Array:
     """[] L in the last tenth of the steps of an episode whose student takes plain SGD steps."""
     plain = Rule("static")
     pair, steps = self.pair._replace(rule=plain), self.curriculum.steps
     theta = init_theta(key, pair.tensors, plain)
-    zero = jnp.int32(0)
-    place = Place(zero, jnp.int32(1), zero, zero, zero, jnp.float32(0))
+    place = blank_place()
 
     def step(nets: Nets, number: Array) -> tuple[Nets, Array]:
       batch = jax.tree.map(lambda leaf: leaf[0], self.batches(key, episodes, place, number, 1))
       return pair.step(theta, nets, batch)
 
-    begun = self._replace(pair=pair).fresh(key, theta, episodes, zero)
+    begun = self._replace(pair=pair).fresh(key, theta, episodes, place.episode)
     return jax.lax.scan(step, begun, jnp.arange(steps))[1][-max(steps // 10, 1) :].mean()
 
   def fresh(self, key: Key, theta: Theta, episodes: Episodes, episode: Array) -> Nets:
@@ -168,16 +172,17 @@ class Outer(NamedTuple):
     )
     return found, goes_on, anew
 
-  def compiled(self, length: int, count: int) -> Callable[..., tuple[Training, dict[str, Array]]]:
-    """(key, episodes, state, first number) -> (state after `count` segments, what is told of each [count])."""
 
-    @jax.jit
-    def run(key: Key, episodes: Episodes, state: Training, first: Array):
-      return jax.lax.scan(
-        lambda state, number: self.segment(key, episodes, length, state, number), state, first + jnp.arange(count)
-      )
+def compiled_segments(outer: Any, length: int, count: int) -> Callable[..., tuple[Training, dict[str, Array]]]:
+  """(key, episodes, state, first number) -> (state after `count` segments, what is told of each [count])."""
 
-    return run
+  @jax.jit
+  def run(key: Key, episodes: Episodes, state: Training, first: Array):
+    return jax.lax.scan(
+      lambda state, number: outer.segment(key, episodes, length, state, number), state, first + jnp.arange(count)
+    )
+
+  return run
 
 
 def episode_key(key: Key, episode: Array) -> Key:

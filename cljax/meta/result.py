@@ -27,13 +27,14 @@ def result_of(
   """The result file of a finished meta-training; lists are by seed, the curve has at most some hundred points."""
   ends = [progress for progress, _ in trained.values()]
   places = [place for _, place in trained.values()]
-  curves = [np.array(end.curve)[:: -(-len(end.curve) // POINTS)] for end in ends]
+  curves = [np.array(end.curve).reshape(-1, 5)[:: max(-(-len(end.curve) // POINTS), 1)] for end in ends]
   named = ("segment", "loss", "threshold", "truncation", "episode")
   return {
     "schema": 1,
     "paper": config["paper"],
     "preset": config["preset"],
-    "rule": settings.rule.label,
+    "trains": settings.trains,
+    "rule": settings.rule.label if settings.trains == "rule" else "",
     "seeds": list(settings.seeds),
     "segments": [end.segment for end in ends],
     "inner_steps": [end.inner_steps for end in ends],

@@ -36,6 +36,9 @@ class Start(NamedTuple):
   momentum: Annotated[float, at_least(0, "of SGD", 1)] = 0.9
   last_epochs: Annotated[int, at_least(0, "epochs at the end that are at last_lr", 100_000)] = 1
   last_lr: Annotated[float, above(0, "of SGD in the last epochs")] = 0.01
+  of: Annotated[str, one_of(("old", "both"), "what they know; both: the half of the new classes too, in one head")] = (
+    "old"
+  )
   networks: Annotated[int, at_least(1, "that episodes start from, drawn anew for each; one more is kept", 10_000)] = 1
   file: Annotated[str, free("file of a start.npz of another run, in place of all this")] = ""
 
@@ -65,7 +68,12 @@ RECORDS: dict[str, Any] = {
   "outer": Adam,
   "length": Length,
 }
+TRAINS = ("rule", "start", "nothing")
 OUTER = {
+  "trains": field_of(
+    Annotated[str, one_of(TRAINS, "in episodes: a rule; the network to begin with, see meta.query; or no episode")],
+    "rule",
+  ),
   "seed": field_of(Annotated[int, at_least(0, "the first seed", 2**31 - 10_001)], 0),
   "num_seeds": field_of(Annotated[int, at_least(1, "seeds are seed, seed + 1, ..., one after the other", 10_000)], 1),
 }
@@ -82,12 +90,13 @@ class Settings(NamedTuple):
   outer: Adam
   length: Length
   net: Any  # of flax, with a head for each task
+  trains: str
   seeds: tuple[int, ...]
 
 
 def default() -> dict[str, Any]:
   """The keys that every config of a meta-training has, with their defaults."""
-  outside = {"paper": "", "preset": "", "seed": 0, "num_seeds": 1, "net": {"name": "mlp"}}
+  outside = {"paper": "", "preset": "", "seed": 0, "num_seeds": 1, "trains": "rule", "net": {"name": "mlp"}}
   return outside | {name: record()._asdict() for name, record in RECORDS.items()}
 
 
@@ -111,11 +120,16 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     raise ConfigError(
       f"config.start.last_epochs={start.last_epochs} is more than the config.start.epochs={start.epochs}"
     )
-  if start.file and start.networks > 1:
-    raise ConfigError("config.start.file is one network: set config.start.networks=1, or leave the file out")
+  if start.file and (start.networks > 1 or start.of == "both"):
+    raise ConfigError(
+      "config.start.file is one network that knows the old task: set config.start.networks=1 and "
+      "config.start.of='old', or leave the file out"
+    )
+  if outer["trains"] == "start" and start.networks > 1:
+    raise ConfigError("config.trains='start' trains one network: set config.start.networks=1")
   net_fields = {key: tuple(v) if isinstance(v, list) else v for key, v in config.get("net", known["net"]).items()}
   net_type = NETS[choose("config.net.name", str(net_fields.pop("name", "")), NETS)]
   own = keywords("net", net_fields, net_type)
   seeds = tuple(range(outer["seed"], outer["seed"] + outer["num_seeds"]))
   net = net_type(heads=data.tasks + 1, classes=data.classes, **own)
-  return Settings(**{**read, "curriculum": curriculum.checked()}, net=net, seeds=seeds)
+  return Settings(**{**read, "curriculum": curriculum.checked()}, net=net, trains=outer["trains"], seeds=seeds)

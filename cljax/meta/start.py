@@ -12,7 +12,10 @@ from flax import linen as nn
 
 from cljax import artifacts
 from cljax.data.bank import Source
-from cljax.data.transfers import transfer
+from cljax.data.streams import Layout, lay
+from cljax.data.transfers import rows_of_class, transfer
+from cljax.keys import INIT
+from cljax.meta.query import joined, parted
 from cljax.meta.settings import Data, Settings
 from cljax.methods import METHODS, PLAINEST
 from cljax.run import fit
@@ -29,32 +32,44 @@ def old_task(source: Source, data: Data) -> tuple[Spec, Stream]:
   return spec._replace(T=1, rows=spec.rows[:1]), stream._replace(tasks=tasks, test=test)
 
 
+def both_tasks(source: Source, data: Data) -> tuple[Spec, Stream]:
+  """The old task's rows and the half of the new classes' as one task."""
+  halves = {**dict.fromkeys(data.old, "all"), **dict.fromkeys(data.new, data.half)}
+  rows = np.sort(np.concatenate([rows_of_class(source.train.y, label, half) for label, half in halves.items()]))
+  return lay(source, Layout([np.array(list(halves), np.int32)], None), "task", [rows], [rows[:0]])
+
+
 def shapes_of(net: nn.Module, x_shape: tuple[int, ...]) -> PyTree:
   """The net's variables, in shapes only."""
   return jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *x_shape)), jnp.zeros(1, jnp.int32))
 
 
-def learner_of(settings: Settings, spec: Spec) -> Method:
-  """Plain training on the old task by SGD with momentum; its part is the network."""
+def learner_of(settings: Settings, net: nn.Module, spec: Spec) -> Method:
+  """Plain training on one task by SGD with momentum; its part is the network."""
   start = settings.start
   before = spec.steps(start.batch_size, start.epochs - start.last_epochs)[0]
   rate = optax.piecewise_constant_schedule(start.lr, {before: start.last_lr / start.lr})
   tx = optax.sgd(rate, start.momentum or None)
-  method = METHODS[PLAINEST](settings.net, tx, spec, batch_size=start.batch_size, epochs=start.epochs)
+  method = METHODS[PLAINEST](net, tx, spec, batch_size=start.batch_size, epochs=start.epochs)
   return method._replace(parts=lambda state: {"start": state.params})
 
 
 def starts_of(
-  settings: Settings, source: Source, folder: epath.Path, stop_asked: Callable[[], bool], quiet: bool
+  settings: Settings, source: Source, head: str, folder: epath.Path, stop_asked: Callable[[], bool], quiet: bool
 ) -> dict[int, tuple[PyTree, PyTree]]:
   """{seed: (networks [n, ...] that its episodes start from, the one that is kept)}, trained below `folder/start`.
 
-  With several networks the one that is kept starts no episode.
+  With several networks the one that is kept starts no episode. Of networks that know both tasks the heads are new.
+
+  Args:
+    head: the path of the net's heads.
 
   Raises:
     ConfigError: a file that does not fit.
   """
-  spec, stream = old_task(source, settings.data)
+  both = settings.start.of == "both"
+  spec, stream = both_tasks(source, settings.data) if both else old_task(source, settings.data)
+  net = settings.net.clone(heads=1, classes=spec.C) if both else settings.net
   like: Any = shapes_of(settings.net, spec.x_shape)["params"]
   if settings.start.file:
     one = artifacts.fill(like, artifacts.read(settings.start.file), settings.start.file)
@@ -65,7 +80,7 @@ def starts_of(
   flat = [name for own in names.values() for name in own]
   labels = Labels(method="start", stream=settings.data.source)
   fit(
-    learner_of(settings, spec),
+    learner_of(settings, net, spec),
     spec,
     stream,
     seeds=flat,
@@ -75,9 +90,16 @@ def starts_of(
     quiet=quiet,
   )
 
+  known: Any = shapes_of(net, spec.x_shape)["params"]
+
   def read(name: int) -> PyTree:
     path = artifacts.folder_of(folder / "start", name) / "start.npz"
-    return artifacts.fill(like, artifacts.read(path), path)
+    own = artifacts.fill(known, artifacts.read(path), path)
+    if not both:
+      return own
+    key, x = jax.random.fold_in(jax.random.key(name), INIT), jnp.zeros((1, *spec.x_shape))
+    fresh = settings.net.init(key, x, jnp.zeros(1, jnp.int32))["params"]
+    return jax.device_get(joined(parted(fresh, head)[0], parted(own, head)[1]))
 
   found = {}
   for seed, own in names.items():

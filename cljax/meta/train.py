@@ -22,7 +22,8 @@ from cljax.errors import ConfigError
 from cljax.files import located, plain, read_json, write_json
 from cljax.keys import INIT, META
 from cljax.meta.episodes import Episodes, check_classes, table_of
-from cljax.meta.outer import Outer, Training
+from cljax.meta.outer import Outer, Place, Training, compiled_segments
+from cljax.meta.query import Query
 from cljax.meta.result import Progress, result_of
 from cljax.meta.settings import Data, Settings, default, settings_of
 from cljax.meta.start import shapes_of, starts_of
@@ -49,7 +50,8 @@ def train(
 ) -> dict[str, Any]:
   """Trains a rule for each seed; what meta.json says.
 
-  Writes parts/seed_N/theta.npz, the rule, parts/seed_N/start.npz, the network that knows the old task, and meta.json.
+  Writes parts/seed_N/theta.npz, the rule, if one is trained, parts/seed_N/start.npz, the network to begin with, and
+  meta.json.
 
   Args:
     config: see `meta.settings`.
@@ -68,8 +70,11 @@ def train(
   with jax.default_matmul_precision("highest"):
     source = source_of(settings.data, data_dir)
     outer = outer_of(settings, source)
-    starts = starts_of(settings, source, folder, stop_asked, quiet)
-    trained = train_seeds(settings, outer, source, starts, folder, stop_asked, quiet)
+    starts = starts_of(settings, source, outer.head, folder, stop_asked, quiet)
+    if settings.trains == "nothing":
+      trained = untrained(starts, folder)
+    else:
+      trained = train_seeds(settings, outer, source, starts, folder, stop_asked, quiet)
   result = plain(result_of(with_defaults(config), settings, trained, source.hash))
   write_json(folder / RESULT, result)
   return result
@@ -90,8 +95,8 @@ def source_of(data: Data, data_dir: str | None) -> Source:
   return bank.load(data.source, data_dir)
 
 
-def outer_of(settings: Settings, source: Source) -> Outer:
-  """The outer loop of a config.
+def outer_of(settings: Settings, source: Source) -> Outer | Query:
+  """The outer loop of a config: of a rule, or of the network to begin with.
 
   Raises:
     ConfigError: classes that make no episodes, or a net that the rule has no form for.
@@ -109,8 +114,10 @@ def outer_of(settings: Settings, source: Source) -> Outer:
   called, tensors = tensors_of_net(net, variables, source.train.x.shape[1:])
   head = next(name for name, layer in called.items() if isinstance(layer.module, Heads))
   moves = settings.length.whole * (settings.curriculum.truncation if inner.update == "step" else 1)
-  pair = Pair(net, called, tensors, settings.rule, inner)
-  return Outer(pair, settings.curriculum, settings.outer.transform(moves), head, data.tasks + 1, data.classes)
+  own = settings.outer.transform(moves), head, data.tasks + 1, data.classes
+  if settings.trains == "start":
+    return Query(net, inner, *own)
+  return Outer(Pair(net, called, tensors, settings.rule, inner), settings.curriculum, *own)
 
 
 def episodes_of(data: Data, source: Source, starts: PyTree) -> Episodes:
@@ -124,9 +131,16 @@ def episodes_of(data: Data, source: Source, starts: PyTree) -> Episodes:
   return jax.tree.map(jnp.asarray, found)
 
 
+def untrained(starts: Mapping[int, tuple[PyTree, PyTree]], folder: epath.Path) -> dict[int, Any]:
+  """What `train_seeds` gives where no episode is run: the networks to begin with are all."""
+  for seed, (_, kept) in starts.items():
+    artifacts.write(artifacts.folder_of(folder, seed), {"start": kept})
+  return {seed: (Progress(finished=True), {name: 0.0 for name in Place._fields}) for seed in starts}
+
+
 def train_seeds(
   settings: Settings,
-  outer: Outer,
+  outer: Outer | Query,
   source: Source,
   starts: Mapping[int, tuple[PyTree, PyTree]],
   folder: epath.Path,
@@ -158,8 +172,9 @@ def train_seeds(
   try:
     for seed, one in begun.items():
       state, progress = Loop(settings, outer, monitor, stop_asked, runs).drive(one)
-      parts = {"theta": part(state.theta, settings.rule), "start": starts[seed][1]}
-      artifacts.write(artifacts.folder_of(folder, seed), parts)
+      theta = state.theta
+      parts = {"start": theta} if isinstance(outer, Query) else {"theta": part(theta, settings.rule)}
+      artifacts.write(artifacts.folder_of(folder, seed), {"start": starts[seed][1], **parts})
       ended[seed] = (progress, {name: float(value) for name, value in state.place._asdict().items()})
   finally:
     monitor.close()
@@ -168,8 +183,10 @@ def train_seeds(
   return ended
 
 
-def begin(settings: Settings, outer: Outer, key: Key, episodes: Episodes) -> Training:
+def begin(settings: Settings, outer: Outer | Query, key: Key, episodes: Episodes) -> Training:
   """Before the first segment of a seed."""
+  if isinstance(outer, Query):
+    return outer.begin(key, jax.tree.map(lambda leaf: leaf[0], episodes.starts), episodes)
   start = jax.random.fold_in(key, INIT)
   return outer.begin(key, init_theta(start, outer.pair.tensors, settings.rule, settings.length.scale), episodes)
 
@@ -190,7 +207,7 @@ class Loop(NamedTuple):
   """The loop on the host: whole calls, one after the other."""
 
   settings: Settings
-  outer: Outer
+  outer: Outer | Query
   monitor: Monitor
   stop_asked: Callable[[], bool]
   runs: dict[int, Callable[..., Any]]  # S -> compiled segments
@@ -219,11 +236,11 @@ class Loop(NamedTuple):
     length, first = self.settings.length, progress.segment
     S = self.settings.curriculum.truncation_at(int(state.place.episode))
     if S not in self.runs:
-      self.runs[S] = self.outer.compiled(S, length.call)
-    began, compiled = time.monotonic(), compile_seconds()
+      self.runs[S] = compiled_segments(self.outer, S, length.call)
+    began, compiling = time.monotonic(), compile_seconds()
     state, told = self.runs[S](one.key, one.episodes, state, jnp.int32(first))
     told = jax.device_get(told)
-    seconds = time.monotonic() - began - (compile_seconds() - compiled)
+    seconds = time.monotonic() - began - (compile_seconds() - compiling)
     self.check(told, first)
     for n in range(-first % length.log_every, length.call, length.log_every):
       row = plain({name: value[n] for name, value in told.items()})

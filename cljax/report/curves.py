@@ -1,5 +1,5 @@
-"""What a report shows of results that were asked while a task was trained: accuracy on the first task and on those after
-it over steps (Figures 3 to 5 of Xiong, Ren and Urtasun 2019, https://arxiv.org/abs/1910.04650)."""
+"""What a report shows of results that were asked inside tasks: accuracy on the first task and on those after it over
+steps (Figures 3 to 5 of Xiong, Ren and Urtasun 2019, https://arxiv.org/abs/1910.04650)."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -7,7 +7,8 @@ Then any stream by the rule, through the method that reads W/parts/seed_N/theta.
 Presets: `reduced`, MNIST 0-4 to 5-9 with an MLP, about ten minutes a seed on a CPU; `small_cifar`, CIFAR-10 with three
 convolutions, longer; `smoke`, the embedded digits in less than a minute, without a claim; `paper`, one of the five
 experiments by `experiment=1..5`, for an accelerator.
-Rules: `lstm`, and `static`, its control without a network.
+Rules: `lstm`, and `static`, its control without a network; `maml` and `rep` train a network to begin with in place of a
+rule, by the loss of a new head after ten steps, and on the meta-training classes too.
 """
 
 from typing import Any
@@ -20,6 +21,7 @@ from cljax.meta.settings import default
 
 PRESETS = ("reduced", "small_cifar", "smoke", "paper")
 RULES = ("lstm", "static")
+STARTS = ("maml", "rep")  # networks to begin with, under plain SGD
 EXPERIMENTS = ("1", "2", "3", "4", "5")
 CIFAR100 = tuple(range(10, 60))  # the first fifty classes of CIFAR-100, counted on from CIFAR-10's ten
 LONGER = {"threshold_most": 50.0, "truncation_most": 17}
@@ -115,12 +117,18 @@ def merged(config: dict[str, Any], changes: dict[str, Any]) -> None:
 def get_config(arg: str = "") -> ConfigDict:
   """One meta-training; what `arg` leaves open is `reduced` with the LSTM."""
   pinned = {"preset": "reduced", "rule": "lstm", "experiment": "1"}
-  pinned |= variant(arg, preset=PRESETS, rule=RULES, experiment=EXPERIMENTS)
+  pinned |= variant(arg, preset=PRESETS, rule=RULES + STARTS, experiment=EXPERIMENTS)
   config = default()
   merged(config, PRESET[pinned["preset"]])
   if pinned["preset"] == "paper":
     merged(config, EXPERIMENT[pinned["experiment"]])
-  config["rule"]["form"] = pinned["rule"]
+  if pinned["rule"] in RULES:
+    config["rule"]["form"] = pinned["rule"]
+  elif pinned["rule"] == "maml":  # ten steps of a head, then the query; no network but one is trained
+    ten = {"truncation": 10, "truncation_raise": 0, "truncation_most": 10}
+    merged(config, {"trains": "start", "curriculum": ten, "start": {"networks": 1}})
+  else:
+    merged(config, {"trains": "nothing", "start": {"of": "both", "networks": 1}})
   config["paper"], config["preset"] = "metateacher", pinned["preset"]
   config["length"]["scale"] = placeholder(float)
   return ConfigDict(config)

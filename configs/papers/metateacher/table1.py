@@ -1,9 +1,8 @@
 r"""A new task learnt by a rule that was trained to forget little, beside plain SGD at many rates and other baselines
 (Xiong, Ren and Urtasun 2020, Figures 3 to 5): readout accuracy on the old task and on the new one.
 
-COMMANDS, a meta-training of each rule, then all cells (both resumable):
+COMMANDS, a meta-training of lstm, static, maml and rep, each in a folder of its name, then all cells (resumable):
   python -m launch.meta --config=configs/papers/metateacher/meta.py:preset=reduced,rule=lstm --workdir=M/lstm
-  python -m launch.meta --config=configs/papers/metateacher/meta.py:preset=reduced,rule=static --workdir=M/static
   python -m launch.train --config=configs/papers/metateacher/table1.py:preset=reduced,meta=M --workdir=W
 COMMAND, one cell:
   python -m launch.train --config=configs/papers/metateacher/table1.py:preset=reduced,meta=M,method=ewc_100 --workdir=W
@@ -22,16 +21,15 @@ from configs.papers.metateacher import meta
 
 PRESETS = meta.PRESETS
 SHARES = ("0.5", "0.33", "0.2", "0.1", "0.05")
-RULES = ("static", "lstm")
 METHODS = ("sgd", *(f"sgd_{share}" for share in SHARES), "lwf", "lwf_0.5", "ewc_1", "ewc_100", "ewc_100_0.33")
-METHODS = (*METHODS, "teacher", *RULES)
+METHODS = (*METHODS, *meta.STARTS, "teacher", *meta.RULES)
 STEPS = ("meta", "twice")
 NETWORKS, ORDERS = 3, 3
 FISHER_ROWS = 5000
 
 
 def pins(arg: str) -> dict[str, str]:
-  """The keys of the table that `arg` pins; `meta` is a folder with the work dirs `lstm` and `static`."""
+  """The keys of the table that `arg` pins; `meta` is a folder with the work dirs `lstm`, `static`, `maml` and `rep`."""
   parts = arg.split(",")
   folder = [part.removeprefix("meta=") for part in parts if part.startswith("meta=")]
   others = ",".join(part for part in parts if not part.startswith("meta="))
@@ -57,7 +55,7 @@ def of_method(name: str, alpha: float, batch: int, theta: str, old_rows: int) ->
     training |= {"name": "lwf", "warmup_epochs": 0, "distill_weight": 1.0, "distill_temperature": 1.0}
   elif base == "teacher":
     training |= {"name": "er", "memory": "kept", "update": "union", "replay": batch, "capacity": old_rows}
-  elif base in RULES:
+  elif base in meta.RULES:
     training |= {"name": "learned_rule", "form": base, "theta": theta, "alpha": alpha}
   else:
     training |= {"name": "finetune"}
@@ -76,10 +74,10 @@ def get_config(arg: str = "") -> ConfigDict:
   networks = trained.num_seeds
   config.num_seeds = networks * ORDERS
   seed = f"seed_{{seed%{networks}}}"
-  rule = method if method in RULES else "static"  # both have the same networks
+  rule = method if method in meta.RULES + meta.STARTS else "static"  # rules have the same networks
   config.start_from, config.given_tasks = f"{folder}/{rule}/parts/{seed}/start.npz", 1
   config.steps_per_task = steps * (2 if pinned["steps"] == "twice" else 1)
-  config.looks = ("readout",)
+  config.looks, config.look_every_steps = ("readout", "readout_within"), max(steps // 10, 1)
   classes = 0 if len(data.new) == data.classes * data.tasks else data.classes
   half = {"all": "all", "first": "second", "second": "first"}[data.half]
   stream = {"name": "transfer", "source": data.source, "old": data.old, "new": held_out(data.new, classes)}
@@ -88,7 +86,7 @@ def get_config(arg: str = "") -> ConfigDict:
   theta = f"{folder}/{rule}/parts/{seed}/theta.npz"
   kept = (1 + data.tasks) * (2_000 if preset == "smoke" else 32_000)  # no task has more rows
   config.method, config.optimizer.lr = of_method(method, alpha, trained.inner.new_batch, theta, kept)
-  for name in ("hidden", "hidden_vectors", "cell", "inputs") if method in RULES else ():
+  for name in ("hidden", "hidden_vectors", "cell", "inputs") if method in meta.RULES else ():
     config.method[name] = trained.rule[name]
   return complete(config)
 
