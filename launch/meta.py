@@ -31,7 +31,7 @@ def main() -> None:
         f"seed {seed}: {found['segments'][s]} segments, {found['inner_steps'][s]} inner steps, "
         f"{found['episodes'][s]} episodes, loss {loss:.3g}, largest |c| {found['largest_cell'][s]:.1f}"
       )
-    theta = "theta.npz and " if found["trains"] == "rule" else ""
+    theta = "theta.npz and " if found.get("trains", "rule") == "rule" else ""
     print(f"written: {app.workdir()}/parts/seed_{seed}/{theta}start.npz")
 
 

@@ -13,6 +13,7 @@ from cljax.drive import Stopped
 from cljax.errors import ConfigError
 from cljax.meta.settings import RECORDS, default, settings_of
 from cljax.meta.train import train
+from cljax.report.training import training_figures
 from configs.papers.metateacher import meta as config_file
 from tests.declared_test import WRONG
 from tests.shell import begin, shell
@@ -57,6 +58,9 @@ def test_what_it_leaves(done):
   expected = {"config.json", "overrides.json", "environment.json", "metrics.jsonl", "checkpoints", "parts", "meta.json"}
   assert expected <= names and any(name.startswith("events.") for name in names)
   assert json.loads((folder / "meta.json").read_text()) == result
+  assert (folder / "figures" / "training.png").stat().st_size > 5_000
+  lines = training_figures(result)["training"].axes[0].get_lines()
+  assert [line.get_ydata().tolist() for line in lines] == [result["curve"]["loss"][0], result["curve"]["threshold"][0]]
   assert (result["segments"], result["inner_steps"], result["rule"]) == ([12], [36], "static")
   # 3 does not divide the 8 steps of an episode: it ends with the segment that passes them
   rows = lines_of(folder)

@@ -92,6 +92,7 @@ def test_networks_may_know_the_new_classes_half_too(tmp_path):
   count = np.bincount(bank.load("digits").train.y)
   known = json.loads((tmp_path / "start" / "result.json").read_text())
   assert known["train_rows"] == [[count[:5].sum() + (-(-count[5:] // 2)).sum()]] * 2
+  assert not (tmp_path / "figures").exists() or not list((tmp_path / "figures").iterdir())
   assert train(settings, tmp_path, quiet=True) == result
 
 

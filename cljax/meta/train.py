@@ -33,6 +33,8 @@ from cljax.nets.heads import Heads
 from cljax.nets.modes import trains_apart
 from cljax.pieces.neurons import tensors_of_net
 from cljax.pieces.rule import init_theta, part
+from cljax.report import plots
+from cljax.report.training import training_figures
 from cljax.types import Key, PyTree
 from cljax.workdir import claim, environment, note_environment
 
@@ -50,8 +52,8 @@ def train(
 ) -> dict[str, Any]:
   """Trains a rule for each seed; what meta.json says.
 
-  Writes parts/seed_N/theta.npz, the rule, if one is trained, parts/seed_N/start.npz, the network to begin with, and
-  meta.json.
+  Writes parts/seed_N/theta.npz, the rule, if one is trained, parts/seed_N/start.npz, the network to begin with,
+  figures/training.png and meta.json.
 
   Args:
     config: see `meta.settings`.
@@ -76,6 +78,7 @@ def train(
     else:
       trained = train_seeds(settings, outer, source, starts, folder, stop_asked, quiet)
   result = plain(result_of(with_defaults(config), settings, trained, source.hash))
+  plots.save(folder / "figures", training_figures(result))
   write_json(folder / RESULT, result)
   return result
 

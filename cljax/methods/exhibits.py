@@ -21,6 +21,7 @@ from cljax.methods.subnetwork.exhibits import FROZEN, ONSETS, SUBNETWORKS, WATCH
 from cljax.report.curves import OUTPUT_WITHIN, READOUT_WITHIN
 from cljax.report.exhibits import Exhibit
 from cljax.report.frontier import FRONTIER
+from cljax.report.multipliers import MULTIPLIERS
 from cljax.report.representation import READOUT, READOUT_ADAM
 
 EXHIBITS: dict[str, Exhibit] = {
@@ -36,6 +37,7 @@ EXHIBITS: dict[str, Exhibit] = {
   "frontier": FRONTIER,
   "readout": READOUT,
   "readout_adam": READOUT_ADAM,
+  "multipliers": MULTIPLIERS,
   "output_within": OUTPUT_WITHIN,
   "readout_within": READOUT_WITHIN,
 }

@@ -21,7 +21,7 @@ from cljax.nets.taps import tapped
 from cljax.ops.trees import parameters
 from cljax.pieces.learner import Trained, supervised
 from cljax.pieces.neurons import activations, tensors_of_net
-from cljax.pieces.rule import Rule, filled, init_theta, largest_cell, learned
+from cljax.pieces.rule import Rule, blank_counts, counting, filled, init_theta, largest_cell, learned
 from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Phase, Spec, View, keep, nothing
 
 
@@ -32,6 +32,7 @@ class State(Trained):
   theta: Any = None  # meta-parameters; nothing moves them here
   memory: Any = None  # h and c of each neuron
   largest: Any = None  # [] the largest |c| so far
+  counts: Any = None  # tensor -> [BINS] multipliers of the task's steps; {} where they are not counted
 
 
 @declared("method", given=3)
@@ -47,6 +48,7 @@ def learned_rule(
     str, free("file of a trained rule, `W/parts/seed_0/theta.npz`; '' is one before training: plain SGD at alpha")
   ] = "",
   alpha: Annotated[Array | float, at_least(0, "the learning rate of the rule's steps")] = 0.1,
+  multipliers: Annotated[bool, free("those of each task are counted for a figure: a tenth more time")] = False,
   memory: Annotated[str, one_of(("reset", "keep"), "what becomes of the rule's memory as a task begins")] = "reset",
 ) -> Method:
   """Fine-tuning whose later tasks are learnt by the rule, heads by plain SGD at alpha.
@@ -62,13 +64,15 @@ def learned_rule(
     own = learner.init(key)
     untrained = init_theta(jax.random.fold_in(key, 1), tensors, rule)
     blank = learned(untrained, alpha, tensors, rule).init(own["params"])
-    return State(**own, theta=untrained, memory=blank, largest=jnp.float32(0))
+    counts = blank_counts(tensors) if multipliers else {}
+    return State(**own, theta=untrained, memory=blank, largest=jnp.float32(0), counts=counts)
 
   def load(state: State, parts: Mapping[str, Mapping[str, Array]]) -> State:
     return state.replace(theta=filled(tensors, rule, parts["theta"], theta)) if theta else state
 
   def enter(key: Key, state: State, view: View, clock: Clock) -> State:
-    return state.replace(memory=jax.tree.map(jnp.zeros_like, state.memory))
+    memory_then = state.memory if memory == "keep" else jax.tree.map(jnp.zeros_like, state.memory)
+    return state.replace(memory=memory_then, counts=jax.tree.map(jnp.zeros_like, state.counts))
 
   def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
     at = At(key, clock, view)
@@ -80,24 +84,25 @@ def learned_rule(
       variables = {"params": state.params, **state.collections}
       found = tapped(net, variables, batch.x, batch.task)
       acts = activations(found, called, variables, batch.live)
-      ruled = learner._replace(tx=learned(state.theta, alpha, tensors, rule))
-      after, info = ruled.step(at, state.replace(opt_state=state.memory), batch, acts=acts)
-      largest = jnp.maximum(state.largest, largest_cell(after.opt_state))
-      return after.replace(opt_state=state.opt_state, memory=after.opt_state, largest=largest), info
+      ruled = learner._replace(tx=counting(state.theta, alpha, tensors, rule))
+      after, info = ruled.step(at, state.replace(opt_state=(state.memory, state.counts)), batch, acts=acts)
+      memory, counts = after.opt_state
+      largest = jnp.maximum(state.largest, largest_cell(memory))
+      return after.replace(opt_state=state.opt_state, memory=memory, counts=counts, largest=largest), info
 
     return jax.lax.cond(view.t == 0, by_optimizer, by_rule, state)
 
   def report(state: State) -> dict[str, Array]:
     held = sum(leaf.nbytes for leaf in jax.tree.leaves((state.theta, state.memory)))
     told = {"parameters": parameters(state.params), "memory_bytes": jnp.int32(held)}
-    return {**told, "largest_cell": state.largest}
+    return {**told, "largest_cell": state.largest, **{f"multipliers/{name}": n for name, n in state.counts.items()}}
 
   def faults(state: State) -> dict[str, Array]:
     finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)]).all()
     return {f"method.cell={rule.cell!r}": ~finite}
 
   literal = (rule.form, rule.cell) == ("lstm", "relu")
-  phase = Phase("fit", batch_size, step, epochs=epochs, enter=enter if memory == "reset" else keep)
+  phase = Phase("fit", batch_size, step, epochs=epochs, enter=enter if memory == "reset" or multipliers else keep)
   return Method(
     init,
     (phase,),

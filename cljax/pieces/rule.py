@@ -34,6 +34,7 @@ from cljax.types import Array, Key, PyTree
 LAYERS = 3  # of the stacked LSTM
 EPSILON = 1e-8  # beside a mean square
 MOST_HIDDEN = 4096
+BINS, WIDEST = 60, 3.0  # of a histogram of multipliers
 
 Theta = Mapping[str, Mapping[str, Array]]  # tensor, such as first/kernel -> its meta-parameters
 Memory = dict[str, Array]  # tensor -> [2, layers, neurons, H], h and c; {} of `static`
@@ -200,9 +201,13 @@ class Learned(NamedTuple):
   ) -> tuple[PyTree, Memory]:
     """(-alpha * delta * gradient, of heads -alpha * gradient; the memory afterwards)."""
     deltas, after = self.multipliers(grads, state, params, acts)
+    return self.applied(grads, deltas), after
+
+  def applied(self, grads: PyTree, deltas: Mapping[str, Array]) -> PyTree:
+    """-alpha * delta * gradient; of heads, which have no delta, -alpha * gradient."""
     slopes = flatten_dict(grads, sep="/")
     moved = {name: -self.alpha * (deltas[name] * g if name in deltas else g) for name, g in slopes.items()}
-    return unflatten_dict(moved, sep="/"), after
+    return unflatten_dict(moved, sep="/")
 
 
 def learned(
@@ -222,6 +227,44 @@ def learned(
   """
   it = Learned(theta, alpha, tensors, rule, through_inputs)
   return optax.GradientTransformationExtraArgs(it.init, it.update)
+
+
+class Counting(NamedTuple):
+  """A rule that counts its multipliers on the way; its state is (memory, counts)."""
+
+  it: Learned
+
+  def init(self, params: PyTree) -> tuple[Memory, dict[str, Array]]:
+    """Blank neurons and counts."""
+    return self.it.init(params), blank_counts(self.it.tensors)
+
+  def update(
+    self, grads: PyTree, state: tuple[Memory, dict[str, Array]], params: PyTree = None, *, acts: Acts, **extra: Any
+  ) -> tuple[PyTree, tuple[Memory, dict[str, Array]]]:
+    """As that of the rule, with the multipliers of this step counted; of counts that are {} none."""
+    memory, counts = state
+    deltas, memory = self.it.multipliers(grads, memory, params, acts)
+    counts = {name: count + histogram(deltas[name]) for name, count in counts.items()}
+    return self.it.applied(grads, deltas), (memory, counts)
+
+
+def counting(
+  theta: Theta, alpha: Array | float, tensors: Mapping[str, Tensor], rule: Rule = Rule()
+) -> optax.GradientTransformationExtraArgs:
+  """The rule as `learned` makes it, whose state is (memory, counts of multipliers); counts that are {} stay so."""
+  it = Counting(Learned(theta, alpha, tensors, rule, through_inputs=False))
+  return optax.GradientTransformationExtraArgs(it.init, it.update)
+
+
+def blank_counts(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+  """No multiplier counted yet."""
+  return {name: jnp.zeros(BINS, jnp.float32) for name in tensors}
+
+
+def histogram(delta: Array) -> Array:
+  """[BINS] float32 how many multipliers lie in each bin between -WIDEST and WIDEST; those beyond are in the last."""
+  place = jnp.clip((delta.ravel() + WIDEST) * (BINS / (2 * WIDEST)), 0, BINS - 1).astype(jnp.int32)
+  return jnp.zeros(BINS, jnp.float32).at[place].add(1)
 
 
 def largest_cell(memory: Memory) -> Array:
