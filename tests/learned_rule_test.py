@@ -5,16 +5,17 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from cljax import artifacts
 from cljax.errors import ConfigError
 from cljax.experiment import assemble
 from cljax.methods import METHODS
+from cljax.methods.learned_rule import exhibits
 from cljax.nets.heads import Heads
 from cljax.pieces.neurons import tensors_of_net
 from cljax.pieces.optimizers import sgd
 from cljax.pieces.rule import BINS, WIDEST, Rule, init_theta, part
-from cljax.report import multipliers
 from cljax.types import Outputs
 from tests import toys
 from tests.subjects import Subject, first
@@ -103,19 +104,22 @@ def test_the_memory_goes_back_to_zero_at_a_task_or_is_kept(tmp_path):
 def test_multipliers_are_counted_by_the_task(tmp_path):
   """Those of the control are the same in every step and of every neuron; counting them moves nothing."""
   theta, _, paths = files(tmp_path)
-  carry, plain = (subject(theta=paths["theta"], multipliers=counts).run() for counts in (True, False))
+  its = [subject(theta=paths["theta"], count_multipliers=counts) for counts in (True, False)]
+  carry, plain = (it.run() for it in its)
   chex.assert_trees_all_equal(first(carry.state).params, first(plain.state).params)
+  flat = flatten_dict(first(carry.state).params, sep="/")
   for name, own in theta.items():
     delta = own["scale"] * np.tanh(own["bias"])
-    neurons = np.size(first(carry.state).params["first"][name.split("/")[1]]) // delta.size if "first" in name else 1
+    neurons = flat[name].size // delta.size
     expected = np.histogram(np.clip(delta, -WIDEST, WIDEST), BINS, (-WIDEST, WIDEST))[0]
     found = carry.reports[f"multipliers/{name}"][0]
     assert not found[0].any()
-    for task in (1, 2):  # four epochs of three steps
-      np.testing.assert_array_equal(found[task], 12 * neurons * expected)
-  figure = multipliers.figures({}, carry.reports, "toy")["multipliers"]
+    for task in (1, 2):
+      steps = its[0].experiment.timeline.phase_steps(task, 0)[0]
+      np.testing.assert_array_equal(found[task], steps * neurons * expected)
+  figure = exhibits.figures({}, carry.reports, "toy")["multipliers"]
   assert [axis.get_title() for axis in figure.axes if axis.get_visible()] == list(theta)
-  assert multipliers.figures({}, plain.reports, "toy") == {}
+  assert exhibits.figures({}, plain.reports, "toy") == {}
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,12 @@ An exhibit is told by what a result holds and not by a method's name. Yours come
 
 from cljax.methods.expert_gate.exhibits import RELATEDNESS, TURNED
 from cljax.methods.lasem.exhibits import CHOSEN, SHARED
+from cljax.methods.learned_rule.exhibits import MULTIPLIERS
 from cljax.methods.routing.exhibits import ROUTING
 from cljax.methods.subnetwork.exhibits import FROZEN, ONSETS, SUBNETWORKS, WATCHED
 from cljax.report.curves import OUTPUT_WITHIN, READOUT_WITHIN
 from cljax.report.exhibits import Exhibit
 from cljax.report.frontier import FRONTIER
-from cljax.report.multipliers import MULTIPLIERS
 from cljax.report.representation import READOUT, READOUT_ADAM
 
 EXHIBITS: dict[str, Exhibit] = {

@@ -56,7 +56,7 @@ def of_method(name: str, alpha: float, batch: int, theta: str, old_rows: int) ->
   elif base == "teacher":
     training |= {"name": "er", "memory": "kept", "update": "union", "replay": batch, "capacity": old_rows}
   elif base in meta.RULES:
-    training |= {"name": "learned_rule", "form": base, "theta": theta, "alpha": alpha, "multipliers": True}
+    training |= {"name": "learned_rule", "form": base, "theta": theta, "alpha": alpha, "count_multipliers": True}
   else:
     training |= {"name": "finetune"}
   return training, alpha * float(share or 1)

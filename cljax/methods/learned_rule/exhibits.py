@@ -31,4 +31,4 @@ def figures(result: Result, arrays: Arrays, title: str) -> dict[str, Figure]:
   return {"multipliers": figure}
 
 
-MULTIPLIERS = Exhibit((), ("config.method.multipliers",), figures=figures)
+MULTIPLIERS = Exhibit((), ("config.method.count_multipliers",), figures=figures)

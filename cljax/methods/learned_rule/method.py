@@ -48,7 +48,7 @@ def learned_rule(
     str, free("file of a trained rule, `W/parts/seed_0/theta.npz`; '' is one before training: plain SGD at alpha")
   ] = "",
   alpha: Annotated[Array | float, at_least(0, "the learning rate of the rule's steps")] = 0.1,
-  multipliers: Annotated[bool, free("those of each task are counted for a figure: a tenth more time")] = False,
+  count_multipliers: Annotated[bool, free("those of each task are counted for a figure: a tenth more time")] = False,
   memory: Annotated[str, one_of(("reset", "keep"), "what becomes of the rule's memory as a task begins")] = "reset",
 ) -> Method:
   """Fine-tuning whose later tasks are learnt by the rule, heads by plain SGD at alpha.
@@ -64,7 +64,7 @@ def learned_rule(
     own = learner.init(key)
     untrained = init_theta(jax.random.fold_in(key, 1), tensors, rule)
     blank = learned(untrained, alpha, tensors, rule).init(own["params"])
-    counts = blank_counts(tensors) if multipliers else {}
+    counts = blank_counts(tensors) if count_multipliers else {}
     return State(**own, theta=untrained, memory=blank, largest=jnp.float32(0), counts=counts)
 
   def load(state: State, parts: Mapping[str, Mapping[str, Array]]) -> State:
@@ -102,7 +102,7 @@ def learned_rule(
     return {f"method.cell={rule.cell!r}": ~finite}
 
   literal = (rule.form, rule.cell) == ("lstm", "relu")
-  phase = Phase("fit", batch_size, step, epochs=epochs, enter=enter if memory == "reset" or multipliers else keep)
+  phase = Phase("fit", batch_size, step, epochs=epochs, enter=enter if memory == "reset" or count_multipliers else keep)
   return Method(
     init,
     (phase,),
