@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cljax.data import bank, manual
+from cljax.data import bank, join, manual
 from cljax.data.class_lists import LISTS, class_lists
+from cljax.data.transfers import transfer
 from cljax.errors import ConfigError
 from tests.banks import data_folder, files_of_cache, refusal
 from tests.class_lists_test import KEY, tables
@@ -100,6 +101,50 @@ def test_office_home(root, monkeypatch):
   assert not set(np.concatenate(tables(stream.tasks.train))) & set(np.concatenate(tables(stream.tasks.valid)))
   with pytest.raises(ConfigError, match="8 training and 1 validation rows.*lower config.stream.train_share or"):
     class_lists(source, KEY, **{**lists, "train_share": 0.8})
+
+
+def write_tiny(folder, classes=200, rows=3):
+  """`rows` training files a class and one of validation, of one grey that tells the class, every other file grey."""
+  names = [f"n{n:08d}" for n in range(1000, 1000 + classes)]
+  lines = []
+  (folder / "val/images").mkdir(parents=True)
+  for c, name in enumerate(names):
+    (folder / "train" / name / "images").mkdir(parents=True)
+    for i in range(rows):
+      mode, grey = (("L", c), ("RGB", (c, c, c)))[i % 2]
+      Image.new(mode, (64, 64), grey).save(folder / "train" / name / "images" / f"{name}_{i}.JPEG", quality=95)
+    own = (c * 7) % classes  # validation files are in no order of classes
+    Image.new("RGB", (64, 64), (own, own, own)).save(folder / "val/images" / f"val_{c}.JPEG", quality=95)
+    lines.append(f"val_{c}.JPEG\t{names[own]}\t0\t0\t62\t62")
+  (folder / "val/val_annotations.txt").write_text("\n".join(lines) + "\n")
+  return names
+
+
+def test_tiny_imagenet(root):
+  """Validation files are the test rows, by the classes of the list beside them; joined with others they are 32 wide."""
+  folder = root / "manual/tiny_imagenet/tiny-imagenet-200"
+  write_tiny(folder)
+  source = bank.load("tiny_imagenet", str(root))
+  assert source.train.x.shape == (600, 64, 64, 3) and source.test.x.shape == (200, 64, 64, 3)
+  for data in (source.train, source.test):
+    np.testing.assert_allclose(data.x.mean(axis=(1, 2, 3)), data.y, atol=1.5)
+    assert np.unique(data.y).tolist() == list(range(200)) and data.y.dtype == np.int32
+  both = join.load("digits+tiny_imagenet", str(root), 32, 3)
+  assert both.train.x.shape[1:] == (32, 32, 3) and both.classes.tolist() == list(range(210))
+  spec, stream = transfer(both, KEY, old=(0, 1, 2, 3, 4), new=tuple(range(10, 210)), new_classes=5)
+  assert (spec.T, spec.C) == (2, 5) and stream.tasks.train.count.tolist()[1] == 15
+
+
+def test_a_damaged_tiny_imagenet_is_named(root):
+  folder = root / "manual/tiny_imagenet"
+  refusal(
+    "tiny_imagenet", root, f"{folder}/train/n01443537/images/n01443537_0.JPEG", f"{folder}/val/val_annotations.txt"
+  )
+  names = write_tiny(folder, rows=1)
+  (folder / "val/val_annotations.txt").write_text(f"val_0.JPEG\t{names[0]}\t0\n")
+  refusal("tiny_imagenet", root, "val_annotations.txt is damaged (it names no class for val_1.JPEG, val_10.JPEG")
+  (folder / "train" / names[3]).rename(folder / "elsewhere")
+  refusal("tiny_imagenet", root, f"{folder}/train has pictures of 199 classes where there are 200")
 
 
 def test_both_names_of_the_second_domain_and_what_is_damaged(root, monkeypatch):

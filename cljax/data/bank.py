@@ -2,8 +2,8 @@
 
 `digits` and `synthetic` come with the library. Any other name is an image classification data set that
 `tensorflow_datasets` has prepared as array_record; it is read without TensorFlow and without a network, and its decoded
-arrays are cached, so that the second start takes no time. `stl10` and `office_home` are also, or only, read from files
-that were copied by hand (`data.manual`).
+arrays are cached, so that the second start takes no time. `stl10`, `office_home` and `tiny_imagenet` are also, or only,
+read from files that were copied by hand (`data.manual`).
 """
 
 import os

@@ -8,6 +8,11 @@ officehome-dataset/), a folder of JPEG files for each of 65 classes. Labels coun
 without regard to case, 0..64 in Product and 65..129 in Real World. Pictures become 128x128x3 by Pillow's bilinear
 filter, whose support grows with the reduction (antialiasing). The data has no test rows of its own: int(.3 n) of the n
 pictures of each class and domain, evenly spread over their names, are test rows, the same for everybody.
+
+`tiny_imagenet`: tiny-imagenet-200.zip (http://cs231n.stanford.edu/tiny-imagenet-200.zip): 200 classes of 64x64 JPEG
+files, grey ones among them, in train/CLASS/images, and the validation files, which are the test rows here, in
+val/images with their classes in val/val_annotations.txt. Labels 0..199 count the names of the classes in order; the
+archive's own test files have no labels.
 """
 
 import shlex
@@ -26,7 +31,11 @@ STL_FILES = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
 STL_SHAPE = (3, 96, 96)  # as stored: channel, column, row
 DOMAINS = (("Product",), ("Real World", "RealWorld"))  # and how their folders may be called
 OFFICE_CLASSES, OFFICE_SIDE = 65, 128
+ANNOTATIONS = "val/val_annotations.txt"
 OFFICE_TEST = 3  # of ten pictures
+
+
+TINY_CLASSES, TINY_SIDE = 200, 64
 
 
 class Manual(NamedTuple):
@@ -108,7 +117,7 @@ def read_office(folder: Path, files: list[Path]) -> Arrays:
   first, second = domain_folders(folder)
   check_classes(first, second, by_class)
   for label, own in enumerate(by_class.values()):
-    x, place = np.stack([picture(path) for path in own]), np.arange(len(own))
+    x, place = np.stack([picture(path, OFFICE_SIDE) for path in own]), np.arange(len(own))
     test = OFFICE_TEST * (place + 1) // 10 > OFFICE_TEST * place // 10
     for split, rows in (("train", ~test), ("test", test)):
       parts[f"{split}_x"].append(x[rows])
@@ -126,12 +135,38 @@ def check_classes(first: Path, second: Path, by_class: Iterable[Path]) -> None:
     raise ConfigError(f"only one of {first} and {second} has pictures of {', '.join(odd[:3])}: copy both again")
 
 
-def picture(path: Path) -> np.ndarray:
-  """A file as [128, 128, 3] uint8; ConfigError: it cannot be decoded."""
+def tiny_files(folder: Path) -> list[Path]:
+  """All training files by class and name, then the test files by name; none where a part is missing."""
+  train = sorted(folder.glob("train/*/images/*.JPEG"))
+  test = sorted(folder.glob("val/images/*.JPEG"))
+  return train + test if train and test and (folder / ANNOTATIONS).is_file() else []
+
+
+def read_tiny(folder: Path, files: list[Path]) -> Arrays:
+  """Both splits: x [N, 64, 64, 3] uint8, y [N] int32; ConfigError: classes or labels that are missing, or a file that
+  is no picture."""
+  train = [path for path in files if path.parent.parent.parent.name == "train"]
+  names = sorted({path.parent.parent.name for path in train})
+  if len(names) != TINY_CLASSES:
+    where = f"{folder / 'train'} has pictures of {len(names)} classes"
+    raise ConfigError(f"{where} where there are {TINY_CLASSES}: copy it again")
+  told = dict(line.split("\t")[:2] for line in (folder / ANNOTATIONS).read_text().splitlines() if "\t" in line)
+  test = files[len(train) :]
+  if odd := [path.name for path in test if told.get(path.name) not in names]:
+    raise damaged(folder / ANNOTATIONS, f"it names no class for {', '.join(odd[:3])}")
+  classes = {"train": [path.parent.parent.name for path in train], "test": [told[path.name] for path in test]}
+  arrays: Arrays = {}
+  for split, own in (("train", train), ("test", test)):
+    arrays[f"{split}_x"] = np.stack([picture(path, TINY_SIDE) for path in own])
+    arrays[f"{split}_y"] = np.searchsorted(names, classes[split]).astype(np.int32)
+  return arrays
+
+
+def picture(path: Path, side: int) -> np.ndarray:
+  """A file as [side, side, 3] uint8; ConfigError: it cannot be decoded."""
   try:
     with Image.open(path) as image:
-      small = image.convert("RGB").resize((OFFICE_SIDE, OFFICE_SIDE), Image.Resampling.BILINEAR)
-      return np.asarray(small)
+      return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
   except OSError as error:
     raise damaged(path, " ".join(str(error).split())) from error
 
@@ -150,5 +185,12 @@ MANUAL = {
     read_office,
     "unpack OfficeHomeDataset_10072016.zip so that {folder} holds the folders Product and Real World, with a folder of "
     "pictures for each of 65 classes, such as {folder}/Product/Alarm_Clock/00001.jpg",
+  ),
+  "tiny_imagenet": Manual(
+    "tiny-imagenet-200",
+    tiny_files,
+    read_tiny,
+    "unpack tiny-imagenet-200.zip so that {folder} holds the folders train and val, such as "
+    f"{{folder}}/train/n01443537/images/n01443537_0.JPEG and {{folder}}/{ANNOTATIONS}",
   ),
 }

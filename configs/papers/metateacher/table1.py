@@ -81,6 +81,8 @@ def get_config(arg: str = "") -> ConfigDict:
   classes = 0 if len(data.new) == data.classes * data.tasks else data.classes
   half = {"all": "all", "first": "second", "second": "first"}[data.half]
   stream = {"name": "transfer", "source": data.source, "old": data.old, "new": held_out(data.new, classes)}
+  if pinned.get("experiment") == "4" and preset == "paper":  # classes of a data set that meta-training never saw
+    stream |= {"source": "cifar10+tiny_imagenet", "new": tuple(range(10, 210))}
   config.stream = {**stream, "new_tasks": data.tasks, "new_classes": classes, "half": half}
   config.net = trained.net.to_dict()
   theta = f"{folder}/{rule}/parts/{seed}/theta.npz"
