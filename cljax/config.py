@@ -107,20 +107,7 @@ def complete(config: ConfigDict) -> ConfigDict:
   """
   config = ConfigDict(config.to_dict())  # a lock would refuse the new fields
   for name, table, given in (("stream", STREAMS, 2), ("net", NETS, 2), ("method", METHODS, 3)):
-    factory, fields = section(config, name, table)
-    taken = defaults(factory, given)
-    for key, value in fields.items():
-      others = [defaults(other, given) for other in table.values()]
-      if key not in taken and any(key in other for other in others):
-        if not any(key in other and other[key] == value for other in others):
-          raise ConfigError(
-            f"config.{name}.{key}={value!r} means nothing to config.{name}.name={config[name].name!r}, "
-            f"which takes {', '.join(taken)}"
-          )
-        del config[name][key]
-    for key, value in taken.items():
-      if key not in config[name]:
-        config[name][key] = placeholder(float) if value is None else value
+    complete_section(config, name, table, given)
   for key, choice in choices(config).items():
     config.method[key] = complete_choice(f"config.method.{key}", config.method[key], choice)
   for key in ("lr", *numbers_of(config)):
@@ -135,6 +122,39 @@ def choices(config: ConfigDict) -> dict[str, Mapping[str, Callable]]:
   """The keywords of the method that are chosen from a table, and the table."""
   found = fields(METHODS[config.method.name], 3)
   return {key: field.bound.table() for key, field in found.items() if field.bound.table}
+
+
+def complete_section(config: ConfigDict, name: str, table: dict[str, Any], given: int) -> None:
+  """Gives a section every keyword of what its name picks; those of other choices go where they stand at their defaults.
+
+  Raises:
+    ConfigError: a keyword of another choice that was set.
+  """
+  factory, fields = section(config, name, table)
+  taken = defaults(factory, given)
+  for key, value in fields.items():
+    others = [defaults(other, given) for other in table.values()]
+    if key not in taken and any(key in other for other in others):
+      if not any(key in other and other[key] == value for other in others):
+        raise ConfigError(
+          f"config.{name}.{key}={value!r} means nothing to config.{name}.name={config[name].name!r}, "
+          f"which takes {', '.join(taken)}"
+        )
+      del config[name][key]
+  for key, value in taken.items():
+    if key not in config[name]:
+      config[name][key] = placeholder(float) if value is None else value
+
+
+def completed_net(net: Mapping[str, Any]) -> dict[str, Any]:
+  """`config.net` with every keyword of the net that it names.
+
+  Raises:
+    ConfigError: an unknown net, or a keyword of another one that was set.
+  """
+  config = ConfigDict({"net": dict(net)})
+  complete_section(config, "net", NETS, 2)
+  return config.net.to_dict()
 
 
 def complete_choice(where: str, given: Mapping[str, Any], table: Mapping[str, Callable]) -> ConfigDict:

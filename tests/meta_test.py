@@ -155,6 +155,17 @@ def test_a_threshold_that_lets_nothing_live_is_said(tmp_path, caplog):
   assert result["episodes"] == [8]
 
 
+def test_a_config_has_every_field_of_its_net():
+  """So that flags can set them, and another net by its name alone."""
+  net = config_file.get_config("preset=paper").net
+  assert net.to_dict() == {"name": "resnet", "depth": 32, "widths": (16, 32, 64), "groups": 8, "kernel_init": "he"}
+  other = {**net.to_dict(), "name": "normed_cnn", "depth": 8}
+  with pytest.raises(ConfigError, match="config.net.depth=8 means nothing to config.net.name='normed_cnn'"):
+    settings_of({"net": other})
+  smoke = {**config_file.get_config("preset=smoke").net.to_dict(), "hidden": (256, 256), "name": "normed_cnn"}
+  assert type(settings_of({"net": smoke}).net).__name__ == "NormedCNN"
+
+
 @pytest.mark.parametrize("preset", config_file.PRESETS)
 @pytest.mark.parametrize("rule", config_file.RULES)
 def test_every_config_is_whole(preset, rule):
@@ -198,6 +209,10 @@ def test_no_value_of_any_key_ends_in_a_traceback(name):
     ({"inner": {"unroll": True, "remat": True}}, "remat saves memory in a loop only"),
     ({"start": {"epochs": 1, "last_epochs": 2}}, "config.start.last_epochs=2 is more than"),
     ({"start": {"file": "x", "networks": 2}}, "config.start.file is one network"),
+    (
+      {"net": {"name": "normed_cnn", "hidden": (3,)}},
+      "config.net.hidden=.* means nothing to config.net.name='normed_cnn'",
+    ),
     ({"net": {"name": "mpl"}}, "config.net.name='mpl' is not known. Did you mean mlp"),
     ({"net": {"name": "stack"}}, "take a net without dropout and running statistics"),
     ({"net": {"name": "routed_mlp"}}, "a learned rule trains a net without gates"),

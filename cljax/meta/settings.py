@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
-from cljax.config import keywords
+from cljax.config import completed_net, keywords
 from cljax.data.transfers import HALVES
 from cljax.declared import above, at_least, check, checked, field_of, fields, free, one_of
 from cljax.errors import ConfigError, choose
@@ -127,9 +127,10 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     )
   if outer["trains"] == "start" and start.networks > 1:
     raise ConfigError("config.trains='start' trains one network: set config.start.networks=1")
-  net_fields = {key: tuple(v) if isinstance(v, list) else v for key, v in config.get("net", known["net"]).items()}
-  net_type = NETS[choose("config.net.name", str(net_fields.pop("name", "")), NETS)]
+  net = completed_net(config.get("net", known["net"]))
+  net_fields = {key: tuple(value) if isinstance(value, list) else value for key, value in net.items() if key != "name"}
+  net_type = NETS[net["name"]]
   own = keywords("net", net_fields, net_type)
   seeds = tuple(range(outer["seed"], outer["seed"] + outer["num_seeds"]))
-  net = net_type(heads=data.tasks + 1, classes=data.classes, **own)
-  return Settings(**{**read, "curriculum": curriculum.checked()}, net=net, trains=outer["trains"], seeds=seeds)
+  made = net_type(heads=data.tasks + 1, classes=data.classes, **own)
+  return Settings(**{**read, "curriculum": curriculum.checked()}, net=made, trains=outer["trains"], seeds=seeds)

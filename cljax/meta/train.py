@@ -15,6 +15,7 @@ from etils import epath
 
 from cljax import artifacts
 from cljax.checkpoint import Checkpoints
+from cljax.config import completed_net
 from cljax.data import bank, join
 from cljax.data.bank import Source
 from cljax.drive import Stopped
@@ -88,7 +89,8 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
   found = default()
   for name, value in config.items():
     found[name] = {**found[name], **value} if isinstance(value, Mapping) and name != "net" else value
-  return {name: dict(value) if isinstance(value, Mapping) else value for name, value in found.items()}
+  found = {name: dict(value) if isinstance(value, Mapping) else value for name, value in found.items()}
+  return {**found, "net": completed_net(found["net"])}
 
 
 def source_of(data: Data, data_dir: str | None) -> Source:

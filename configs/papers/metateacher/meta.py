@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from cljax.config import variant
+from cljax.config import completed_net, variant
 from cljax.meta.settings import default
 
 PRESETS = ("reduced", "small_cifar", "smoke", "paper")
@@ -129,6 +129,7 @@ def get_config(arg: str = "") -> ConfigDict:
     merged(config, {"trains": "start", "curriculum": ten, "start": {"networks": 1}})
   else:
     merged(config, {"trains": "nothing", "start": {"of": "both", "networks": 1}})
+  config["net"] = completed_net(config["net"])
   config["paper"], config["preset"] = "metateacher", pinned["preset"]
   config["length"]["scale"] = placeholder(float)
   return ConfigDict(config)
