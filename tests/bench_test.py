@@ -54,9 +54,9 @@ def test_the_bare_scans_compute_what_cljax_computes(name):
   fields = {"update": "union"} if name == "er_union" else {}
   method = method_of(name.split("_")[0], spec, **fields)
   (phase,) = method.phases
-  first, second = view_at(data, jnp.int32(0)), view_at(data, jnp.int32(1))
+  first, second = (jax.jit(view_at)(data, jnp.int32(t)) for t in range(2))
   learn, watch = learner(phase), watcher(phase)
-  state, _ = learn(method.init(jax.random.key(7)), first, 0)
+  state, _ = learn(jax.jit(method.init)(jax.random.key(7)), first, 0)
   _, batches = watch(state, second, 1)
   assert batches["live"].all() and len(np.unique(batches["task"])) == 2
   after, _ = learn(state, second, 1)
@@ -226,11 +226,11 @@ def test_a_loop_of_convolutions_takes_the_steps_that_are_dispatched(small):
 
 
 def test_the_tree_takes_the_steps_of_one_configuration_after_the_other(monkeypatch):
-  """`sharing` compares their weights itself; here on few pixels."""
+  """`sharing` compares their weights itself; here two layers on few pixels, four configurations."""
   for name, value in (
     ("STEPS", 2),
     ("SHAPE", (8, 8, 3)),
-    ("NET", {**sharing.NET, "channels": (3,) * 4, "hidden": (5,)}),
+    ("NET", {**sharing.NET, "channels": (3, 3), "pools": (1, 2), "hidden": (5,)}),
   ):
     monkeypatch.setattr(sharing, name, value)
   found = sharing.sharing(["bare", "naive"], 1)
@@ -240,7 +240,7 @@ def test_the_tree_takes_the_steps_of_one_configuration_after_the_other(monkeypat
     sharing.sharing(["naive"], 1)
   assert sharing.sharing(["bare"], 1) == []
   (memory,) = sharing.sharing(["memory_tree"], 1)
-  assert memory.goal is None and memory.ours.endswith(" MB") and 1 < memory.ratio.median < 16
+  assert memory.goal is None and memory.ours.endswith(" MB") and 1 < memory.ratio.median < 4
 
 
 def test_rows_have_names_of_their_own():

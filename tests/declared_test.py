@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from cljax.config import complete, default
 from cljax.data import STREAMS, bank
@@ -198,6 +198,7 @@ def typed(monkeypatch, section, name, key, word):
   config.method = {"name": method} | ({"guard": {"name": name}} if section == "guard" else {})
   place = {"guard": "method.guard"}.get(section, section)
   line = ["launch", f"--config.{place}.{key}={word}"]
+  monkeypatch.setattr(ConfigDict, "__str__", object.__repr__)  # the text of a default, which nobody reads, took longest
   monkeypatch.setattr(sys, "argv", line)  # where ml_collections looks for overrides
   words = flags.FlagValues()
   config_flags.DEFINE_config_dict("config", complete(config), flag_values=words)

@@ -24,9 +24,14 @@ RULE = Rule(hidden=4, hidden_vectors=3)
 STATIC = Rule(form="static")
 
 
+def short(spec):
+  """One hidden layer: each of its tensors has a rule of its own."""
+  return toys.mlp(spec).clone(hidden=(8,))
+
+
 def made(spec, net=None, alpha=0.3, rule=STATIC, **keywords):
   return METHODS["learned_rule"](
-    net or toys.mlp(spec), sgd(0.3), spec, batch_size=10, epochs=4, alpha=alpha, **rule._asdict(), **keywords
+    net or short(spec), sgd(0.3), spec, batch_size=10, epochs=4, alpha=alpha, **rule._asdict(), **keywords
   )
 
 
@@ -45,7 +50,7 @@ def task_ends(it):
 def files(folder, rule=STATIC, x_shape=(4, 4, 1), seed=3):
   """A theta of random numbers, and a start, for the toys' net."""
   spec, _ = toys.stream()
-  net = toys.mlp(spec)
+  net = short(spec)
   variables = jax.jit(net.init)(jax.random.key(seed), np.zeros((1, *x_shape), np.float32), np.zeros(1, np.int32))
   tensors = tensors_of_net(net, variables, x_shape)[1]
   random = np.random.default_rng(seed)
@@ -57,7 +62,7 @@ def files(folder, rule=STATIC, x_shape=(4, 4, 1), seed=3):
 
 def test_an_untrained_rule_is_fine_tuning():
   spec, data = toys.stream()
-  plain = METHODS["finetune"](toys.mlp(spec), sgd(0.3), spec, batch_size=10, epochs=4, block=1)
+  plain = METHODS["finetune"](short(spec), sgd(0.3), spec, batch_size=10, epochs=4, block=1)
   wanted = Subject(toys.experiment(plain, spec, data, seeds=(0,))).run()
   chex.assert_trees_all_close(subject().run().state.params, wanted.state.params, atol=1e-4)
 

@@ -183,9 +183,9 @@ def test_matrices_have_the_pairs_that_config_evaluate_names(mode):
   chex.assert_trees_all_equal(other.looked["watch"], looked("two_phases")[0].looked["watch"])
 
 
-@NAMES
-def test_going_on_from_every_save_finds_the_same(name, tmp_path):
+def test_going_on_from_every_save_finds_the_same(tmp_path):
   """Each session goes on from the last one's checkpoint and is stopped at the first chance, until the run is done."""
+  name = "two_phases"  # ticks and an exit that goes back: tests/checkpoint_test.py
   folder, sessions, carry = epath.Path(tmp_path), 0, None
   while carry is None:
     sessions += 1
@@ -244,17 +244,26 @@ def test_a_work_dir_of_an_older_version_is_its_run_s(tmp_path):
 # Slots of the method's own, further looks, costly pictures.
 
 
-@pytest.mark.parametrize("slot", [1, -1])
-def test_a_method_that_numbers_its_slots_is_asked_by_the_slot_in_training(slot):
-  """The slot is reported after the task: inside it is that of the report of that moment; without one nothing counts."""
+@functools.cache
+def numbering(slot: int) -> Subject:
+  """Its method says that the slot in training is this one."""
   spec, data = toys.stream()
   method = toys.plain(spec, epochs=2)
 
   def report(state):
     return {**method.report(state), "slot": jnp.int32(slot)}
 
-  it = toys.experiment(method._replace(slots=3, report=report), spec, data, looks=ALL)
-  it = Subject(it, subjects.compiled("plain"), (".task", ".valid", "report"))
+  looks = ("valid", "before_exit", "watch", "trials", "output_within")  # probes: tests/readout_test.py
+  it = toys.experiment(method._replace(slots=3, report=report), spec, data, looks=looks)
+  if slot < 0:
+    return Subject(it, numbering(1), ("report",))
+  return Subject(it, subjects.compiled("plain"), (".task", ".valid", "report"))
+
+
+@pytest.mark.parametrize("slot", [1, -1])
+def test_a_method_that_numbers_its_slots_is_asked_by_the_slot_in_training(slot):
+  """The slot is reported after the task: inside it is that of the report of that moment; without one nothing counts."""
+  it = numbering(slot)
   carry = it.run()
   if slot < 0:
     found = [counts for found in carry.looked.values() for name, counts in found.items() if name != "done"]

@@ -12,7 +12,7 @@ from cljax import artifacts
 from cljax.drive import Stopped
 from cljax.errors import ConfigError
 from cljax.meta.settings import RECORDS, default, settings_of
-from cljax.meta.train import train
+from cljax.meta.train import Loop, train
 from cljax.report.training import training_figures
 from configs.papers.metateacher import meta as config_file
 from tests.declared_test import WRONG
@@ -44,6 +44,11 @@ def theta_of(folder, seed=0):
 def lines_of(folder):
   rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
   return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def begun_by(folder, **changes):
+  """`quick` that starts from the network of a finished run, which nothing trains again."""
+  return quick(start={"file": str(folder / "parts" / "seed_0" / "start.npz")}, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +102,12 @@ def test_stopping_and_going_on_gives_the_same_bits(done, tmp_path):
 
 
 def test_the_length_of_a_call_changes_no_number(done, tmp_path):
-  """Segments are named by their number, wherever a call begins."""
+  """Segments are named by their number, wherever a call begins; a network from a file is the one that was trained."""
   folder, _ = done
-  train(quick(length={"call": 2}), tmp_path, quiet=True)
+  train(begun_by(folder, length={"call": 2}), tmp_path, quiet=True)
   chex.assert_trees_all_equal(theta_of(tmp_path), theta_of(folder))
+  starts = [artifacts.read(each / "parts" / "seed_0" / "start.npz") for each in (tmp_path, folder)]
+  chex.assert_trees_all_equal(*starts)
 
 
 def test_seeds_and_networks_are_drawn_apart(tmp_path):
@@ -113,9 +120,6 @@ def test_seeds_and_networks_are_drawn_apart(tmp_path):
   trained = [artifacts.read(tmp_path / "start" / "parts" / f"seed_{n}" / "start.npz") for n in range(6)]
   chex.assert_trees_all_equal(kept, [trained[2], trained[5]])
   assert len({one["['first']['kernel']"].tobytes() for one in trained}) == 6
-  again = quick(start={"file": str(tmp_path / "parts" / "seed_1" / "start.npz")}, length={"segments": 4})
-  train(again, tmp_path / "again", quiet=True)
-  chex.assert_trees_all_equal(artifacts.read(tmp_path / "again" / "parts" / "seed_0" / "start.npz"), kept[1])
 
 
 def test_three_tasks_whose_truncation_grows_by_single_steps(tmp_path):
@@ -136,19 +140,22 @@ def test_three_tasks_whose_truncation_grows_by_single_steps(tmp_path):
   assert {row["task"] for row in lines_of(tmp_path)} == {1, 2}
 
 
-def test_literal_relu_cells_stop_with_their_name(tmp_path):
-  settings = quick(rule={"form": "lstm", "cell": "relu"}, inner={"alpha": 1e30})
-  with pytest.raises(ConfigError, match="config.rule.cell='relu' ended in numbers that are not finite at segment"):
-    train(settings, tmp_path, quiet=True)
+def test_literal_relu_cells_stop_with_their_name():
+  """At their first such segment; other cells where all of a call are so."""
+  told = {"finite": np.array([True, False, True]), "patient": np.zeros(3, bool)}
+  relu, tanh = (settings_of(quick(rule={"form": "lstm", "cell": cell})) for cell in ("relu", "tanh"))
+  with pytest.raises(ConfigError, match="config.rule.cell='relu' ended in numbers that are not finite at segment 5"):
+    Loop(relu, None, None, None, {}).check(told, 4)
+  Loop(tanh, None, None, None, {}).check(told, 4)
 
 
-def test_what_never_is_finite_stops(tmp_path):
+def test_what_never_is_finite_stops(done, tmp_path):
   with pytest.raises(ConfigError, match=r"no segment from segment 0 on is finite: lower config.inner.alpha=1e\+30"):
-    train(quick(inner={"alpha": 1e30}), tmp_path, quiet=True)
+    train(begun_by(done[0], inner={"alpha": 1e30}), tmp_path, quiet=True)
 
 
-def test_a_threshold_that_lets_nothing_live_is_said(tmp_path, caplog):
-  settings = quick(curriculum={"threshold": 1e-9, "threshold_most": 1e-9, "patience": 3})
+def test_a_threshold_that_lets_nothing_live_is_said(done, tmp_path, caplog):
+  settings = begun_by(done[0], curriculum={"threshold": 1e-9, "threshold_most": 1e-9, "patience": 3})
   result = train(settings, tmp_path, quiet=True)
   assert "3 episodes in a row ended in their first segment, so one lives to its end" in caplog.text
   assert [row["episode"] for row in lines_of(tmp_path)] == [0, 3, 4, 7]

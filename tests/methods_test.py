@@ -24,23 +24,40 @@ from tests.subjects import Subject, first
 
 GOLDEN = Path(__file__).parent / "golden"
 
+
+def short_mlp(spec):
+  return toys.mlp(spec).clone(hidden=(8,))
+
+
+def short_wide_mlp(spec):
+  return toys.mlp(spec).clone(hidden=(24,))
+
+
+def short_stack(spec):
+  """One convolution: programs grow with the layers."""
+  return toys.stack(spec).clone(channels=(4,), pools=(2,))
+
+
 # How the toy of a method is built where the defaults do not do: net, and keywords that make it small.
 SMALL_GATE = {"batch_size": 10, "warmup_epochs": 2, "code": 4, "autoencoder_batch": 10, "autoencoder_epochs": 3}
 TOYS = {
   "apd": (toys.stack, {}),
-  "confident": (toys.mlp, {"batch_size": 10, "warmup_epochs": 2}),
-  "darts": (toys.stack, {}),
-  "den": (toys.stack, {"added_units": 2, "split_thresholds": (0.2, 0.2)}),
-  "discriminative": (toys.mlp, {"batch_size": 10, "warmup_epochs": 2, "hidden": 6, "gate_batch": 10, "gate_epochs": 3}),
+  "confident": (short_mlp, {"batch_size": 10, "warmup_epochs": 0}),
+  "darts": (short_stack, {}),
+  "den": (short_stack, {"added_units": 2, "split_thresholds": (0.2, 0.2)}),
+  "discriminative": (
+    short_mlp,
+    {"batch_size": 10, "warmup_epochs": 0, "hidden": 6, "gate_batch": 10, "gate_epochs": 3},
+  ),
   "er": (toys.mlp, {"replay": 4, "capacity": 12}),
-  "expert_gate": (toys.mlp, SMALL_GATE),
-  "lasem": (toys.stack, {}),
-  "learned_rule": (toys.mlp, {"batch_size": 10, "alpha": 0.3, "hidden": 4, "hidden_vectors": 3}),
-  "lwf": (toys.mlp, {"batch_size": 10, "warmup_epochs": 2}),
-  "progressive": (toys.stack, {}),
+  "expert_gate": (short_mlp, SMALL_GATE),
+  "lasem": (short_stack, {}),
+  "learned_rule": (short_mlp, {"batch_size": 10, "alpha": 0.3, "hidden": 4, "hidden_vectors": 3}),
+  "lwf": (short_mlp, {"batch_size": 10, "warmup_epochs": 2}),
+  "progressive": (short_stack, {}),
   "routing": (lambda spec: toys.routed(spec, width=8), {"replay": 4, "capacity": 12, "k": 3, "noise": 0.1}),
   "subnetwork": (
-    toys.wide_mlp,
+    short_wide_mlp,
     {"batch_size": 10, "retrain": 60, "experts": 3, "fractions": (0.2, 0.2, 0.3), "capacity_hidden": 0.7},
   ),
 }
@@ -145,16 +162,18 @@ def test_a_block_equals_its_steps(name):
 
 
 def test_going_on_from_every_cursor_gives_the_same_bits(name):
+  """One run that is left and taken up again at every save."""
   subject = toy(name)
-  units = subject.units()
-  saves = [i for i, unit in enumerate(units) if unit.kind == "save"]
-  for i in saves[:: max(1, len(saves) // 6)]:
-    carry = subject.run(units=units[: i + 1])
+  units, carry = subject.units(), subject.start()
+  cursors = [unit.at for unit in units if unit.kind == "save"]
+  for cursor in cursors:
+    end = next(i for i, unit in enumerate(units) if unit.kind == "save" and unit.at == cursor)
+    subject.run(units[: end + 1], carry=carry)
     carry.view = None
-    rest = list(subject.experiment.timeline.units(units[i].at, carry.row))
-    subject.run(rest, carry=carry)
-    chex.assert_trees_all_equal(carry.state, finished(name).state)
-    np.testing.assert_array_equal(carry.right["task"], finished(name).right["task"])
+    units = list(subject.experiment.timeline.units(cursor, carry.row))
+  subject.run(units, carry=carry)
+  chex.assert_trees_all_equal(carry.state, finished(name).state)
+  np.testing.assert_array_equal(carry.right["task"], finished(name).right["task"])
 
 
 def test_it_cannot_peek(name):
@@ -179,7 +198,8 @@ def test_it_cannot_peek(name):
 
 @pytest.mark.parametrize("name", sorted(AT_ZERO))
 def test_at_strength_zero_it_is_fine_tuning(name):
-  state = compiled(name, **AT_ZERO[name]).run().state
+  subject = compiled(name, **AT_ZERO[name])
+  state = subject.run([unit for unit in subject.units() if unit.kind not in ("evaluate", "save")]).state
   chex.assert_trees_all_equal(state.params, finished("finetune").state.params)
 
 
@@ -199,38 +219,46 @@ def test_report_and_faults_have_fixed_keys(name):
   assert set(faults[0]) == set(faults[1])
 
 
+@functools.cache
+def asked(name):
+  """state, slot -> Outputs of six test rows."""
+  apply = jax.jit(toy(name).method.apply)
+  x = jnp.asarray(toy(name).data.test_bank.x[:6] / np.float32(255))
+  return lambda state, slot=MIXED: apply(state, x, jnp.array(slot))
+
+
+MIXED = (0, 1, 2, 2, 1, 0)
+
+
 def test_apply_answers_rows_by_their_own_slot(name):
   """A mixed batch gives each row what a batch of its task alone gives."""
-  subject = toy(name)
   state = first(finished(name).state)
-  x = jnp.asarray(subject.data.test_bank.x[:6] / np.float32(255))
-  slot = jnp.array([0, 1, 2, 2, 1, 0])
-  apply = jax.jit(subject.method.apply)
-  mixed = apply(state, x, slot)
-  for i in range(6):
-    alone = apply(state, x[i : i + 1], slot[i : i + 1])
-    chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], mixed), alone, atol=1e-5)
-  assert mixed.features.shape[0] == 6 and mixed.logits.shape == (6, subject.spec.C)
+  mixed = asked(name)(state)
+  for slot in range(3):
+    own, alone = (
+      [leaf[np.equal(MIXED, slot)] for leaf in jax.tree.leaves(out)] for out in (mixed, asked(name)(state, [slot] * 6))
+    )
+    chex.assert_trees_all_close(own, alone, atol=1e-5)
+  assert mixed.features.shape[0] == 6 and mixed.logits.shape == (6, toy(name).spec.C)
 
 
 def test_a_batch_without_a_live_row_changes_nothing_learnt(name):
   subject = toy(name)
   state = first(finished(name).state)
-  method, phase = subject.method, subject.method.phases[0]
+  phase = subject.method.phases[0]
   view_tasks = subject.compiled["view"](jax.device_put(subject.data.tasks), jnp.int32(1))
   view = View(jax.device_put(subject.data.bank), view_tasks, jnp.int32(1))
   width = phase.batch + TOYS.get(name, (None, {}))[1].get("replay", 0)
   clock = Clock(*(jnp.int32(n) for n in (0, 0, 3, 0)))
 
   @jax.jit
-  def around(state, view):
+  def step(state, view):
     place = Place(jnp.ones(width, jnp.int32), jnp.arange(width))
     batch = fetch(view, place)._replace(live=jnp.zeros(width, bool))
-    after, info = phase.step(jax.random.key(0), state, batch, clock, view)
-    answers = (method.apply(it, batch.x, batch.task).logits for it in (state, after))
-    return *answers, info
+    return phase.step(jax.random.key(0), state, batch, clock, view)
 
-  before, after, info = around(state, view)
+  after, info = step(state, view)
+  before, after = (asked(name)(it, [1] * 6).logits for it in (state, after))
   chex.assert_trees_all_equal(before, after)
   assert float(info["loss"]) == 0
 

@@ -103,25 +103,25 @@ def method_of(name):
 
 @functools.cache
 def run(name, cut):
-  """The state after six steps of the first task, in chunks of `cut` steps."""
+  """(method, state before, state after six steps of the first task in chunks of `cut` steps)."""
   spec, data = toys.stream()
   method = method_of(name)
   phase, view = method.phases[0], view_at(data, jnp.int32(0), 3)
   chunk = jax.jit(fit_chunk, static_argnums=(0, 1))
-  state, done = jax.jit(method.init)(jax.random.key(0)), 0
+  state = fresh = jax.jit(method.init)(jax.random.key(0))
+  done = 0
   while done < 6:
     clock = Clock(*(jnp.int32(n) for n in (done // 3, done % 3, 3, done)))
     state, _ = chunk(phase, 6, jax.random.key(7), state, view, clock, jnp.int32(min(cut, 6 - done)))
     done += cut
-  return method, state
+  return method, fresh, state
 
 
-@pytest.mark.parametrize("name", ["er", "ewc", "finetune", "joint", "lwf", "single"])
+@pytest.mark.parametrize("name", ["er", "ewc", "lwf", "single"])
 def test_methods_carry_them(name):
   """Any cutting gives the same bits, statistics move, and an answer at rest depends on them."""
-  method, state = run(name, 6)
-  chex.assert_trees_all_equal(run(name, 2)[1], state)
-  fresh = jax.jit(method.init)(jax.random.key(0))
+  method, fresh, state = run(name, 6)
+  chex.assert_trees_all_equal(run(name, 2)[-1], state)
   moved = np.asarray(state.collections["batch_stats"]["BatchNorm_0"]["mean"])
   assert (moved != np.asarray(fresh.collections["batch_stats"]["BatchNorm_0"]["mean"])).all()
   if name == "single":
@@ -134,7 +134,7 @@ def test_methods_carry_them(name):
 
 def test_networks_of_their_own_keep_their_own_statistics():
   spec, data = toys.stream()
-  method, state = run("single", 6)
+  method, _, state = run("single", 6)
   view, clock = view_at(data, jnp.int32(0), 3), Clock(*(jnp.int32(n) for n in (2, 0, 3, 6)))
   state = jax.jit(method.phases[0].exit)(jax.random.key(0), state, view, clock)
   stored = state.store_collections["batch_stats"]["BatchNorm_0"]["mean"]

@@ -183,13 +183,22 @@ def test_classes_that_make_no_episodes_are_refused(old, pool, tasks, message):
     check_classes(old, pool, tasks, 2, np.full(10, 5))
 
 
+STATIC = Rule("static")  # where the rule is not the point: its programs are small
+
+
 @functools.cache
-def compiled(count=4, **curriculum):
-  outer, it = outer_of(**curriculum), episodes_of()
-  theta = jax.jit(lambda key: init_theta(key, outer.pair.tensors, RULE))(KEY)
-  state = jax.jit(lambda theta: outer.begin(KEY, theta, it))(theta)
+def begun(rule=RULE, **curriculum):
+  """(outer loop, episodes, its state before the first segment)."""
+  outer, it = outer_of(rule=rule, **curriculum), episodes_of()
+  theta = jax.jit(lambda key: init_theta(key, outer.pair.tensors, rule))(KEY)
+  return outer, it, jax.jit(lambda theta: outer.begin(KEY, theta, it))(theta)
+
+
+@functools.cache
+def compiled(count=4, **options):
+  outer, it, state = begun(**options)
   run = compiled_segments(outer, 2, count)
-  return outer, it, state, lambda state, first=0, run=run: run(KEY, it, state, jnp.int32(first))
+  return outer, it, state, lambda state, first=0: run(KEY, it, state, jnp.int32(first))
 
 
 def test_any_cutting_gives_the_same_bits():
@@ -209,18 +218,23 @@ def test_any_cutting_gives_the_same_bits():
 
 def test_a_restart_is_a_fresh_start():
   """At the threshold the networks go back to a start and the memory to zero; in the second task they go on."""
-  outer, it, state, run = compiled(threshold=1e-9, threshold_most=1e-9, later=0.0)
+  outer, it, state, run = compiled()
+  state = state._replace(unit=jnp.float32(1e-15))  # every loss is above so small a threshold
   at, told = run(state)
   assert told["task"].tolist() == [1, 2, 1, 2] and told["episode"].tolist() == [0, 0, 1, 1]
   chex.assert_trees_all_close(at.nets, jax.jit(lambda: outer.fresh(KEY, state.theta, it, jnp.int32(2)))())
   assert all(not np.any(leaf) for leaf in at.nets.memory.values())
-  once = jax.jit(lambda state: outer.segment(KEY, it, 2, state, jnp.int32(0))[0])(state)
-  assert int(once.place.task) == 2 and all(np.any(leaf) for leaf in once.nets.memory.values())
-  assert np.abs(once.nets.student["first"]["kernel"] - state.nets.student["first"]["kernel"]).max() > 0
+  later, told = run(state._replace(place=state.place._replace(task=jnp.int32(2))))
+  assert told["task"].tolist() == [2, 1, 2, 1]
+  assert int(later.place.task) == 2 and all(np.any(leaf) for leaf in later.nets.memory.values())
+  assert np.abs(later.nets.student["first"]["kernel"] - at.nets.student["first"]["kernel"]).max() > 0
+
+
+OF_SGD = {"rule": STATIC, "unit": "sgd", "steps": 3, "threshold": 0.5, "threshold_most": 0.5}
 
 
 def test_a_segment_that_is_not_finite_moves_nothing():
-  _, _, state, run = compiled(count=1)
+  _, _, state, run = compiled(count=1, **OF_SGD)
   spoiled = state.nets._replace(student=jax.tree.map(lambda leaf: leaf * jnp.nan, state.nets.student))
   at, told = run(state._replace(nets=spoiled))
   assert not told["finite"].any() and told["restarts"].all()
@@ -248,27 +262,20 @@ def test_the_rate_is_constant_then_a_cosine():
 
 def test_thresholds_may_be_shares_of_the_loss_of_plain_sgd():
   """Measured by plain steps on the same batches, in the last tenth; a half of it is half the threshold."""
-  static = Rule("static")
-  outer = outer_of(rule=static, unit="sgd", steps=3, threshold=0.5, threshold_most=0.5)
-  episodes = episodes_of()
-  theta = init_theta(KEY, outer.pair.tensors, static)
+  outer, episodes, state, run = compiled(count=1, **OF_SGD)
 
   @jax.jit
-  def by_hand(episodes):
-    nets = outer.fresh(KEY, theta, episodes, jnp.int32(0))
-    teacher = student = nets.teacher
-    loss = None
-    for number in range(3):
-      one = jax.tree.map(lambda leaf: leaf[0], outer.batches(KEY, episodes, place(), jnp.int32(number), 1))
-      new = rows(one, 4)
-      slope = jax.grad(lambda w, new=new: cross_entropy(outer.pair.answer(w, new).logits, new))(student)
-      teacher = outer.pair.teach(teacher, one)
-      student = jax.tree.map(lambda w, g: w - outer.pair.inner.alpha * g, student, slope)
-      loss = outer.pair.apart(teacher, student, one)
-    return loss
+  def step(teacher, student, number):
+    one = jax.tree.map(lambda leaf: leaf[0], outer.batches(KEY, episodes, place(), number, 1))
+    new = rows(one, 4)
+    slope = jax.grad(lambda w: cross_entropy(outer.pair.answer(w, new).logits, new))(student)
+    teacher = outer.pair.teach(teacher, one)
+    student = jax.tree.map(lambda w, g: w - outer.pair.inner.alpha * g, student, slope)
+    return teacher, student, outer.pair.apart(teacher, student, one)
 
-  state = jax.jit(lambda episodes: outer.begin(KEY, theta, episodes))(episodes)
-  np.testing.assert_allclose(state.unit, by_hand(episodes), rtol=1e-4)
+  teacher = student = state.nets.teacher
+  for number in range(3):
+    teacher, student, loss = step(teacher, student, jnp.int32(number))
+  np.testing.assert_allclose(state.unit, loss, rtol=1e-4)
   assert state.unit > 0
-  told = jax.jit(lambda state: outer.segment(KEY, episodes, 2, state, jnp.int32(0))[1])(state)
-  np.testing.assert_allclose(told["threshold"], 0.5 * state.unit, rtol=1e-6)
+  np.testing.assert_allclose(run(state)[1]["threshold"], [0.5 * state.unit], rtol=1e-6)

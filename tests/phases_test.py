@@ -14,7 +14,7 @@ from cljax.data.sample import fetch, view_at
 from cljax.errors import ConfigError
 from cljax.types import Block, Phase
 from tests import toys
-from tests.subjects import Subject, assert_same, cut, one_after_the_other
+from tests.subjects import Subject, assert_same, cut, evaluations, one_after_the_other, recording
 from tests.subjects import compiled_columns as columns
 from tests.subjects import compiled_hidden as hidden
 from tests.subjects import compiled_stopping as stopping
@@ -123,6 +123,39 @@ def test_enter_copies_a_slot_and_leaves_the_others_alone():
   assert_same(it.run(list(cut(units, lambda: 3))), it.run())
 
 
+def test_the_order_of_events_of_two_phases():
+  """Each phase has its own steps and total; edges that do nothing are absent."""
+  it, log = columns(), []
+  assert {"scout.enter", "fit.enter", "fit.exit"} == {
+    name for name in it.compiled if name.endswith(("enter", "tick", "exit"))
+  }
+  it.run(compiled=recording(it.compiled, log))
+  assert log == [
+    *evaluations(0, 3),
+    ("view", 0),
+    ("scout.enter", 0, 0, 3, 0),
+    ("scout.chunk", 0, 0, 3, 0, 4),
+    ("fit.enter", 0, 0, 4, 0),
+    ("fit.chunk", 0, 0, 4, 0, 8),
+    ("fit.exit", 2, 0, 4, 8),
+    *evaluations(1, 3),
+    ("view", 1),
+    ("scout.enter", 0, 0, 3, 4),
+    ("scout.chunk", 0, 0, 3, 4, 4),
+    ("fit.enter", 0, 0, 3, 8),
+    ("fit.chunk", 0, 0, 3, 8, 6),
+    ("fit.exit", 2, 0, 3, 14),
+    *evaluations(2, 3),
+    ("view", 2),
+    ("scout.enter", 0, 0, 4, 8),
+    ("scout.chunk", 0, 0, 4, 8, 4),
+    ("fit.enter", 0, 0, 5, 14),
+    ("fit.chunk", 0, 0, 5, 14, 10),
+    ("fit.exit", 2, 0, 5, 24),
+    *evaluations(3, 3),
+  ]
+
+
 # Hidden boundaries.
 
 
@@ -131,10 +164,13 @@ def streamed(first=0):
   return hidden(first=first).run()
 
 
-@pytest.mark.parametrize("counts, chunk", [((41, 64, 45), 100), ((3, 2, 145), 6)])
-def test_recut(counts, chunk):
-  """The same rows in the same order, cut into other tasks: the same bits, the memory of places and the experts too."""
-  it = hidden(counts, chunk)
+def test_recut():
+  """The same rows in the same order, cut into other tasks: the same bits, the memory of places and the experts too.
+
+  Two tasks are shorter than a batch, and a chunk is longer than all.
+  """
+  counts = (3, 2, 145)
+  it = hidden(counts, 100)
   units = [unit for unit in it.units() if unit.kind != "evaluate"]
   assert len(it.experiment.stream.tasks.train.count) == len(counts)
   chex.assert_trees_all_equal(it.run(units).state, streamed().state)
@@ -154,6 +190,13 @@ def test_the_onset_is_found():
   assert ((np.asarray(memory.place.task) < 150) & (np.asarray(memory.place.task) >= 0)).all()
   rows = np.concatenate([table[:count] for table, count in zip(*it.experiment.stream.tasks.train[:2], strict=True)])
   np.testing.assert_array_equal(rows[np.asarray(memory.place.task)], memory.place.row)  # each place names its row
+
+
+def test_hidden_boundaries_make_no_silent_transfer():
+  """Nor do others: tests/engine_test.py."""
+  carry = hidden().start()
+  with jax.transfer_guard("disallow"):
+    hidden().run(carry=carry)
 
 
 def test_slots_are_noted_at_true_edges():
@@ -270,7 +313,7 @@ def test_a_chunk_that_no_block_divides_is_refused():
   spec, data = toys.stream()
   method, _ = blocked(spec, 4)
   assert toys.experiment(method, spec, data, chunk=7).timeline.chunk == 8
-  view, state = first_view(), method.init(jax.random.key(0))
+  view, state = first_view(), None
   for n in (6, 0):
     with pytest.raises(ValueError, match="multiple of the block's 4 steps"):
       fit.fit_chunk(method.phases[0], n, jax.random.key(0), state, view, clock(0, 3), jnp.int32(n))

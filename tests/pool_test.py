@@ -71,13 +71,18 @@ def config(method: str):
 
 
 @pytest.mark.parametrize("method", ["er", "finetune", "joint"])
-def test_a_run_with_pools_is_a_run_without(monkeypatch, method):
+def test_a_pool_is_made_where_it_can_be_used(monkeypatch, method):
   """Each seed draws its own rows here. A pool that would be too large is not made; a joint phase takes none."""
-  pooled = train(config(method), quiet=True)
-  assert ("pool" in compile_events(pooled.experiment)) == (method != "joint")
+  experiment = build(complete(config(method)))
+  assert ("pool" in compile_events(experiment)) == (method != "joint")
   monkeypatch.setattr(cljax.run, "POOL_BYTES", 0)
-  assert "pool" not in compile_events(pooled.experiment)
-  plain = train(config(method), quiet=True)
+  assert "pool" not in compile_events(experiment)
+
+
+def test_a_run_with_pools_is_a_run_without(monkeypatch):
+  pooled = train(config("er"), quiet=True)
+  monkeypatch.setattr(cljax.run, "POOL_BYTES", 0)
+  plain = train(config("er"), quiet=True)
   chex.assert_trees_all_close(pooled.state, plain.state, atol=1e-5)
   accuracies = (np.array(it.result["accuracy"], float) for it in (pooled, plain))
   np.testing.assert_allclose(*accuracies, atol=0.01)

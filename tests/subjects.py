@@ -179,3 +179,29 @@ def assert_same(carry, other):
   for name, right in other.right.items():
     np.testing.assert_array_equal(carry.right[name], right)
   chex.assert_trees_all_equal(carry.reports, other.reports)
+
+
+def recording(compiled, log):
+  """The functions of `compiled`, noting (event, the clock or the task and row that it was given)."""
+
+  def wrap(name, function):
+    def call(*args):
+      if name.endswith((".enter", ".tick", ".exit", ".chunk")):
+        clock = tuple(int(number) for number in args[4])
+        log.append((name, *clock, int(args[5])) if name.endswith("chunk") else (name, *clock))
+      elif name.startswith("evaluate"):
+        log.append((name, int(args[3]), int(args[4]) + 1))
+      elif name == "view":
+        log.append((name, int(args[1])))
+      elif name != "keys":
+        log.append((name,))
+      return function(*args)
+
+    return call
+
+  return {name: wrap(name, function) for name, function in compiled.items()}
+
+
+def evaluations(row, T):
+  """What `recording` notes of a row of the matrix."""
+  return ([("report",)] if row else []) + [("evaluate.task", task, row) for task in range(T)]

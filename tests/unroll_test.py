@@ -1,5 +1,7 @@
 """Meta-gradients against central differences, what is cut and what is not, and segments that are begun anew."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,11 +12,14 @@ from jax.flatten_util import ravel_pytree
 
 from cljax.meta.unroll import Inner, Nets, Pair, huber
 from cljax.nets import MLP
+from cljax.ops.trees import where
 from cljax.pieces.neurons import tensors_of_net
 from cljax.pieces.rule import Learned, Rule, init_theta, learned
 from cljax.types import Batch, Place
 
 RULE = Rule(hidden=3, hidden_vectors=2)
+STATIC = Rule("static")  # where the rule is not the point: its programs are small
+EXACT = {"second_order": True, "through_inputs": True}
 S = 3
 
 
@@ -53,11 +58,11 @@ def begun(pair, noise=0.3, seed=0, dtype=jnp.float64):
 
 
 def central(function, theta, step=1e-5):
-  """The derivative of a compiled function by central differences, as a flat array."""
+  """(what else the function takes) -> its derivative by theta by central differences, as a flat array."""
   flat, back = ravel_pytree(theta)
-  each = jax.jit(jax.vmap(lambda flat: function(back(flat))))
+  each = jax.jit(lambda many, *more: jax.vmap(lambda flat: function(back(flat), *more))(many))
   eye = step * jnp.eye(flat.size, dtype=flat.dtype)
-  return (each(flat + eye) - each(flat - eye)) / (2 * step)
+  return lambda *more: (each(flat + eye, *more) - each(flat - eye, *more)) / (2 * step)
 
 
 def slope_of(pair, theta, nets, batches):
@@ -65,8 +70,19 @@ def slope_of(pair, theta, nets, batches):
   return ravel_pytree(slope)[0]
 
 
-def held(pair, theta, nets, batches, gradient, inputs):
-  """theta -> the mean loss with the student's gradients, or what the rule takes in, as they were at `theta`."""
+@functools.cache
+def exact():
+  """The derivative that nothing cuts."""
+  pair = pair_of(**EXACT)
+  return slope_of(pair, *begun(pair), batches_of())
+
+
+@functools.cache
+def held():
+  """(gradient, inputs) -> the derivative of the mean loss by differences in which the student's gradients, or what the
+  rule takes in, stay as they were; written out step by step."""
+  pair, batches = pair_of(**EXACT), batches_of()
+  theta, nets = begun(pair)
   each = [jax.tree.map(lambda leaf, t=t: leaf[t], batches) for t in range(S)]
   own = [jax.tree.map(lambda leaf: leaf[pair.inner.old_batch :], batch) for batch in each]
 
@@ -80,12 +96,12 @@ def held(pair, theta, nets, batches, gradient, inputs):
 
   noted = as_they_were(theta, nets)
 
-  def loss(other):
+  def loss(other, gradient, inputs):
     now, losses = nets, []
     for t, (grads, acts, params) in enumerate(noted):
       g, its_acts = pair.slopes(now.student, own[t])
-      g = grads if gradient else g
-      seen = (grads, acts, params) if inputs else (g, its_acts, now.student)
+      g = where(gradient, grads, g)
+      seen = where(inputs, (grads, acts, params), (g, its_acts, now.student))
       it = Learned(other, pair.inner.alpha, pair.tensors, pair.rule, True)
       deltas, memory = it.multipliers(seen[0], now.memory, seen[2], seen[1])
       first = {leaf: deltas[f"first/{leaf}"] * g["first"][leaf] for leaf in ("kernel", "bias")}
@@ -94,40 +110,40 @@ def held(pair, theta, nets, batches, gradient, inputs):
       losses.append(pair.apart(now.teacher, student, each[t]))
     return jnp.stack(losses).mean()
 
-  return loss
+  return central(loss, theta)
 
 
-EXACT = {"second_order": True, "through_inputs": True}
+def assert_slopes(found, there):
+  assert np.abs(there).max() > 0.05
+  np.testing.assert_allclose(found, there, atol=3e-7 * np.abs(there).max() + 1e-9)
 
 
-@pytest.mark.parametrize("form", ["lstm", "static"])
-def test_the_exact_derivative_is_that_of_central_differences(form):
+def test_the_exact_derivative_is_that_of_central_differences():
   with jax.enable_x64(True):
-    pair, batches = pair_of(RULE._replace(form=form), **EXACT), batches_of()
+    assert_slopes(exact(), held()(False, False))
+
+
+def test_the_exact_derivative_of_a_static_rule_is_that_of_central_differences():
+  with jax.enable_x64(True):
+    pair, batches = pair_of(STATIC, **EXACT), batches_of()
     theta, nets = begun(pair)
-    there = central(lambda theta: pair.run(theta, nets, batches)[0], theta)
-    found = slope_of(pair, theta, nets, batches)
-    assert np.abs(there).max() > 0.05
-    np.testing.assert_allclose(found, there, atol=3e-7 * np.abs(there).max() + 1e-9)
+    there = central(lambda theta: pair.run(theta, nets, batches)[0], theta)()
+    assert_slopes(slope_of(pair, theta, nets, batches), there)
 
 
 @pytest.mark.parametrize(("second_order", "through_inputs"), [(False, True), (True, False)])
 def test_what_is_cut_is_held_fixed(second_order, through_inputs):
   """The derivative is that of differences in which the cut parts are as they were; and not the exact one."""
   with jax.enable_x64(True):
-    pair, batches = pair_of(second_order=second_order, through_inputs=through_inputs), batches_of()
-    theta, nets = begun(pair)
-    loss = held(pair, theta, nets, batches, not second_order, not through_inputs)
-    there = central(loss, theta)
-    found = slope_of(pair, theta, nets, batches)
-    np.testing.assert_allclose(found, there, atol=3e-7 * np.abs(there).max() + 1e-9)
-    exact = slope_of(pair_of(**EXACT), theta, nets, batches)
-    assert np.abs(found - exact).max() > 1e-5 * np.abs(exact).max()
+    pair = pair_of(second_order=second_order, through_inputs=through_inputs)
+    found = slope_of(pair, *begun(pair), batches_of())
+    assert_slopes(found, held()(not second_order, not through_inputs))
+    assert np.abs(found - exact()).max() > 1e-5 * np.abs(exact()).max()
 
 
 def test_steps_and_segments_are_the_same_where_a_segment_is_a_step():
   """And a move after each step goes back through all steps of its segment, each with the theta that it had."""
-  pair, tx = pair_of(), optax.adam(0.01)
+  pair, tx = pair_of(STATIC), optax.adam(0.01)
   theta, nets = begun(pair, dtype=jnp.float32)
 
   def move(theta, opt_state, slope):
@@ -140,24 +156,32 @@ def test_steps_and_segments_are_the_same_where_a_segment_is_a_step():
   ]
   chex.assert_trees_all_close(*both, rtol=1e-5, atol=1e-6)
 
+  pair = pair_of()
+  theta, nets = begun(pair, dtype=jnp.float32)
   stay = lambda theta, opt_state, slope: (theta, opt_state)  # noqa: E731
   norm = jax.jit(lambda: pair.by_step(theta, (), nets, batches_of(), stay)[-1])()
   last = jax.jit(jax.grad(lambda theta: pair.run(theta, nets, batches_of())[1][1][-1]))(theta)
   np.testing.assert_allclose(norm, optax.tree.norm(last), rtol=1e-4)
 
 
+@functools.cache
+def segment(**options):
+  """(text of the program, derivative) of a segment that is computed in a way of its own."""
+  pair, batches = pair_of(STATIC, **options), batches_of()
+  theta, nets = begun(pair, dtype=jnp.float32)
+  return str(jax.make_jaxpr(pair.run)(theta, nets, batches)), slope_of(pair, theta, nets, batches)
+
+
 @pytest.mark.parametrize(("option", "trace"), [("remat", "prevent_cse=False"), ("unroll", "unroll=3")])
 def test_how_a_segment_is_computed_changes_no_number(option, trace):
-  theta, nets = begun(pair_of(), dtype=jnp.float32)
-  texts = [str(jax.make_jaxpr(pair.run)(theta, nets, batches_of())) for pair in (pair_of(), pair_of(**{option: True}))]
-  assert trace not in texts[0] and trace in texts[1]
-  slopes = [slope_of(pair, theta, nets, batches_of()) for pair in (pair_of(), pair_of(**{option: True}))]
-  np.testing.assert_allclose(*slopes, rtol=1e-4, atol=1e-6)
-  assert np.abs(slopes[0]).max() > 0.01
+  (plain, slope), (other, the_same) = segment(), segment(**{option: True})
+  assert trace not in plain and trace in other
+  np.testing.assert_allclose(slope, the_same, rtol=1e-4, atol=1e-6)
+  assert np.abs(slope).max() > 0.01
 
 
 def test_the_teacher_gets_no_derivative():
-  pair = pair_of(**EXACT)
+  pair = pair_of(STATIC, **EXACT)
   theta, nets = begun(pair, dtype=jnp.float32)
   loss = lambda teacher, student: pair.run(theta, Nets(teacher, student, nets.memory), batches_of())[0]  # noqa: E731
   of_teacher, of_student = jax.jit(jax.grad(loss, (0, 1)))(nets.teacher, nets.student)

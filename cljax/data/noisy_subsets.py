@@ -4,6 +4,7 @@ As Lee, Behpour and Eaton 2021 (https://proceedings.mlr.press/v139/lee21a.html) 
 depends on `task_seed` alone, and so does the noise of a picture in a task; a seed draws the rows.
 """
 
+import functools
 import math
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from cljax.data.sample import folded, permutations
 from cljax.data.streams import MOST_TASKS, ROWS, SCENARIOS, Layout, Tasks, lay, pad, require
 from cljax.data.warp import NoisyChannels
 from cljax.declared import any_number, at_least, declared, free, one_of
-from cljax.types import Key, Spec, Stream
+from cljax.types import Array, Key, Spec, Stream
 
 CLASSES, MEAN, DEVIATION, CHANNELS, TRAIN, TEST = range(6)  # purposes of the tasks' key
 MEANS, DEVIATIONS = (-2, -1, 0, 1), (0, 1)  # in units of `noise_unit`
@@ -77,6 +78,13 @@ def distinct_sets(key: Key, tasks: int, C: int, size: int) -> np.ndarray:
 
 def noisy_channels(key: Key, tasks: int, channels: int, unit: float, permute: bool, bank: int) -> NoisyChannels:
   """The warp of each task [T] for the rows of one bank (TRAIN or TEST), which share all but the seed of the noise."""
+  warp = jax.tree.map(np.asarray, drawn(key, jnp.arange(tasks), jnp.int32(bank), channels, permute))
+  return warp._replace(mean=np.float32(unit) * warp.mean, deviation=np.float32(unit) * warp.deviation)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def drawn(key: Key, numbers: Array, bank: Array, channels: int, permute: bool) -> NoisyChannels:
+  """The same in units of the noise, of the tasks of these numbers [T]."""
 
   def draw(t):
     mean, deviation, order, seed = (
@@ -89,5 +97,4 @@ def noisy_channels(key: Key, tasks: int, channels: int, unit: float, permute: bo
       jax.random.randint(seed, (), 0, 2**31 - 1),
     )
 
-  warp = jax.tree.map(np.asarray, jax.jit(jax.vmap(draw))(jnp.arange(tasks)))
-  return warp._replace(mean=np.float32(unit) * warp.mean, deviation=np.float32(unit) * warp.deviation)
+  return jax.vmap(draw)(numbers)
