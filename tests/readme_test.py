@@ -24,6 +24,7 @@ TABLES = {  # the name of each table's markers, and the result files that it com
   "lasem_long": ROOT / "results" / "lasem" / "long",
   "metateacher_figure1": ROOT / "results" / "metateacher" / "figure1",
   "metateacher_reduced": ROOT / "results" / "metateacher" / "reduced",
+  "metateacher_reduced_twice": ROOT / "results" / "metateacher" / "reduced_twice",
 }
 
 
