@@ -34,6 +34,13 @@ def test_steps_go_on_over_tasks_and_only_tasks_that_have_begun_are_told():
   np.testing.assert_allclose(lines[1], np.stack([at, later[0]], axis=1)[2:])
 
 
+def test_bands_are_left_out_where_there_are_too_many():
+  result = {**fake("er"), "curves": {"output_within": store.plain(curve(2))}}
+  for count, bands in ((7, 7), (8, 0)):
+    axis = table_figures("output_within", [result] * count, [{}] * count)["output_within"].axes[0]
+    assert (len(axis.get_lines()), len(axis.collections)) == (count, bands)
+
+
 def test_it_is_shown_where_a_run_was_asked():
   assert not OUTPUT_WITHIN.met({**fake("er"), "curves": {}}, {})
   assert OUTPUT_WITHIN.met({**fake("er"), "curves": {"output_within": store.plain(curve())}}, {})

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cljax.report.exhibits import Arrays, Exhibit, Result
-from cljax.report.plots import band, canvas, legend_below, spread_note
+from cljax.report.plots import COLOURS, band, canvas, legend_below, spread_note
 
 CALLED = {"output_within": "accuracy", "readout_within": "readout accuracy"}  # by the look that asked
 
@@ -36,14 +36,16 @@ def over_steps(look: str, result: Result) -> tuple[np.ndarray, np.ndarray, np.nd
 def table_figures(look: str, results: Sequence[Result], arrays: Sequence[Arrays]) -> dict[str, Figure]:
   """A colour for each result: on the left what is kept of the first task, on the right what is learnt after it."""
   figure, axes = canvas(10.4, 4.8, 1, 2)
+  banded = len(results) <= len(COLOURS)  # of more results bands hide each other
   for i, result in enumerate(results):
     at, *found = over_steps(look, result)
     for axis, values in zip(axes[0], found, strict=True):
-      band(axis, at, values, result["method"], i)
+      band(axis, at, values if banded else values.mean(axis=0, keepdims=True), result["method"], i)
   for axis, tasks in zip(axes[0], ("the first task", "the tasks after it"), strict=True):
     axis.set(xlabel="steps", ylabel=f"{CALLED[look]} on {tasks}")
     axis.grid(alpha=0.3)
-  figure.suptitle(f"{results[0]['stream']}: {CALLED[look]} in training {spread_note(results)}", fontsize=10)
+  note = spread_note(results) if banded else spread_note(results).replace(" ± s.d.", "")
+  figure.suptitle(f"{results[0]['stream']}: {CALLED[look]} in training {note}", fontsize=10)
   legend_below(figure, axes[0, 0])
   return {look: figure}
 
