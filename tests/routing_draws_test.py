@@ -28,7 +28,6 @@ from tests.routing_steps import (
   make_schedule,
   method,
   step,
-  train,
 )
 
 
@@ -130,19 +129,6 @@ def test_the_memory_has_its_own_draw(schedule):
   still = probe(schedule, noise=0, sample="noisy_topk")
   half = np.float32([0.5, 0.5, 0, 0, 0])  # ties of the zero router go to the lower index
   np.testing.assert_allclose(still[BATCH], np.broadcast_to(half, current.shape), atol=1e-6)
-
-
-def test_noise_is_learned_or_not_there(schedule):
-  """N starts at 0 and moves in the rows of seen tasks; fixed noise and other samplers do not carry it."""
-  start = jax.jit(method(sample="noisy_topk").init)(jax.random.key(0))
-  assert start.noise.shape == (L, T, E) and not start.noise.any()
-  states, _ = train(start, schedule, sample="noisy_topk")
-  for t in range(T):
-    noise = states.noise[sum(STEPS[: t + 1]) - 1]
-    assert noise[:, : t + 1].any(axis=(0, 2)).all() and not noise[:, t + 1 :].any()
-  for name in gating.SAMPLERS:
-    shapes = jax.eval_shape(method(sample=name, learned_noise=name != "noisy_topk").init, jax.random.key(0))
-    assert shapes.noise.shape == (0, T, E)
 
 
 def test_temperature_falls_with_the_steps_of_the_stream(schedule):
