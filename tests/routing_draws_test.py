@@ -162,8 +162,10 @@ def test_balancing_losses_move_the_router_by_their_gradient(schedule):
     task, ones = schedule.batch.task[i][live], jnp.ones(live.sum(), bool)
     importance = load = 0.0
     for l in range(L):
-      draws = [jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, l), t), (E,)) for t in range(T)]
-      noisy = router[l] + jnp.stack(draws)
+      own = jax.random.fold_in(key, l)
+      noisy = router[l] + jax.vmap(lambda t, own=own: jax.random.normal(jax.random.fold_in(own, t), (E,)))(
+        jnp.arange(T)
+      )
       importance += gating.importance_loss(gating.top_k_gates(noisy, 2)[task], ones)
       load += gating.load_loss(router[l][task], noisy[task], jnp.ones((len(task), E)), 2, ones)
     return importance, load
