@@ -1,12 +1,15 @@
 """Several devices and processes: the same numbers as one, and checkpoints that do not care how many there were."""
 
 import json
+import shutil
 import socket
 
 import chex
+import jax
 import numpy as np
 import pytest
 
+from cljax import artifacts
 from cljax.config import relabel
 from cljax.report.store import compare, read_result
 from cljax.run import train
@@ -41,10 +44,9 @@ def config(**changes):
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-  """The run on the one device of this process."""
+  """(the folder of the run on the one device of this process, its outcome)."""
   folder = tmp_path_factory.mktemp("one") / "run"
-  train(config(), folder, quiet=True)
-  return folder
+  return folder, train(config(), folder, quiet=True)
 
 
 def test_eight_devices_give_the_result_of_one(one, tmp_path):
@@ -52,17 +54,8 @@ def test_eight_devices_give_the_result_of_one(one, tmp_path):
   output = finish(start(8, *command(tmp_path / "run"))).stderr
   assert "on 8 device(s)" in output and "3 seed(s) keep 3 of 8 devices busy, 5 idle" in output
   assert read_result(tmp_path / "run" / "result.json")["experiment"]["device_count"] == 3
-  found = compare(one, tmp_path / "run")["."]
+  found = compare(one[0], tmp_path / "run")["."]
   assert all(field.startswith("experiment.device_count") for field in found), found
-
-
-def test_a_checkpoint_of_two_devices_goes_on_on_one(one, tmp_path):
-  """Three seeds on two devices are four rows there and three in the checkpoint. After 0 hours the run saves."""
-  output = finish(start(2, *command(tmp_path / "run", "--max_hours=0")), code=75).stderr
-  assert "3 seeds on 2 devices: 1 rows are copies" in output
-  assert not (tmp_path / "run" / "result.json").exists()
-  outcome = train(config(), tmp_path / "run", quiet=True)
-  assert outcome.result["accuracy"] == read_result(one / "result.json")["accuracy"]
 
 
 def together(workdir, *flags, code=0):
@@ -75,27 +68,45 @@ def together(workdir, *flags, code=0):
   return [finish(process, code) for process in both]
 
 
-def test_two_processes_give_the_result_of_one(one, tmp_path):
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+  """(the folder of a run of two processes that was stopped after its first chunk, what they said)."""
+  folder = tmp_path_factory.mktemp("stopped") / "run"
+  return folder, together(folder, "--max_hours=0", code=75)  # after 0 hours a run saves
+
+
+def test_a_checkpoint_of_two_devices_goes_on_on_one(one, stopped, tmp_path):
+  """Three seeds on two devices are four rows there and three in the checkpoint."""
+  assert "3 seeds on 2 devices: 1 rows are copies" in stopped[1][0].stderr
+  shutil.copytree(stopped[0], tmp_path / "run")
+  assert not (tmp_path / "run" / "result.json").exists()
+  outcome = train(config(), tmp_path / "run", quiet=True)
+  assert outcome.result["accuracy"] == one[1].result["accuracy"]
+
+
+def test_two_processes_give_the_result_of_one(one, stopped, tmp_path):
   """Stopped after the first chunk and gone on with: process 0 tells the other what the checkpoint holds."""
-  together(tmp_path / "run", "--max_hours=0", code=75)
+  shutil.copytree(stopped[0], tmp_path / "run")
   outputs = together(tmp_path / "run")
   assert "going on from step 20" in outputs[0].stderr
   assert ["written:" in output.stdout for output in outputs] == [True, False]  # process 0 alone speaks and writes
-  found = compare(one, tmp_path / "run")["."]
+  found = compare(one[0], tmp_path / "run")["."]
   assert all(field.startswith("experiment.device_count") for field in found), found
 
 
-def test_a_data_axis_gives_the_numbers_of_one_device():
+def test_a_data_axis_gives_the_numbers_of_one_device(one, tmp_path):
   """Two seeds, each on two devices that share the rows of its batches: 1e-5 after 60 steps."""
-  worst, steps = json.loads(finish(start(4, "tests.data_axis")).stdout)
-  assert steps == 60 and worst < 1e-5
+  assert json.loads(finish(start(4, "tests.data_axis", tmp_path)).stdout) == 60
+  alone = jax.tree.map(lambda leaf: leaf[:2], jax.device_get(one[1].state.params))
+  there = artifacts.fill(alone, artifacts.read(tmp_path / "params.npz"), tmp_path)
+  chex.assert_trees_all_close(there, alone, rtol=0, atol=1e-5)
 
 
 def test_each_value_of_a_sweep_has_the_numbers_of_its_own_run(one, tmp_path):
   rate = config().optimizer.lr
   outcome = train(config(**{"sweep.lr": (0.03, rate)}), tmp_path / "sweep", quiet=True)
   assert [each.result["config"]["optimizer"]["lr"] for each in outcome.sweep] == [0.03, rate]
-  assert compare(one, tmp_path / "sweep" / f"lr={rate:g}")["."] == []
+  assert compare(one[0], tmp_path / "sweep" / f"lr={rate:g}")["."] == []
   alone = train(config(**{"optimizer.lr": 0.03}), quiet=True)
   assert alone.result["accuracy"] == outcome.sweep[0].result["accuracy"] != outcome.sweep[1].result["accuracy"]
   chex.assert_trees_all_equal(alone.state, outcome.sweep[0].state)

@@ -1,5 +1,7 @@
 """The rule as a method: files that it reads, the first task, the rule's memory; an untrained rule is fine-tuning."""
 
+import functools
+
 import chex
 import flax.linen as nn
 import jax
@@ -35,9 +37,16 @@ def made(spec, net=None, alpha=0.3, rule=STATIC, **keywords):
   )
 
 
-def subject(settings=(), **keywords):
+def subject(settings=(), like=None, new=("init",), **keywords):
+  """Its programs are those of `like` but for those whose names end in one of `new`."""
   spec, data = toys.stream()
-  return Subject(toys.experiment(made(spec, **keywords), spec, data, seeds=(0,), **dict(settings)))
+  return Subject(toys.experiment(made(spec, **keywords), spec, data, seeds=(0,), **dict(settings)), like, new)
+
+
+@functools.cache
+def untrained(rule=STATIC):
+  """Whose programs are those of every theta, which lies in the state."""
+  return subject(rule=rule)
 
 
 def task_ends(it):
@@ -64,14 +73,14 @@ def test_an_untrained_rule_is_fine_tuning():
   spec, data = toys.stream()
   plain = METHODS["finetune"](short(spec), sgd(0.3), spec, batch_size=10, epochs=4, block=1)
   wanted = Subject(toys.experiment(plain, spec, data, seeds=(0,))).run()
-  chex.assert_trees_all_close(subject().run().state.params, wanted.state.params, atol=1e-4)
+  chex.assert_trees_all_close(untrained().run().state.params, wanted.state.params, atol=1e-4)
 
 
 def test_what_is_read_is_what_runs(tmp_path):
   """Of a network that knows the first task, too: that moves nothing, the second task does, and theta stays."""
   theta, start, paths = files(tmp_path)
   known = {"start_from": paths["start"], "given_tasks": 1}
-  it = subject(known, theta=paths["theta"])
+  it = subject(known, untrained(), theta=paths["theta"])
   begun = first(it.start().state)
   chex.assert_trees_all_equal(begun.theta, theta)
   chex.assert_trees_all_equal(begun.params, start)
@@ -79,7 +88,7 @@ def test_what_is_read_is_what_runs(tmp_path):
   assert 0 not in ends
   chex.assert_trees_all_equal(ends[2].theta, theta)
   moved = np.abs(ends[1].params["first"]["kernel"] - start["first"]["kernel"]).max()
-  other = task_ends(subject(known))[1]
+  other = task_ends(subject(known, untrained()))[1]
   assert moved > 1e-3 and np.abs(ends[1].params["first"]["kernel"] - other.params["first"]["kernel"]).max() > 1e-3
 
 
@@ -88,7 +97,7 @@ def test_the_memory_goes_back_to_zero_at_a_task_or_is_kept(tmp_path):
   _, _, paths = files(tmp_path, RULE)
   largest = {}
   for memory in ("reset", "keep"):
-    it = subject(rule=RULE, memory=memory, theta=paths["theta"])
+    it = subject((), untrained(RULE), rule=RULE, memory=memory, theta=paths["theta"])
     seen = {}
 
     def note(unit, carry, seen=seen):
@@ -109,7 +118,11 @@ def test_the_memory_goes_back_to_zero_at_a_task_or_is_kept(tmp_path):
 def test_multipliers_are_counted_by_the_task(tmp_path):
   """Those of the control are the same in every step and of every neuron; counting them moves nothing."""
   theta, _, paths = files(tmp_path)
-  its = [subject(theta=paths["theta"], count_multipliers=counts) for counts in (True, False)]
+  counting = ("init", ".enter", ".chunk", "report")
+  its = [
+    subject((), untrained(), new, theta=paths["theta"], count_multipliers=new is counting)
+    for new in (counting, ("init",))
+  ]
   carry, plain = (it.run() for it in its)
   chex.assert_trees_all_equal(first(carry.state).params, first(plain.state).params)
   flat = flatten_dict(first(carry.state).params, sep="/")
@@ -152,7 +165,8 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_literal_cells_that_blow_up_stop_the_run_by_name(tmp_path):
   _, _, paths = files(tmp_path, RULE._replace(cell="relu"))
   with pytest.raises(ConfigError, match=r"config.method.cell='relu' does not suffice"):
-    subject(rule=RULE._replace(cell="relu"), alpha=1e20, theta=paths["theta"]).run()
+    literal = {"rule": RULE._replace(cell="relu"), "alpha": 1e20, "theta": paths["theta"]}
+    subject((), untrained(RULE), ("init", ".chunk", "faults"), **literal).run()
 
 
 class Statistics(nn.Module):

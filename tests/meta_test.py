@@ -5,14 +5,18 @@ import signal
 import time
 
 import chex
+import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from cljax import artifacts
 from cljax.drive import Stopped
 from cljax.errors import ConfigError
+from cljax.meta import start
 from cljax.meta.settings import RECORDS, default, settings_of
-from cljax.meta.train import Loop, train
+from cljax.meta.start import shapes_of
+from cljax.meta.train import Loop, source_of, train
 from cljax.report.training import training_figures
 from configs.papers.metateacher import meta as config_file
 from tests.declared_test import WRONG
@@ -51,10 +55,19 @@ def begun_by(folder, **changes):
   return quick(start={"file": str(folder / "parts" / "seed_0" / "start.npz")}, **changes)
 
 
+def untrained(folder, seed=0, **changes):
+  """Writes a network of random numbers for `quick(**changes)`; its parameters."""
+  random, net = np.random.default_rng(seed), settings_of(quick(**changes)).net
+  shapes = shapes_of(net, (8, 8, 1))["params"]
+  params = jax.tree.map(lambda leaf: random.normal(size=leaf.shape, scale=0.3).astype(np.float32), shapes)
+  artifacts.write(artifacts.folder_of(folder, seed), {"start": params})
+  return params
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
   folder = tmp_path_factory.mktemp("meta") / "run"
-  return folder, train(quick(), folder, quiet=True)
+  return folder, train(quick(num_seeds=2), folder, quiet=True)
 
 
 def test_what_it_leaves(done):
@@ -65,61 +78,69 @@ def test_what_it_leaves(done):
   assert json.loads((folder / "meta.json").read_text()) == result
   assert (folder / "figures" / "training.png").stat().st_size > 5_000
   lines = training_figures(result)["training"].axes[0].get_lines()
-  assert [line.get_ydata().tolist() for line in lines] == [result["curve"]["loss"][0], result["curve"]["threshold"][0]]
-  assert (result["segments"], result["inner_steps"], result["rule"]) == ([12], [36], "static")
+  drawn = [curve for one in zip(result["curve"]["loss"], result["curve"]["threshold"], strict=True) for curve in one]
+  assert [line.get_ydata().tolist() for line in lines] == drawn
+  assert (result["segments"], result["inner_steps"], result["rule"]) == ([12, 12], [36, 36], "static")
   # 3 does not divide the 8 steps of an episode: it ends with the segment that passes them
   rows = lines_of(folder)
-  assert [row["segment"] for row in rows] == [0, 3, 6, 9] and [row["episode"] for row in rows] == [0, 1, 2, 3]
-  assert [row["step"] for row in rows] == [3] * 4 and result["episodes"] == [4]
-  assert result["curve"]["segment"] == [[4, 8, 12]] and np.all(np.diff(result["curve"]["loss"]) != 0)
-  theta = theta_of(folder)
-  assert theta["['static']['first/kernel']['bias']"].shape == (64,)
-  assert np.abs(theta["['static']['first/kernel']['bias']"] - 1).max() > 1e-4
+  assert [row["seed"] for row in rows] == [0] * 4 + [1] * 4 and [row["step"] for row in rows] == [3] * 8
+  assert [row["segment"] for row in rows] == [0, 3, 6, 9] * 2 and [row["episode"] for row in rows] == [0, 1, 2, 3] * 2
+  assert (
+    result["episodes"] == [4, 4]
+    and result["curve"]["segment"] == [[4, 8, 12]] * 2
+    and np.all(np.diff(result["curve"]["loss"]) != 0)
+  )
+  theta, bias = theta_of(folder), "['static']['first/kernel']['bias']"
+  assert theta[bias].shape == (64,) and np.abs(theta[bias] - 1).max() > 1e-4
   start = artifacts.read(folder / "parts" / "seed_0" / "start.npz")
   assert start["['head']['kernel']"].shape == (8, 2 * 5)
   assert json.loads((folder / "start" / "result.json").read_text())["accuracy"][0][1][0] > 0.6
+  assert result["seeds"] == [0, 1] and not np.array_equal(*(theta_of(folder, n)[bias] for n in (0, 1)))
 
 
 def test_a_finished_run_is_only_read(done):
   folder, result = done
   before = (folder / "meta.json").stat().st_mtime_ns
-  assert train(quick(), folder, quiet=True) == result
+  assert train(quick(num_seeds=2), folder, quiet=True) == result
   assert (folder / "meta.json").stat().st_mtime_ns == before
   with pytest.raises(ConfigError, match="config.outer.lr: 0.001 there, 0.1 here"):
-    train(quick(outer={"lr": 0.1}), folder, quiet=True)
+    train(quick(num_seeds=2, outer={"lr": 0.1}), folder, quiet=True)
 
 
-def test_stopping_and_going_on_gives_the_same_bits(done, tmp_path):
-  folder, result = done
-  with pytest.raises(Stopped):  # after the first call of segments
-    train(quick(), tmp_path, stop_asked=(tmp_path / "metrics.jsonl").exists, quiet=True)
-  assert [row["segment"] for row in lines_of(tmp_path)] == [0, 3]
-  assert not (tmp_path / "meta.json").exists()
-  again = train(quick(), tmp_path, quiet=True)
-  chex.assert_trees_all_equal(theta_of(tmp_path), theta_of(folder))
-  assert lines_of(tmp_path) == lines_of(folder)
-  assert again["curve"] == result["curve"] and again["largest_cell"] == result["largest_cell"]
-
-
-def test_the_length_of_a_call_changes_no_number(done, tmp_path):
+def test_stopping_and_the_length_of_a_call_change_no_number(done, tmp_path):
   """Segments are named by their number, wherever a call begins; a network from a file is the one that was trained."""
-  folder, _ = done
-  train(begun_by(folder, length={"call": 2}), tmp_path, quiet=True)
+  folder, result = done
+  settings = begun_by(folder, length={"call": 2})
+  with pytest.raises(Stopped):  # after the first call of segments
+    train(settings, tmp_path, stop_asked=(tmp_path / "metrics.jsonl").exists, quiet=True)
+  assert [row["segment"] for row in lines_of(tmp_path)] == [0]
+  assert not (tmp_path / "meta.json").exists()
+  again = train(settings, tmp_path, quiet=True)
   chex.assert_trees_all_equal(theta_of(tmp_path), theta_of(folder))
   starts = [artifacts.read(each / "parts" / "seed_0" / "start.npz") for each in (tmp_path, folder)]
   chex.assert_trees_all_equal(*starts)
+  assert lines_of(tmp_path) == lines_of(folder)[:4]
+  assert again["curve"]["segment"] == [[2, 4, 6, 8, 10, 12]] and again["largest_cell"][0] == result["largest_cell"][0]
+  losses = np.reshape(again["curve"]["loss"], (3, 2)).mean(axis=1)
+  np.testing.assert_allclose(losses, result["curve"]["loss"][0], rtol=1e-5)
 
 
-def test_seeds_and_networks_are_drawn_apart(tmp_path):
-  """With several networks to start from, the one that is kept starts no episode."""
-  settings = quick(num_seeds=2, start={"networks": 2}, length={"segments": 4})
-  result = train(settings, tmp_path, quiet=True)
-  assert result["seeds"] == [0, 1] and result["segments"] == [4, 4]
-  assert not np.array_equal(*(theta_of(tmp_path, seed)["['static']['first/kernel']['bias']"] for seed in (0, 1)))
-  kept = [artifacts.read(tmp_path / "parts" / f"seed_{seed}" / "start.npz") for seed in (0, 1)]
-  trained = [artifacts.read(tmp_path / "start" / "parts" / f"seed_{n}" / "start.npz") for n in range(6)]
-  chex.assert_trees_all_equal(kept, [trained[2], trained[5]])
-  assert len({one["['first']['kernel']"].tobytes() for one in trained}) == 6
+def test_with_several_networks_the_one_that_is_kept_starts_no_episode(tmp_path, monkeypatch):
+  """Each seed has its own, in the order in which they are trained."""
+  asked, trained = [], {}
+
+  def fit(learner, spec, stream, *, seeds, workdir, **_):
+    asked.extend(seeds)
+    trained.update({seed: untrained(workdir, seed) for seed in seeds})
+
+  monkeypatch.setattr(start, "fit", fit)
+  settings = settings_of(quick(num_seeds=2, start={"networks": 2}))
+  found = start.starts_of(settings, source_of(settings.data, None), "head", epath.Path(tmp_path), lambda: False, True)
+  assert asked == [*range(6)] and list(found) == [0, 1]
+  for seed, (networks, kept) in found.items():
+    first, second, last = (trained[3 * seed + n] for n in range(3))
+    chex.assert_trees_all_equal(networks, jax.tree.map(lambda *leaves: np.stack(leaves), first, second))
+    chex.assert_trees_all_equal(kept, last)
 
 
 def test_three_tasks_whose_truncation_grows_by_single_steps(tmp_path):
@@ -133,6 +154,8 @@ def test_three_tasks_whose_truncation_grows_by_single_steps(tmp_path):
   with pytest.raises(ConfigError, match="config.data.old has 4 classes, but heads have config.data.classes=2"):
     train(settings, tmp_path / "wrong", quiet=True)
   settings["data"]["old"] = (0, 1)
+  untrained(tmp_path, data=settings["data"])
+  settings = {**settings, "start": {"file": str(tmp_path / "parts" / "seed_0" / "start.npz")}}
   result = train(settings, tmp_path, quiet=True)
   lengths = result["curve"]["truncation"][0]
   assert lengths == sorted(lengths) and lengths[0] == 1 and lengths[-1] > 1
@@ -149,9 +172,10 @@ def test_literal_relu_cells_stop_with_their_name():
   Loop(tanh, None, None, None, {}).check(told, 4)
 
 
-def test_what_never_is_finite_stops(done, tmp_path):
-  with pytest.raises(ConfigError, match=r"no segment from segment 0 on is finite: lower config.inner.alpha=1e\+30"):
-    train(begun_by(done[0], inner={"alpha": 1e30}), tmp_path, quiet=True)
+def test_what_never_is_finite_stops():
+  told = {"finite": np.zeros(3, bool), "patient": np.zeros(3, bool)}
+  with pytest.raises(ConfigError, match=r"no segment from segment 4 on is finite: lower config.inner.alpha=1e\+30"):
+    Loop(settings_of(quick(inner={"alpha": 1e30})), None, None, None, {}).check(told, 4)
 
 
 def test_a_threshold_that_lets_nothing_live_is_said(done, tmp_path, caplog):
@@ -241,12 +265,13 @@ def test_from_the_shell_and_killed_on_the_way(tmp_path):
   process.send_signal(signal.SIGKILL)
   process.finish()
   killed = not (tmp_path / "killed" / "meta.json").exists()
-  for name in ("killed", "whole"):
-    done = shell(*words, f"--workdir={tmp_path}/{name}")
+  begun = f"--config.start.file={tmp_path}/killed/parts/seed_0/start.npz"
+  for name, more in (("killed", []), ("whole", [begun])):
+    done = shell(*words, *more, f"--workdir={tmp_path}/{name}")
     assert done.returncode == 0, done.stderr
     assert "seed 0: 60 segments, 180 inner steps" in done.stdout and "theta.npz" in done.stdout
   assert killed
   chex.assert_trees_all_equal(theta_of(tmp_path / "killed"), theta_of(tmp_path / "whole"))
   assert lines_of(tmp_path / "killed") == lines_of(tmp_path / "whole")
-  wrong = shell("launch.meta", CONFIG, f"--workdir={tmp_path}/whole", "--config.inner.alpha=0.2")
+  wrong = shell("launch.meta", CONFIG, f"--workdir={tmp_path}/killed", "--config.inner.alpha=0.2")
   assert wrong.returncode == 2 and "config.inner.alpha: 0.3 there, 0.2 here" in wrong.stderr

@@ -17,7 +17,7 @@ from cljax.meta.settings import settings_of
 from cljax.meta.train import train
 from cljax.meta.unroll import Inner
 from cljax.nets import MLP
-from tests.meta_test import lines_of, quick
+from tests.meta_test import lines_of, quick, untrained
 from tests.outer_test import KEY, episodes_of
 
 START = {"trains": "start", "curriculum": {"truncation": 2, "truncation_most": 2}, "length": {"segments": 8}}
@@ -37,14 +37,21 @@ def by_hand(params, x, y, slot):
 
 def test_a_step_is_the_query_s_gradient_through_the_steps_of_the_head():
   """The loss and Adam's move of one segment against a loop in the open: the head of slot 1 alone takes the steps."""
-  it, episodes, S = query_of(), episodes_of(), 3
+  it, episodes, S = query_of(), episodes_of(), 2
   params = jax.tree.map(lambda leaf: leaf[1], episodes.starts)
-  state = it.begin(KEY, params, episodes)
-  after, told = jax.jit(lambda state: it.segment(KEY, episodes, S, state, jnp.int32(5)))(state)
+  segment = jax.jit(
+    lambda params: it.segment(KEY, episodes, S, it.begin(KEY, params, episodes), jnp.int32(5))  # of a new episode
+  )
+  after, told = segment(params)
   own = jax.random.fold_in(jax.random.fold_in(KEY, SEGMENT), 5)
-  classes = episodes.classes(episode_key(KEY, jnp.int32(5)), (3, 2))
-  support = [episodes.batch(key, classes, jnp.int32(1), (0, 6)) for key in jax.random.split(own, S)]
-  query = episodes.batch(jax.random.fold_in(own, QUERY), classes, jnp.int32(1), (4, 6))
+
+  @jax.jit
+  def batches():
+    classes = episodes.classes(episode_key(KEY, jnp.int32(5)), (3, 2))
+    support = [episodes.batch(key, classes, jnp.int32(1), (0, 6)) for key in jax.random.split(own, S)]
+    return support, episodes.batch(jax.random.fold_in(own, QUERY), classes, jnp.int32(1), (4, 6))
+
+  support, query = batches()
   assert sorted(query.task.tolist()) == [0] * 4 + [1] * 6
   assert all((batch.task == 1).all() and len(batch.y) == 6 for batch in support)
 
@@ -55,10 +62,13 @@ def test_a_step_is_the_query_s_gradient_through_the_steps_of_the_head():
       moving = {**moving, "head": jax.tree.map(lambda w, g: w - 0.5 * g, moving["head"], slope)}
     return by_hand(moving, query.x, query.y, query.task)
 
-  expected, slope = jax.jit(jax.value_and_grad(loss))(params)
+  @jax.jit
+  def by_hand_too(params):
+    value, slope = jax.value_and_grad(loss)(params)
+    return value, jax.tree.map(jnp.add, params, it.tx.update(slope, it.tx.init(params), params)[0])
+
+  expected, moved = by_hand_too(params)
   assert told["loss"] == pytest.approx(float(expected), rel=1e-5)
-  updates = jax.jit(it.tx.update)(slope, it.tx.init(params), params)[0]
-  moved = jax.tree.map(jnp.add, params, updates)
   for path, leaf in jax.tree_util.tree_leaves_with_path(after.theta):
     there = jax.tree_util.tree_leaves(moved)[[p for p, _ in jax.tree_util.tree_leaves_with_path(moved)].index(path)]
     np.testing.assert_allclose(leaf, there, rtol=1e-4, atol=1e-5)
@@ -68,11 +78,14 @@ def test_a_step_is_the_query_s_gradient_through_the_steps_of_the_head():
 
 
 def test_a_network_is_trained_in_place_of_a_rule(tmp_path):
-  result = train(quick(**START), tmp_path, quiet=True)
+  untrained(tmp_path / "before")
+  file = tmp_path / "before" / "parts" / "seed_0" / "start.npz"
+  tmp_path = tmp_path / "run"
+  result = train(quick(start={"file": str(file)}, **START), tmp_path, quiet=True)
   assert (result["trains"], result["rule"], result["segments"], result["inner_steps"]) == ("start", "", [8], [16])
   folder = tmp_path / "parts" / "seed_0"
   assert [path.name for path in folder.iterdir()] == ["start.npz"]
-  trained, before = (artifacts.read(at) for at in (folder / "start.npz", tmp_path / "start/parts/seed_0/start.npz"))
+  trained, before = (artifacts.read(at) for at in (folder / "start.npz", file))
   assert all(not np.array_equal(trained[name], before[name]) for name in before if "head" not in name)
   assert [row["episode"] for row in lines_of(tmp_path)] == [0, 3, 6]
   assert result["episodes"] == [8] and result["curve"]["segment"] == [[4, 8]]

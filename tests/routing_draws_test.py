@@ -28,7 +28,6 @@ from tests.routing_steps import (
   make_schedule,
   method,
   step,
-  train,
 )
 
 
@@ -132,19 +131,6 @@ def test_the_memory_has_its_own_draw(schedule):
   np.testing.assert_allclose(still[BATCH], np.broadcast_to(half, current.shape), atol=1e-6)
 
 
-def test_noise_is_learned_or_not_there(schedule):
-  """N starts at 0 and moves in the rows of seen tasks; fixed noise and other samplers do not carry it."""
-  start = jax.jit(method(sample="noisy_topk").init)(jax.random.key(0))
-  assert start.noise.shape == (L, T, E) and not start.noise.any()
-  states, _ = train(start, schedule, sample="noisy_topk")
-  for t in range(T):
-    noise = states.noise[sum(STEPS[: t + 1]) - 1]
-    assert noise[:, : t + 1].any(axis=(0, 2)).all() and not noise[:, t + 1 :].any()
-  for name in gating.SAMPLERS:
-    shapes = jax.eval_shape(method(sample=name, learned_noise=name != "noisy_topk").init, jax.random.key(0))
-    assert shapes.noise.shape == (0, T, E)
-
-
 def test_temperature_falls_with_the_steps_of_the_stream(schedule):
   """max(temperature_min, temperature / sqrt(steps + 1)): seen in R's gradient, which is that of the soft sample."""
   start = fresh()
@@ -176,8 +162,10 @@ def test_balancing_losses_move_the_router_by_their_gradient(schedule):
     task, ones = schedule.batch.task[i][live], jnp.ones(live.sum(), bool)
     importance = load = 0.0
     for l in range(L):
-      draws = [jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, l), t), (E,)) for t in range(T)]
-      noisy = router[l] + jnp.stack(draws)
+      own = jax.random.fold_in(key, l)
+      noisy = router[l] + jax.vmap(lambda t, own=own: jax.random.normal(jax.random.fold_in(own, t), (E,)))(
+        jnp.arange(T)
+      )
       importance += gating.importance_loss(gating.top_k_gates(noisy, 2)[task], ones)
       load += gating.load_loss(router[l][task], noisy[task], jnp.ones((len(task), E)), 2, ones)
     return importance, load

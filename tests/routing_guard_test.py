@@ -38,6 +38,7 @@ from tests.routing_steps import (
   step,
   task_key,
   train,
+  train_as_usual,
 )
 
 GUARDS = pytest.mark.parametrize("guard", ["ewc", "si"])
@@ -51,9 +52,9 @@ def schedule():
 
 
 @pytest.fixture(scope="module")
-def free(schedule):
+def free():
   """States after each step without a guard, step by step."""
-  return train(fresh(), schedule)[0]
+  return train_as_usual()[0]
 
 
 def past_of(guard, importance, anchor):

@@ -34,6 +34,7 @@ from tests.routing_steps import (
   prefer,
   step,
   train,
+  train_as_usual,
 )
 
 
@@ -43,9 +44,8 @@ def schedule():
 
 
 @pytest.fixture(scope="module")
-def usual(schedule):
-  """States and infos of the usual method, after each step."""
-  return train(fresh(), schedule)
+def usual():
+  return train_as_usual()
 
 
 def current_rows(schedule):
@@ -139,14 +139,6 @@ def test_experts_may_change_places(applied):
   ).any()
 
 
-def test_without_cotraining_is_a_rate_of_zero(schedule):
-  off, _ = train(fresh(), schedule, cotrain=False)
-  zero, _ = train(fresh(), schedule, rates={"cotrain_lr": 0})
-  chex.assert_trees_all_close((off.params, off.router), (zero.params, zero.router), atol=1e-6)
-  chex.assert_trees_all_equal((off.memory, off.used), (zero.memory, zero.used))
-  assert not off.skipped.any()
-
-
 def test_one_expert_is_the_shared_bottom(schedule):
   """E = 1, k = 1 with the parameters of an MLP, over the same plan: the same as replay on the MLP."""
   mlp = MLP(SPEC.heads, SPEC.C, hidden=(4, 4))
@@ -167,16 +159,6 @@ def test_one_expert_is_the_shared_bottom(schedule):
   chex.assert_trees_all_close(info, seen, atol=1e-5)
   np.testing.assert_array_equal(found.skipped[-1], STEPS)
   np.testing.assert_array_equal(found.router[-1], start.router)
-
-
-@pytest.mark.parametrize("rates,options", [({}, {"k": 1}), ({"router_lr": 0}, {"sample": "noisy_topk"})], ids=str)
-def test_the_router_rests(schedule, rates, options):
-  """With k = 1 the softmax of one logit has no gradient; a rate of 0 freezes the random router, and its noise."""
-  start = fresh(noise="sample" in options)
-  states, _ = train(start, schedule, rates=rates, **options)
-  for i in range(sum(STEPS)):
-    chex.assert_trees_all_equal((states.router[i], states.noise[i]), (start.router, start.noise))
-  assert (states.params["first"]["kernel"][-1] != start.params["first"]["kernel"]).any()
 
 
 def test_report(usual):

@@ -51,6 +51,7 @@ def task_key(t):
   return jax.random.fold_in(jax.random.key(7), t)
 
 
+@functools.cache
 def make_schedule() -> Schedule:
   phase = method().phases[0]
   steps = jnp.arange(max(STEPS))
@@ -128,6 +129,12 @@ def train(state, schedule, *, rates=(), one=None, **options):
     state, info = one(state, at(schedule, i))
     after.append((state, info))
   return jax.tree.map(lambda *leaves: np.stack(leaves), *after)
+
+
+@functools.cache
+def train_as_usual():
+  """States and infos of the usual method, after each step."""
+  return train(fresh(), make_schedule())
 
 
 def prefer(*experts):

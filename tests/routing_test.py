@@ -36,6 +36,7 @@ from tests.routing_steps import (
   step,
   task_key,
   train,
+  train_as_usual,
 )
 
 
@@ -45,9 +46,8 @@ def schedule():
 
 
 @pytest.fixture(scope="module")
-def usual(schedule):
-  """States and infos of the usual method, after each step."""
-  return train(fresh(), schedule)
+def usual():
+  return train_as_usual()
 
 
 def test_it_is_algorithm_1(schedule, usual):
@@ -222,6 +222,39 @@ def test_exhausted_layers_can_take_their_route(schedule):
   after = step(before, schedule, STEPS[0], rates=STILL, **ROUTED)
   assert moved_experts(before, after) == [set(), set()]
   np.testing.assert_array_equal(after.skipped, [0, 1, 0])
+
+
+def test_without_cotraining_is_a_rate_of_zero(schedule):
+  off, _ = train(fresh(), schedule, cotrain=False)
+  zero, _ = train(fresh(), schedule, rates={"cotrain_lr": 0})
+  chex.assert_trees_all_close((off.params, off.router), (zero.params, zero.router), atol=1e-6)
+  chex.assert_trees_all_equal((off.memory, off.used), (zero.memory, zero.used))
+  assert not off.skipped.any()
+
+
+def test_noise_is_learned_or_not_there(schedule):
+  """N starts at 0 and moves in the rows of seen tasks; fixed noise and other samplers do not carry it."""
+  start = jax.jit(method(sample="noisy_topk").init)(jax.random.key(0))
+  assert start.noise.shape == (L, T, E) and not start.noise.any()
+  states, _ = train(start, schedule, sample="noisy_topk")
+  for t in range(T):
+    noise = states.noise[sum(STEPS[: t + 1]) - 1]
+    assert noise[:, : t + 1].any(axis=(0, 2)).all() and not noise[:, t + 1 :].any()
+  for name in gating.SAMPLERS:
+    shapes = jax.eval_shape(method(sample=name, learned_noise=name != "noisy_topk").init, jax.random.key(0))
+    assert shapes.noise.shape == (0, T, E)
+
+
+@pytest.mark.parametrize("rates,options", [({}, {"k": (1, 3)}), ({"router_lr": 0}, {"sample": "noisy_topk"})], ids=str)
+def test_the_router_rests(schedule, rates, options):
+  """The softmax of one logit (k = 1, the first layer) has no gradient; a rate of 0 freezes the router and its noise."""
+  start = fresh(noise="sample" in options)
+  states, _ = train(start, schedule, rates=rates, **options)
+  at_rest = slice(0, 1 if "k" in options else L)
+  for i in range(sum(STEPS)):
+    found = states.router[i, at_rest], states.noise[i]
+    chex.assert_trees_all_equal(found, (start.router[at_rest], start.noise))
+  assert (states.params["first"]["kernel"][-1] != start.params["first"]["kernel"]).any()
 
 
 class Scalars(nn.Module):
