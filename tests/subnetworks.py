@@ -26,6 +26,7 @@ OPEN = {  # always shares
   "keep_accuracy": 0.97, "onset_factor": 4.0,
 }  # fmt: skip
 APART = {**OPEN, "overlap_from": 1.1}  # never
+OTHER = {"score": "taylor", "centred": False, "bias": "per_task"}
 AGAIN = ((1, 5), (2, 6), (1, 5), (3, 7))
 BATCH = HIDDEN["batch_size"]
 
@@ -146,8 +147,8 @@ def apart() -> Run:
 
 @functools.cache
 def by_accuracy() -> Subject:
-  """The toy with room for half of each layer in a mask, its size found by accuracy."""
-  return given(select="accuracy")
+  """The toy with room for half of each layer in a mask, its size found by accuracy, and other choices with it."""
+  return given(select="accuracy", **OTHER)
 
 
 @functools.cache
