@@ -103,9 +103,7 @@ def digits(classes, passes) -> tuple[Spec, Stream]:
   return STREAMS["subsets"](bank.load("digits"), jax.random.key(0), classes=classes, boundaries=False, passes=passes)
 
 
-def hidden(
-  classes=AGAIN, passes=8, cut=None, change=None, like=None, new=(), numbers=OPEN, **keywords
-) -> Subject:
+def hidden(classes=AGAIN, passes=8, cut=None, change=None, like=None, new=(), numbers=OPEN, **keywords) -> Subject:
   """Tasks of the embedded digits whose boundaries nobody tells.
 
   Args:
