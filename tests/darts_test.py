@@ -1,5 +1,7 @@
 """Layers chosen by a softened mixture: its gradients, its two steps, and what it commits."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ CLOCK = Clock(*(jnp.int32(n) for n in (0, 0, 8, 0)))
 RATE = 0.5
 
 
+@functools.cache
 def begun(on_valid=False, decay=0.0, name="hps", ahead=None):
   """(the method in task 1, its state, a batch, the view); no dropout."""
   spec, stream = toys.stream()
@@ -105,7 +108,7 @@ def test_to_second_order_alpha_looks_through_a_step_of_the_weights():
 def test_the_larger_side_is_committed_and_of_equals_the_own():
   method, state, _, view = begun(name="tf")
   state = state.replace(alpha=jnp.array([[0.1, 0.2], [0.3, 0.3]]))
-  after = method.leave(jax.random.key(0), state, view, CLOCK)
+  after = jax.jit(method.leave)(jax.random.key(0), state, view, CLOCK)
   np.testing.assert_array_equal(after.layers.configs[1], [True, False])
   np.testing.assert_allclose(after.alphas[1], state.alpha)
   assert int(after.now) == -1 and bool(after.layers.committed[1])

@@ -51,6 +51,10 @@ def plain(tmp_path_factory):
   return folder, train(turned(), folder, quiet=True).result
 
 
+def test_a_method_without_parts_leaves_none(plain):
+  assert not list(plain[0].rglob("parts"))
+
+
 def files_of(folder):
   return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
@@ -111,18 +115,28 @@ def test_rows_are_the_first_of_each_task(run):
   assert np.array(few["readouts"]["inferred"]["task_confusion"]).sum() == 240
 
 
-def test_validation_rows_are_asked_as_in_the_run(tmp_path):
-  """Those of the look `valid` after the last task, to the bit; the entry and its table say whose rows they are."""
-  config = turned(looks=("valid", "readout"))  # the latter is not asked again
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+  """Two learning rates, with a look at validation rows; the look `readout` is not asked again."""
+  folder = tmp_path_factory.mktemp("swept") / "run"
+  config = turned(evaluate_group=50, looks=("valid", "readout"))
   config.stream.valid_per_task = 35
-  result = train(config, tmp_path / "run", quiet=True).result
-  (valid,), (test,) = (evaluate_again(tmp_path / "run", {}, split=split) for split in ("valid", "test"))
-  for entry, found in ((valid, result["readouts"]["valid"]), (test, result)):
-    assert entry["readouts"]["task"]["accuracy"] == [seed[-1] for seed in found["accuracy"]]
-  assert (valid["split"], valid["test_rows"]) == ("valid", [[35, 35]] * 2)
-  assert (name_of(valid), name_of(test)) == ("split=valid rows=all", "rows=all")
-  assert evaluation_table([valid]).startswith("valid rows a task") and "all 35" in evaluation_table([valid])
-  (few,) = evaluate_again(tmp_path / "run", {}, rows=10, split="valid")
+  config.sweep.lr = (0.01, 0.2)
+  return folder, train(config, folder, quiet=True).sweep
+
+
+def test_validation_rows_are_asked_as_in_the_run(swept):
+  """Those of the look `valid` after the last task, to the bit; the entry and its table say whose rows they are."""
+  folder, outcomes = swept
+  valid, test = (evaluate_again(folder, {}, split=split) for split in ("valid", "test"))
+  for entries, name in ((valid, "valid"), (test, None)):
+    for entry, own in zip(entries, outcomes, strict=True):
+      found = own.result["readouts"][name] if name else own.result
+      assert entry["readouts"]["task"]["accuracy"] == [seed[-1] for seed in found["accuracy"]]
+  assert (valid[0]["split"], valid[0]["test_rows"]) == ("valid", [[35, 35]] * 2)
+  assert (name_of(valid[0]), name_of(test[1])) == ("lr=0.01 split=valid rows=all", "lr=0.2 rows=all")
+  assert evaluation_table(valid).startswith("lr") and "all 35" in evaluation_table(valid)
+  few, _ = evaluate_again(folder, {}, rows=10, split="valid")
   accuracy = np.array(few["readouts"]["task"]["accuracy"])
   np.testing.assert_array_equal(accuracy * 10, np.round(accuracy * 10))
 
@@ -137,22 +151,20 @@ def test_other_splits_are_refused(run):
     evaluate_again(folder, {}, split="valid")
 
 
-def test_costly_warps_and_learning_rates_of_a_sweep(tmp_path):
+def test_costly_warps_and_learning_rates_of_a_sweep(swept):
   """Each value of the run's sweep is an entry of its own; rotated test pictures are made for the rows asked."""
-  config = turned(evaluate_group=50)
-  config.sweep.lr = (0.01, 0.2)
-  outcome = train(config, tmp_path / "run", quiet=True)
-  entries = evaluate_again(tmp_path / "run", {"evaluate_group": [50, 7]})
+  folder, outcomes = swept
+  entries = evaluate_again(folder, {"evaluate_group": [50, 7]})
   assert [entry["sweep"] for entry in entries] == [{"lr": 0.01}, {"lr": 0.2}] * 2
-  for entry, own in zip(entries, outcome.sweep * 2, strict=True):
+  for entry, own in zip(entries, outcomes * 2, strict=True):
     assert entry["readouts"]["task"]["ACC"] == own.result["metrics"]["ACC"]
   assert len({name_of(entry) for entry in entries}) == 4
-  (few, _) = evaluate_again(tmp_path / "run", {}, rows=30)
+  (few, _) = evaluate_again(folder, {}, rows=30)
   assert few["test_rows"] == [[30, 30]] * 2
   with pytest.raises(ConfigError, match=r"--over=optimizer\.lr: the run's own sweep varies it"):
-    evaluate_again(tmp_path / "run", {"optimizer.lr": [0.1]})
-  with pytest.raises(ConfigError, match=rf"give that of a run, for example --workdir={tmp_path}/run"):
-    evaluate_again(tmp_path / "run" / "lr=0.01", {})
+    evaluate_again(folder, {"optimizer.lr": [0.1]})
+  with pytest.raises(ConfigError, match=rf"give that of a run, for example --workdir={folder}"):
+    evaluate_again(folder / "lr=0.01", {})
 
 
 def test_settings_multiply_and_are_checked_before_the_first_is_asked(plain):

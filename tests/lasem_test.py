@@ -22,7 +22,6 @@ from cljax.pieces.layered import params_of
 from cljax.pieces.optimizers import sgd
 from cljax.pieces.transfer import scaled
 from cljax.report.exhibits import columns_of, figures_of
-from cljax.run import fit
 from cljax.types import At, Clock, Place
 from tests import toys
 from tests.results import S, T, fake
@@ -43,6 +42,7 @@ def data():
   return spec, view, batch
 
 
+@functools.cache
 def em_of(name="hps", dropout=0.0, decay=0.0, lr=0.5, **choice):
   spec, view, _ = data()
   net = {"channels": (3, 3), "pools": (1, 2), "dropout": dropout, "weight_scale": 0.3, "bias": 0.1}
@@ -53,10 +53,15 @@ def em_of(name="hps", dropout=0.0, decay=0.0, lr=0.5, **choice):
   return em, jax.jit(em.enter)(jax.random.key(1), state, view, CLOCK)
 
 
+@functools.cache
+def stepping(em):
+  return jax.jit(em.step)
+
+
 def steps(em, state, count, batch=None):
   """States after each of `count` steps on one batch, and the infos."""
   _, view, usual = data()
-  step, found = jax.jit(em.step), []
+  step, found = stepping(em), []
   for k in range(count):
     clock = CLOCK._replace(epoch=jnp.int32(k // 8), step=jnp.int32(k % 8))
     state, info = step(jax.random.key(k), state, usual if batch is None else batch, clock, view)
@@ -74,8 +79,8 @@ def test_one_backward_pass_is_the_sum_over_configurations(name):
   @jax.jit
   def both(params):
     whole, (_, q) = jax.grad(em.weighted, has_aux=True)(params, batch, key, state.weights)
-    each = [jax.grad(em.alone, has_aux=True)(params, batch, key, table[c])[0] for c in range(4)]
-    return whole, jax.tree.map(lambda *leaves: sum(q[c] * leaf for c, leaf in enumerate(leaves)), *each), q
+    each = jax.lax.map(lambda c: jax.grad(em.alone, has_aux=True)(params, batch, key, c)[0], table)
+    return whole, jax.tree.map(lambda leaves: jnp.tensordot(q, leaves, 1), each), q
 
   whole, expected, q = both(params)
   chex.assert_trees_all_close(whole, expected, atol=2e-6)
@@ -135,13 +140,13 @@ def test_several_m_steps_keep_the_posterior():
   _, view, batch = data()
   (after, _), *_ = steps(em, state, 1)
   keys = jax.random.split(jax.random.key(0), 2)
-  weights, expected = state.weights, state
-  expected, (_, q) = em.descend(
-    At(keys[0], CLOCK, view), expected, batch, lambda p, b: em.weighted(p, b, keys[0], weights)
-  )
-  expected, _ = em.descend(
-    At(keys[1], CLOCK, view), expected, batch, lambda p, b: em.weighted(p, b, keys[1], weights, q)
-  )
+
+  @jax.jit
+  def twice(state, weights):
+    state, (_, q) = em.descend(At(keys[0], CLOCK, view), state, batch, lambda p, b: em.weighted(p, b, keys[0], weights))
+    return em.descend(At(keys[1], CLOCK, view), state, batch, lambda p, b: em.weighted(p, b, keys[1], weights, q))[0]
+
+  expected = twice(state, state.weights)
   chex.assert_trees_all_close(params_of(after.layers), params_of(expected.layers), atol=1e-6)
   assert after.weights.sum() == 1
 
@@ -185,14 +190,18 @@ def subject(looks=(), **choice):
   return Subject(toys.experiment(method, spec, stream, chunk=24, every_task=True, looks=looks))
 
 
-def run(**choice):
-  return subject(**choice).run()
+@functools.cache
+def static():
+  """All tasks share all layers, unless the state gives them other configurations."""
+  return subject(choose="static")
 
 
 def test_tasks_that_share_nothing_never_change():
   """Single tasks: an answer, once right or wrong, stays. With all layers shared answers change."""
-  for layers, forgets in (("none", False), ("all", True)):
-    carry = run(choose="static", layers=layers)
+  for number, forgets in ((3, False), (0, True)):
+    carry = static().start()
+    carry.state = carry.state.replace(given=jnp.full_like(carry.state.given, number))
+    static().run(carry=carry)
     right = carry.right["task"][0]
     later = [right[t + 1 :, t] for t in range(2)]  # from the end of the task on
     assert any(len(set(column.tolist())) > 1 for column in later) == forgets, right
@@ -201,7 +210,7 @@ def test_tasks_that_share_nothing_never_change():
 
 @functools.cache
 def searching():
-  return subject(("trials",), choose="search", epochs=3)
+  return subject(("trials",), choose="search")
 
 
 @functools.cache
@@ -224,8 +233,8 @@ def test_test_rows_of_all_trials_are_kept():
   trials = {name: np.array(value, float) for name, value in peak["trials"].items()}
   np.testing.assert_allclose(trials["valid"], searched().state.search.valid, rtol=1e-6)
   assert trials["test"].shape == (2, 3, 4) and len(np.unique(trials["test"])) > 4
-  np.testing.assert_array_equal((trials["epoch"] - 1) // 3, np.broadcast_to(np.arange(4), (2, 3, 4)))
-  assert (trials["epoch"] % 3 == 0).any()  # the last of its trial
+  np.testing.assert_array_equal((trials["epoch"] - 1) // 4, np.broadcast_to(np.arange(4), (2, 3, 4)))
+  assert (trials["epoch"] % 4 == 0).any()  # the last of its trial
   winner = searched().state.given[..., None]
   np.testing.assert_array_equal(peak["test"], np.take_along_axis(trials["test"], np.asarray(winner), axis=2)[..., 0])
 
@@ -233,28 +242,27 @@ def test_test_rows_of_all_trials_are_kept():
 def test_the_first_trial_is_training_with_its_configuration():
   """All shared, from the same start, by the same keys: a search of which the first trial has just ended."""
   ends = []
-  for each in (searching(), subject(choose="static", epochs=3)):
+  for each in (searching(), static()):
     units = [unit for unit in each.units() if unit.kind in ("view", "enter", "chunk", "tick") and unit.at.task == 0]
-    last = [i for i, unit in enumerate(units) if unit.kind == "tick"][2:3] or [len(units) - 1]
+    last = [i for i, unit in enumerate(units) if unit.kind == "tick"][3:4] or [len(units) - 1]
     ends.append(first(each.run(units=units[: last[0] + 1]).state))
-  search, static = ends
-  chex.assert_trees_all_equal(search.search.best, params_of(static.layers))
+  search, alone = ends
+  chex.assert_trees_all_equal(search.search.best, params_of(alone.layers))
   assert search.search.trial == 1 and search.search.winner == 0
   chex.assert_trees_all_equal(search.layers.shared, search.layers.backup)
 
 
 def test_a_search_without_validation_rows_stops():
-  spec, stream = toys.stream()
+  _, stream = toys.stream()
   rows = stream.tasks.valid
   stream = stream._replace(tasks=stream.tasks._replace(valid=rows._replace(count=np.zeros_like(rows.count))))
-  method = METHODS["lasem"](toys.stack(spec), sgd(0.3), spec, epochs=1, choose="search")
   with pytest.raises(ConfigError, match=r"config.stream.valid_per_class \(or valid_per_task\) does not suffice"):
-    fit(method, spec, stream, quiet=True)
+    searching().run(data=stream)
 
 
 def test_random_configurations_are_each_task_s_and_seed_s_own():
   em, _ = em_of(choose="random")
-  given = jax.vmap(lambda seed: em.init(jax.random.key(seed)).given)(jnp.arange(40))
+  given = jax.jit(jax.vmap(lambda seed: em.init(jax.random.key(seed)).given))(jnp.arange(40))
   assert len(np.unique(given)) == 4 and len(np.unique(given, axis=0)) > 20
 
 

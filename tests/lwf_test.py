@@ -84,6 +84,6 @@ def test_it_forgets_less_than_fine_tuning_on_related_tasks():
   found = {}
   for name, keywords in (("finetune", {}), ("lwf", {"warmup_epochs": 1})):
     method = {"name": name, "batch_size": 10, "epochs": 5, **keywords}
-    config = toys.config_of(method, (32, 32), 0.003, {"num_seeds": 3, "evaluate": "ends"}, tasks=5)
+    config = toys.config_of(method, (32,), 0.003, {"num_seeds": 3, "evaluate": "ends"}, tasks=5)
     found[name] = train(config, quiet=True).result["metrics"]["BWT"]["mean"]
   assert found["lwf"] > found["finetune"] + 0.01, found

@@ -1,18 +1,35 @@
 """Every notebook runs from top to bottom."""
 
+import ast
+import json
 from pathlib import Path
 
-import nbformat
+import matplotlib.pyplot as plt
 import pytest
-from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-# The kernel's client announces its own future in two ways that are not ours to change.
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning", "ignore::ResourceWarning")
+def execute(source: str, names: dict[str, object]):
+  """Runs a cell as a kernel does: what its last expression is worth is shown."""
+  *lines, last = ast.parse(source).body
+  if not isinstance(last, ast.Expr):
+    lines, last = [*lines, last], None
+  exec(compile(ast.Module(lines, []), "<cell>", "exec"), names)
+  if last is not None:
+    repr(eval(compile(ast.Expression(last.value), "<cell>", "eval"), names))
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(path):
-  notebook = nbformat.read(path, as_version=4)
-  assert not any(cell.get("outputs") for cell in notebook.cells), "commit notebooks without outputs"
-  NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(path.parent.parent)}}).execute()
+def test_notebook_runs(path, monkeypatch):
+  """In this process: a kernel of its own would have to import everything anew."""
+  monkeypatch.chdir(ROOT)
+  cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+  assert cells and not any(cell["outputs"] for cell in cells), "commit notebooks without outputs"
+  names: dict[str, object] = {"__name__": "__main__"}
+  for cell in cells:
+    execute("".join(cell["source"]), names)
+    for figure in map(plt.figure, plt.get_fignums()):  # which a kernel draws
+      figure.canvas.draw()
+  plt.close("all")

@@ -1,13 +1,18 @@
-"""Prediction from the parts of a finished run: one expert at a time, the same answers as the whole state gives."""
+"""A finished run of Expert Gate: prediction from its parts, one expert at a time, and the figures of what it leaves."""
 
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from cljax import artifacts
 from cljax.data.sample import decode
 from cljax.errors import ConfigError
+from cljax.methods.exhibits import EXHIBITS
+from cljax.methods.expert_gate.exhibits import parent_relatedness, transfer_figures
+from cljax.pieces.experts import FINETUNE, LWF
 from cljax.predict import Predictor
+from cljax.report import plots
 from cljax.run import train
 from tests import toys
 
@@ -88,6 +93,38 @@ def test_rows_without_a_finite_error_get_no_answer(run):
   assert answers.slot[1] == -1 == answers.label[1]
 
 
-def test_a_method_without_parts_leaves_none(tmp_path):
-  train(toys.config_of({"name": "finetune"}, tasks=2), tmp_path / "run", quiet=True)
-  assert not (tmp_path / "run" / "parts").exists()
+# Figures, from results and report arrays alone.
+
+
+def test_a_run_has_its_gate_s_figures(run):
+  """With `turned`, as if its tasks were turned copies of the first."""
+  _, outcome = run
+  config = outcome.result["config"]
+  result = {**outcome.result, "config": {**config, "stream": {**config["stream"], "angles": (0.0, 0.0, 20.0)}}}
+  found = plots.run_figures(result, outcome.arrays, EXHIBITS)
+  assert {"gate_confusion", "relatedness", "turned"} <= set(found)
+  line = found["turned"].axes[0].lines[0]
+  np.testing.assert_array_equal(line.get_xdata(), [0, 20])
+  np.testing.assert_allclose(line.get_ydata(), outcome.arrays["relatedness"][0, -1, 1:3, 0])
+  image = found["gate_confusion"].axes[0].images[0].get_array()
+  np.testing.assert_allclose(image.sum(axis=1), 1)
+
+
+def test_a_table_shows_what_lwf_gave(run):
+  """Of two results whose modes and accuracies differ."""
+  _, outcome = run
+  R = np.array(outcome.result["accuracy"], float)
+  results = [{**outcome.result, "accuracy": (share * R).tolist()} for share in (0.9, 1.0)]
+  arrays = [{**outcome.arrays, "mode": np.where(outcome.arrays["mode"] > 0, mode, 0)} for mode in (FINETUNE, LWF)]
+  found = plots.table_figures(results, arrays, ["tuned", "held"], EXHIBITS)
+  figure = next(figure for name, figure in found.items() if name.endswith("_transfer"))
+  points = figure.axes[0].collections[0].get_offsets()
+  shown = np.asarray(points)[~np.isnan(np.asarray(points)[:, 0].astype(float))]
+  np.testing.assert_allclose(np.sort(shown[:, 1]), np.sort(10 * R[:, -1, 1:].ravel()), atol=1e-9)
+  assert transfer_figures(results[:1], arrays[:1]) == {}
+  assert all(isinstance(figure, Figure) for figure in found.values())
+
+
+def test_the_relatedness_of_parents():
+  arrays = {"relatedness": np.array([[[[np.nan] * 3, [0.9, np.nan, np.nan]]]]), "parent": np.array([[[-1, 0]]])}
+  np.testing.assert_array_equal(parent_relatedness(arrays), [[np.nan, 0.9]])

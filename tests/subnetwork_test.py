@@ -17,7 +17,7 @@ from cljax.ops import masks
 from cljax.ops.infer import mean_entropy
 from cljax.run import train
 from tests import toys
-from tests.subnetworks import APART, GIVEN, OPEN, Run, answer, apart, by_accuracy, given, shared, toy
+from tests.subnetworks import APART, GIVEN, OPEN, OTHER, Run, answer, apart, by_accuracy, given, shared, toy
 
 
 def test_frozen_weights_keep_their_bits_and_answers_stay_the_same():
@@ -139,10 +139,9 @@ def test_labels_of_the_test_rows_change_no_route():
 
 
 VARIANTS = {
-  "other": lambda: given(score="taylor", centred=False, bias="per_task"),
   "fisher": lambda: given(like=toy(), new=(".enter", ".exit"), score="fisher", retrain=0),
   "accuracy": by_accuracy,
-  "threshold": lambda: given(like=by_accuracy(), new=(".exit",), select="threshold"),
+  "threshold": lambda: given(like=by_accuracy(), new=(".exit",), select="threshold", **OTHER),
 }
 
 
@@ -161,7 +160,7 @@ def test_variants_train_and_keep_what_they_froze(name):
 
 
 def test_each_task_may_have_biases_of_its_own():
-  first, *_, last = (kept.learner.subnets for kept in variant("other").kept)
+  first, *_, last = (kept.learner.subnets for kept in variant("accuracy").kept)
   for path, biases in last.biases.items():
     np.testing.assert_array_equal(biases[0], first.biases[path][0])
     assert not np.array_equal(biases[0], biases[1])
@@ -212,7 +211,9 @@ def test_deviations_are_stored_scores_less_those_of_the_rows(labels):
 def test_accuracy_selects_the_smallest_share_that_keeps_it():
   """Nothing asked: the smallest share of the ladder; more than all asked: half of each layer."""
   few, many = (
-    Run(given(like=by_accuracy(), numbers={**APART, "keep_accuracy": least}, select="accuracy")).report("frozen_share")
+    Run(given(like=by_accuracy(), numbers={**APART, "keep_accuracy": least}, select="accuracy", **OTHER)).report(
+      "frozen_share"
+    )
     for least in (0.0, 2.0)
   )
   assert (few < 0.02).all() and (np.abs(many - 0.5) < 0.02).all()
@@ -243,6 +244,7 @@ def test_a_stream_with_several_heads_is_refused():
     METHODS["subnetwork"](toys.wide_mlp(spec), optax.adam(0.01), spec)
 
 
+@pytest.mark.slow
 def test_six_pairs_of_digits_end_to_end():
   """The paper's tasks on the embedded digits: every answer among ten classes, and the task found in batches of 32."""
   config = default()

@@ -17,14 +17,16 @@ from tests.subjects import Subject, first
 
 GIVEN = {"batch_size": 10, "epochs": 20, "retrain": 60, "experts": 3, "fractions": (0.2, 0.2, 0.3)}
 HIDDEN = {
-  "batch_size": 16, "epochs": 1, "retrain": 60, "experts": 2, "slots": 6, "fractions": (0.15, 0.15, 0.25), "warmup": 30,
-  "onset_history": 20, "window": 512,
+  "batch_size": 16, "epochs": 1, "retrain": 60, "experts": 2, "slots": 6, "fractions": (0.15, 0.25), "warmup": 30,
+  "onset_history": 20, "window": 2048, "infer": "features",
+  "recurring_below": 1.2,
 }  # fmt: skip
 OPEN = {  # always shares
   "overlap_from": 0.0, "deviation_up_to": 1e9, "capacity_hidden": 1.0, "capacity_output": 1.0, "above": 1.0,
   "keep_accuracy": 0.97, "onset_factor": 4.0,
 }  # fmt: skip
 APART = {**OPEN, "overlap_from": 1.1}  # never
+OTHER = {"score": "taylor", "centred": False, "bias": "per_task"}
 AGAIN = ((1, 5), (2, 6), (1, 5), (3, 7))
 BATCH = HIDDEN["batch_size"]
 
@@ -32,7 +34,7 @@ BATCH = HIDDEN["batch_size"]
 class Run:
   """One seed of a subject, run to the end."""
 
-  def __init__(self, subject: Subject, carry: Any = None):
+  def __init__(self, subject: Subject, units: Any = None):
     self.subject, self.experiment, self.spec = subject, subject.experiment, subject.spec
     self.kept: list[Any] = []  # the state after each task
 
@@ -40,7 +42,7 @@ class Run:
       if unit.kind == "evaluate" and unit.row:
         self.kept.append(jax.tree.map(np.array, first(carry.state)))
 
-    self.carry = subject.run(after=keep, carry=carry)
+    self.carry = subject.run(units, after=keep)
 
   @property
   def data(self) -> Stream:
@@ -101,9 +103,7 @@ def digits(classes, passes) -> tuple[Spec, Stream]:
   return STREAMS["subsets"](bank.load("digits"), jax.random.key(0), classes=classes, boundaries=False, passes=passes)
 
 
-def hidden(
-  classes=AGAIN, passes=8, cut=None, change=None, like=None, new=(), numbers=OPEN, chunk=None, **keywords
-) -> Subject:
+def hidden(classes=AGAIN, passes=8, cut=None, change=None, like=None, new=(), numbers=OPEN, **keywords) -> Subject:
   """Tasks of the embedded digits whose boundaries nobody tells.
 
   Args:
@@ -112,18 +112,17 @@ def hidden(
   """
   spec, data = digits(classes, passes)
   train = data.tasks.train
-  if cut is not None or change is not None:
-    rows = np.concatenate([idx[:count] for idx, count in zip(train.idx, train.count, strict=True)])
-    ends = np.cumsum(train.count)[:-1] if cut is None else cut
-    pieces = np.split(rows if change is None else change(rows), ends)
-    data = data._replace(tasks=data.tasks._replace(train=Rows(*toys.pad(pieces), None)))
-  net = MLP(heads=1, classes=10, hidden=(32, 32))
+  rows = np.concatenate([idx[:count] for idx, count in zip(train.idx, train.count, strict=True)])
+  ends = np.cumsum(train.count)[:-1] if cut is None else cut
+  idx, count = toys.pad(np.split(rows if change is None else change(rows), ends))
+  idx = np.pad(idx, ((0, 0), (0, len(rows) - idx.shape[1])))  # of one shape, however they are cut
+  data = data._replace(tasks=data.tasks._replace(train=Rows(idx, count, None)))
+  net = MLP(heads=1, classes=10, hidden=(32,))
 
   def method(spec, **hyper):
     return METHODS["subnetwork"](net, optax.adam(0.003), spec, **{**HIDDEN, **keywords, **hyper})
 
-  settings = {} if chunk is None else {"chunk": chunk}
-  return subject(spec, data, numbers, method, like, new, evaluate_group=32, **settings)
+  return subject(spec, data, numbers, method, like, new, evaluate_group=32)
 
 
 @functools.cache
@@ -146,8 +145,8 @@ def apart() -> Run:
 
 @functools.cache
 def by_accuracy() -> Subject:
-  """The toy with room for half of each layer in a mask, its size found by accuracy."""
-  return given(select="accuracy")
+  """The toy with room for half of each layer in a mask, its size found by accuracy, and other choices with it."""
+  return given(select="accuracy", **OTHER)
 
 
 @functools.cache

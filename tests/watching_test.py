@@ -23,7 +23,8 @@ from cljax.ops import masks, recent
 from cljax.run import train
 from cljax.types import Clock, Place, View
 from tests import subnetworks
-from tests.subnetworks import AGAIN, APART, BATCH, OPEN, Run, again, hidden
+from tests.subjects import cut
+from tests.subnetworks import AGAIN, APART, BATCH, HIDDEN, OPEN, Run, again, hidden
 
 
 def test_every_onset_is_noticed_at_once_and_there_is_no_other():
@@ -51,9 +52,8 @@ def test_it_learns_and_forgets_nothing_after_consolidation():
 
 def test_recut():
   """The same rows in the same order under other boundaries, in chunks of another length: the same bits."""
-  chex.assert_trees_all_equal(
-    Run(hidden(cut=(37, 1000, 1003), chunk=13, like=again().subject, new=(".chunk",))).carry.state, again().carry.state
-  )
+  recut = hidden(cut=(37, 1000, 1003), like=again().subject)
+  chex.assert_trees_all_equal(Run(recut, cut(recut.units(), lambda: 13)).carry.state, again().carry.state)
 
 
 def test_rows_held_back_do_not_reach_the_task_before():
@@ -82,32 +82,49 @@ def test_rows_held_back_do_not_reach_the_task_before():
 
 
 def test_batches_that_fire_without_an_onset_are_learnt_in_order():
-  """With so many needed in a row that none is an onset, all is as if nothing were watched."""
-  keywords = {"retrain": 0, "warmup": 5, "onset_batches": 12, "decide_after": 12, "onset_quantile": 0.5}
-  base = hidden(((1, 5),), 6, numbers={**OPEN, "onset_factor": 1.0}, **keywords)
-  never = hidden(((1, 5),), 6, numbers={**OPEN, "onset_factor": 1e30}, like=base, **keywords)
-  held, plain = Run(base), Run(never)
-  assert len(held.onsets()) == 0 and int(held.report("fired")) > 3 and int(plain.report("fired")) == 0
-  chex.assert_trees_all_equal(held.state.learner, plain.state.learner)
+  """Single batches of another task in the first one, each held back until the next: as if nothing were watched."""
+
+  def strewn(rows):
+    rows, length = rows.copy(), len(rows) // len(AGAIN)
+    for batch in (60, 63, 90, 120):
+      at = slice(batch * BATCH, (batch + 1) * BATCH)
+      rows[at] = rows[at.start + length : at.stop + length]
+    return rows
+
+  base = hidden(change=strewn, like=again().subject)
+  never = hidden(change=strewn, like=base, numbers={**OPEN, "onset_factor": 1e30})
+  chunk = next(i for i, unit in enumerate(base.units()) if unit.kind == "chunk")  # of the first task alone
+  held, plain = (Run(each, each.units()[: chunk + 1]).state for each in (base, never))
+  assert held.watching.turns == 0 and held.watching.fired > 3 and plain.watching.fired == 0
+  chex.assert_trees_all_equal(held.learner, plain.learner)
 
 
-def test_a_slot_of_few_rows_goes_on_learning_when_its_task_comes_again():
-  """The window was not full when it was consolidated, and no later task of its expert builds on it."""
-  run = Run(hidden(AGAIN[:3], numbers=APART, window=4096))
-  np.testing.assert_array_equal(run.carry.slot_of[0], [0, 1, 0])
-  assert not bool(run.report("reused"))
-  assert int(run.state.watching.rows[0]) == int(run.state.watching.window.count) > 1000
+@pytest.mark.parametrize("shares", [False, True])
+def test_a_slot_of_few_rows_goes_on_learning_when_its_task_comes_again(shares):
+  """The window was not full when it was consolidated; where a later task of its expert builds on it, it rests."""
+  few = 1400  # rows of the first task, then all of the second, and the first to the end
+
+  def early(rows):
+    one, two, *_ = np.split(rows, np.cumsum(again().data.tasks.train.count))
+    return np.concatenate([one[:few], two, np.resize(one, len(rows) - few - len(two))])
+
+  run = Run(hidden(change=early, like=again().subject, numbers=OPEN if shares else APART))
+  np.testing.assert_array_equal(run.report("onset_slot")[:3], [1, 0, -1])
+  window, rows = HIDDEN["window"], int(run.state.watching.rows[0])
+  assert int(run.state.learner.slot) == 0 and int(run.state.watching.window.count) > window
+  assert bool(run.report("reused")) == shares and (few <= rows < window if shares else rows == window)
 
 
-def test_the_mask_of_the_task_before_may_be_watched():
-  run = Run(hidden(like=again().subject, new=(".chunk",), watch="last"))
+@pytest.mark.parametrize("watch", ["last", "loss"])
+def test_the_mask_of_the_task_before_or_the_loss_may_be_watched(watch):
+  run = Run(hidden(like=again().subject, new=(".chunk",), watch=watch))
   delay = run.onsets() - run.edges
   assert len(delay) == 3 and ((delay >= 1) & (delay <= 2)).all()
 
 
-def test_the_loss_may_be_watched_and_running_out_of_slots_names_the_key():
+def test_running_out_of_slots_names_the_key():
   """All slots but the first are done already."""
-  base = hidden(like=again().subject, new=(".chunk",), watch="loss")
+  base = hidden(like=again().subject)
   carry = base.start()
   subnets = carry.state.learner.subnets
   subnets = subnets.replace(expert_of=subnets.expert_of.at[:, 1:].set(0), done=subnets.done.at[:, 1:].set(True))
