@@ -111,6 +111,10 @@ WRONG = {
   "unknown method name": ([QUICK + ":method=er", "--config.method.name=erx"], ["config.method.name", "erx", "er"]),
   "unknown stream": ([QUICK + ":method=er", "--config.stream.name=permutd"], ["permutd", "permuted"]),
   "unknown data set": ([QUICK + ":method=er", "--config.stream.source=mnits"], ["mnits", "mnist"]),
+  "a field that the config has a method for": (
+    [QUICK + ":method=er", "--config.method.update=unoin"],
+    ["config.method.update='unoin' is not known", "union"],
+  ),
   "unknown key": ([QUICK + ":method=er", "--config.method.capacty=5"], ["capacty", "Did you mean method.capacity?"]),
   "unknown key of the top": ([QUICK, "--config.num_seed=5"], ["num_seed", "num_seeds"]),
   "unknown flag": ([QUICK, "--wrkdir=x"], ["wrkdir"]),
