@@ -10,7 +10,7 @@ from cljax.data.sample import decode
 from cljax.pieces.experts import FINETUNE, LWF, SCRATCH
 from tests import gates
 
-LONG = {"epochs": 5, "autoencoder_epochs": 20, "patience": 3}
+LONG = {"epochs": 5, "warmup_epochs": 0, "autoencoder_epochs": 20, "patience": 3}
 APART = [0, 1, 2, 3]
 
 

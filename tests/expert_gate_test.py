@@ -279,7 +279,7 @@ def test_a_root_expert_is_a_parent_and_never_an_answer(tmp_path):
   spec, data = toys.stream()
   artifacts.write(tmp_path, gates.method_of(spec).parts(finished().state))
   root = f"{tmp_path}/expert_1.npz"
-  base: Subject = gates.subject(spec, data, root=root)
+  base: Subject = gates.subject(spec, data, root=root, warmup_epochs=0)
   other = changed(data, bank={"x": 255 - data.bank.x})
   state = gates.state_of(base.run(gates.training(base, 1), data=other))
   stored = np.load(root)

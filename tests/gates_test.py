@@ -13,7 +13,7 @@ from tests import toys
 
 
 def trained(name, **method):
-  method = {"name": name, "batch_size": 20, "epochs": 4, **method}
+  method = {"name": name, "batch_size": 20, "epochs": 4, "warmup_epochs": 0, **method}
   config = toys.config_of(method, (32,), 0.003, {"evaluate": "ends"}, tasks=5, valid_per_task=30)
   return train(config, quiet=True)
 
@@ -36,7 +36,7 @@ def test_the_most_confident_expert_answers():
 
 
 def test_the_discriminative_gate_learns_the_task_and_is_an_oracle():
-  outcome = trained("discriminative", gate_epochs=20, hidden=32, gate_lr=0.01)
+  outcome = trained("discriminative", gate_epochs=10, hidden=32, gate_lr=0.01)
   result = outcome.result
   assert result["oracle"]
   recognition = result["readouts"]["inferred"]["task_recognition"]

@@ -70,12 +70,13 @@ def test_parameters_of_the_paper_s_networks(stream):
 def test_a_new_column_holds_what_is_counted():
   """Its other numbers are zero; no two columns begin alike."""
   method, state, _ = small()
+  report = jax.jit(method.report)
   for t, widths in enumerate(((0, 0, 0), WIDTHS[1], WIDTHS[2])):
     shapes = zip(widths, (12, 8, 12), (1, 9, 9), (8, 12, 3), strict=True)
     expected = sum(t * (1 + width * (into + 1 + window * out)) for width, into, window, out in shapes)
     laterals = jax.device_get(take(state.store["laterals"], t))
     assert sum(np.count_nonzero(leaf) for leaf in jax.tree.leaves(laterals)) == expected
-    counts = [method.report(state.replace(finished=np.arange(4) == t))["parameters"] for t in (0, t)]
+    counts = [report(state.replace(finished=np.arange(4) == t))["parameters"] for t in (0, t)]
     assert counts[1] - counts[0] == expected
   starts = np.asarray(state.store["layers"][0]["kernel"])
   assert len(np.unique(starts.reshape(4, -1), axis=0)) == 4 and len(np.unique(starts)) == starts.size
