@@ -14,6 +14,7 @@ from tests.rows import fetch
 PRESETS = {
   "paper": {},
   "release": {"likelihood": "mean", "prior": "posteriors"},
+  "product, mean of posteriors": {"prior": "posteriors"},
   "amortised": {"m_step": "best", "e_every": 8},
 }
 ORDERS, STEPS, BATCHES = 12, 96, 3

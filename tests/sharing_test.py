@@ -152,7 +152,7 @@ def test_parameters_of_the_paper_s_networks(stream):
 
 
 def test_the_residual_net_in_groups():
-  for groups, K in (("4g", 16), ("7g", 128)):
+  for groups, K in (("4g", 16), ("5g", 32), ("6g", 64), ("7g", 128)):
     nets, layers = of_config(f"net=resnet_{groups}", "cifar100_10")
     assert numbers(layers.shared) == 10_998_784 and numbers(layers.work["top"]) == 2_059_010
     rows = configurations(len(nets.groups))[:, nets.group_of]
