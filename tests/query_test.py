@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from cljax.data import bank
 from cljax.errors import ConfigError
 from cljax.meta.episodes import fresh_heads
 from cljax.meta.outer import SEGMENT, Adam, episode_key
-from cljax.meta.query import HEADS, QUERY, Query
+from cljax.meta.query import HEADS, QUERY, STEPS, Query
 from cljax.meta.settings import settings_of
 from cljax.meta.train import train
 from cljax.meta.unroll import Inner
@@ -48,12 +49,15 @@ def test_a_step_is_the_query_s_gradient_through_the_steps_of_the_head():
   @jax.jit
   def batches():
     classes = episodes.classes(episode_key(KEY, jnp.int32(5)), (3, 2))
-    support = [episodes.batch(key, classes, jnp.int32(1), (0, 6)) for key in jax.random.split(own, S)]
+    keys = jax.random.split(jax.random.fold_in(own, STEPS), S)
+    support = [episodes.batch(key, classes, jnp.int32(1), (0, 6)) for key in keys]
     return support, episodes.batch(jax.random.fold_in(own, QUERY), classes, jnp.int32(1), (4, 6))
 
   support, query = batches()
   assert sorted(query.task.tolist()) == [0] * 4 + [1] * 6
   assert all((batch.task == 1).all() and len(batch.y) == 6 for batch in support)
+  drawn = [batch.place.row[-6:].tolist() for batch in (*support, query)]
+  assert len({tuple(rows) for rows in drawn}) == 3  # what is asked about are other draws than what the head learnt from
 
   def loss(params):
     moving = fresh_heads(jax.random.fold_in(own, HEADS), params, "head", 2)
@@ -69,9 +73,7 @@ def test_a_step_is_the_query_s_gradient_through_the_steps_of_the_head():
 
   expected, moved = by_hand_too(params)
   assert told["loss"] == pytest.approx(float(expected), rel=1e-5)
-  for path, leaf in jax.tree_util.tree_leaves_with_path(after.theta):
-    there = jax.tree_util.tree_leaves(moved)[[p for p, _ in jax.tree_util.tree_leaves_with_path(moved)].index(path)]
-    np.testing.assert_allclose(leaf, there, rtol=1e-4, atol=1e-5)
+  chex.assert_trees_all_close(after.theta, moved, rtol=1e-4, atol=1e-5)
   assert not np.array_equal(after.theta["first"]["kernel"], params["first"]["kernel"])
   fresh = slice(2, None)  # heads of new tasks are drawn anew for each episode, so nothing comes back to them
   np.testing.assert_array_equal(after.theta["head"]["kernel"][:, fresh], params["head"]["kernel"][:, fresh])

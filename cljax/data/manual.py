@@ -31,10 +31,8 @@ STL_FILES = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
 STL_SHAPE = (3, 96, 96)  # as stored: channel, column, row
 DOMAINS = (("Product",), ("Real World", "RealWorld"))  # and how their folders may be called
 OFFICE_CLASSES, OFFICE_SIDE = 65, 128
-ANNOTATIONS = "val/val_annotations.txt"
 OFFICE_TEST = 3  # of ten pictures
-
-
+ANNOTATIONS = "val/val_annotations.txt"
 TINY_CLASSES, TINY_SIDE = 200, 64
 
 

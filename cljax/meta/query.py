@@ -22,7 +22,7 @@ from cljax.ops.losses import cross_entropy
 from cljax.ops.trees import where
 from cljax.types import Array, Batch, Key, PyTree
 
-HEADS, QUERY = range(2)  # purposes of a segment's key, beside its steps
+STEPS, HEADS, QUERY = range(3)  # purposes of a segment's key
 
 
 def parted(params: PyTree, head: str) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -74,7 +74,7 @@ class Query(NamedTuple):
   ) -> tuple[Training, dict[str, Array]]:
     """One outer step after `length` steps of a head, and what is told of it."""
     own = jax.random.fold_in(jax.random.fold_in(key, SEGMENT), number)
-    steps = jax.random.split(own, length)
+    steps = jax.random.split(jax.random.fold_in(own, STEPS), length)  # a split of `own` itself has its purposes' keys
     classes = episodes.classes(episode_key(key, number), (self.tasks, self.classes))
     batches = jax.vmap(lambda key: episodes.batch(key, classes, jnp.int32(1), (0, self.inner.new_batch)))(steps)
     sizes = (self.inner.old_batch, self.inner.new_batch)

@@ -229,31 +229,21 @@ def learned(
   return optax.GradientTransformationExtraArgs(it.init, it.update)
 
 
-class Counting(NamedTuple):
-  """A rule that counts its multipliers on the way; its state is (memory, counts)."""
-
-  it: Learned
-
-  def init(self, params: PyTree) -> tuple[Memory, dict[str, Array]]:
-    """Blank neurons and counts."""
-    return self.it.init(params), blank_counts(self.it.tensors)
-
-  def update(
-    self, grads: PyTree, state: tuple[Memory, dict[str, Array]], params: PyTree = None, *, acts: Acts, **extra: Any
-  ) -> tuple[PyTree, tuple[Memory, dict[str, Array]]]:
-    """As that of the rule, with the multipliers of this step counted; of counts that are {} none."""
-    memory, counts = state
-    deltas, memory = self.it.multipliers(grads, memory, params, acts)
-    counts = {name: count + histogram(deltas[name]) for name, count in counts.items()}
-    return self.it.applied(grads, deltas), (memory, counts)
-
-
 def counting(
   theta: Theta, alpha: Array | float, tensors: Mapping[str, Tensor], rule: Rule = Rule()
 ) -> optax.GradientTransformationExtraArgs:
   """The rule as `learned` makes it, whose state is (memory, counts of multipliers); counts that are {} stay so."""
-  it = Counting(Learned(theta, alpha, tensors, rule, through_inputs=False))
-  return optax.GradientTransformationExtraArgs(it.init, it.update)
+  it = Learned(theta, alpha, tensors, rule, through_inputs=False)
+
+  def update(
+    grads: PyTree, state: tuple[Memory, dict[str, Array]], params: PyTree = None, *, acts: Acts, **extra: Any
+  ) -> tuple[PyTree, tuple[Memory, dict[str, Array]]]:
+    memory, counts = state
+    deltas, memory = it.multipliers(grads, memory, params, acts)
+    counts = {name: count + histogram(deltas[name]) for name, count in counts.items()}
+    return it.applied(grads, deltas), (memory, counts)
+
+  return optax.GradientTransformationExtraArgs(lambda params: (it.init(params), blank_counts(tensors)), update)
 
 
 def blank_counts(tensors: Mapping[str, Tensor]) -> dict[str, Array]:

@@ -71,8 +71,8 @@ def learned_rule(
     return state.replace(theta=filled(tensors, rule, parts["theta"], theta)) if theta else state
 
   def enter(key: Key, state: State, view: View, clock: Clock) -> State:
-    memory_then = state.memory if memory == "keep" else jax.tree.map(jnp.zeros_like, state.memory)
-    return state.replace(memory=memory_then, counts=jax.tree.map(jnp.zeros_like, state.counts))
+    blank = {"counts": state.counts} | ({"memory": state.memory} if memory == "reset" else {})
+    return state.replace(**jax.tree.map(jnp.zeros_like, blank))
 
   def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
     at = At(key, clock, view)
