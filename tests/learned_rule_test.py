@@ -135,6 +135,7 @@ def test_multipliers_are_counted_by_the_task(tmp_path):
     for task in (1, 2):
       steps = its[0].experiment.timeline.phase_steps(task, 0)[0]
       np.testing.assert_array_equal(found[task], steps * neurons * expected)
+  assert exhibits.WIDEST == WIDEST
   figure = exhibits.figures({}, carry.reports, "toy")["multipliers"]
   assert [axis.get_title() for axis in figure.axes if axis.get_visible()] == list(theta)
   assert exhibits.figures({}, plain.reports, "toy") == {}
