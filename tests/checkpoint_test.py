@@ -252,9 +252,11 @@ def test_leaves_without_a_number_are_left_out():
 
 @functools.cache
 def resumed(name):
-  """The subjects of these tests: ticks, hidden boundaries, leaves without a number."""
+  """The subjects of these tests: ticks, two phases, hidden boundaries, leaves without a number."""
   if name == "hidden":
     return subjects.compiled_hidden()
+  if name == "columns":
+    return subjects.compiled_columns()
   spec, data = toys.stream()
   if name == "routing":  # programs do not know how many epochs there are
     method = subjects.method_of("routing", spec, epochs=3)
@@ -291,12 +293,9 @@ def assert_whole(folder, carry, expected):
   assert metrics(folder) == rows
 
 
-@pytest.mark.parametrize("name", ["stopping", "hidden", "routing"])
+@pytest.mark.parametrize("name", ["stopping", "hidden", "routing", pytest.param("columns", marks=pytest.mark.slow)])
 def test_stopping_at_every_chance(name, tmp_path, uninterrupted):
-  """Each session goes on from the last one's checkpoint and is stopped at the first chance, until the run is done.
-
-  Two phases: tests/looks_test.py.
-  """
+  """Each session goes on from the last one's checkpoint and is stopped at the first chance, until the run is done."""
   folder, at, carry = epath.Path(tmp_path), [], None
   chances = sum(unit.kind == "save" for unit in resumed(name).units())
   for _ in range(chances + 1):
@@ -310,10 +309,11 @@ def test_stopping_at_every_chance(name, tmp_path, uninterrupted):
   assert_whole(folder, carry, uninterrupted(name))
 
 
-def test_stopping_once(tmp_path, uninterrupted):
+@pytest.mark.parametrize("chance", [4, *(pytest.param(chance, marks=pytest.mark.slow) for chance in (1, 9))])
+def test_stopping_once(chance, tmp_path, uninterrupted):
   folder, asked = epath.Path(tmp_path), iter(range(1, 1000))
   with pytest.raises(Stopped):
-    resumed("stopping").session(folder, stop_asked=lambda: next(asked) == 4)
+    resumed("stopping").session(folder, stop_asked=lambda: next(asked) == chance)
   assert len(metrics(folder)) < len(uninterrupted("stopping")[1])
   assert_whole(folder, resumed("stopping").session(folder), uninterrupted("stopping"))
 

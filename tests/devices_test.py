@@ -84,6 +84,16 @@ def test_a_checkpoint_of_two_devices_goes_on_on_one(one, stopped, tmp_path):
   assert outcome.result["accuracy"] == one[1].result["accuracy"]
 
 
+@pytest.mark.slow
+def test_a_checkpoint_of_two_devices_of_one_process_goes_on_on_one(one, tmp_path):
+  """As above, without a second process."""
+  output = finish(start(2, *command(tmp_path / "run", "--max_hours=0")), code=75).stderr
+  assert "3 seeds on 2 devices: 1 rows are copies" in output
+  assert not (tmp_path / "run" / "result.json").exists()
+  outcome = train(config(), tmp_path / "run", quiet=True)
+  assert outcome.result["accuracy"] == one[1].result["accuracy"]
+
+
 def test_two_processes_give_the_result_of_one(one, stopped, tmp_path):
   """Stopped after the first chunk and gone on with: process 0 tells the other what the checkpoint holds."""
   shutil.copytree(stopped[0], tmp_path / "run")

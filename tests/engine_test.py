@@ -29,13 +29,17 @@ def seed_of(tree, s):
   return jax.tree.map(lambda leaf: leaf[s : s + 1], tree)
 
 
-NAMES = pytest.mark.parametrize("name", ["plain", "er"])
+ROUTING = pytest.param("routing", marks=pytest.mark.slow)  # as every method in methods_test.py, more closely
+NAMES = pytest.mark.parametrize("name", ["plain", "er", ROUTING])
 
 
 # Cutting and seeds.
 
 
-@pytest.mark.parametrize("name, chunk", [("plain", 48), ("er", 7), ("er", 1)])
+MORE = [pytest.param(name, chunk, marks=pytest.mark.slow) for name in ("plain", "routing") for chunk in (7, 1)]
+
+
+@pytest.mark.parametrize("name, chunk", [("plain", 48), ("er", 7), ("er", 1), *MORE])
 def test_any_chunk_length_gives_the_same_bits(name, chunk):
   """Longer than a phase, across epochs, and step by step (there is no loop then: within rounding)."""
   if chunk > 1:

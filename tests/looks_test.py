@@ -183,9 +183,9 @@ def test_matrices_have_the_pairs_that_config_evaluate_names(mode):
   chex.assert_trees_all_equal(other.looked["watch"], looked("two_phases")[0].looked["watch"])
 
 
-def test_going_on_from_every_save_finds_the_same(tmp_path):
+@pytest.mark.parametrize("name", ["two_phases", pytest.param("stopping", marks=pytest.mark.slow)])
+def test_going_on_from_every_save_finds_the_same(name, tmp_path):
   """Each session goes on from the last one's checkpoint and is stopped at the first chance, until the run is done."""
-  name = "two_phases"  # ticks and an exit that goes back: tests/checkpoint_test.py
   folder, sessions, carry = epath.Path(tmp_path), 0, None
   while carry is None:
     sessions += 1

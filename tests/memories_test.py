@@ -100,9 +100,10 @@ def test_a_balanced_memory_is_filled_row_by_row(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_any_cutting_plans_the_same(name):
+@pytest.mark.parametrize("length", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_any_cutting_plans_the_same(name, length):
   """Slots, places and memories; only `held` is another at another start."""
-  (whole, after), (parts, cut) = ran(name), case(name).run(3)
+  (whole, after), (parts, cut) = ran(name), case(name).run(length)
   chex.assert_trees_all_equal(after, cut)
   for (*_, plan), (*_, other) in zip(whole, parts, strict=True):
     chex.assert_trees_all_equal(plan._replace(held=None), other._replace(held=None))

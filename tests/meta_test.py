@@ -178,6 +178,28 @@ def test_what_never_is_finite_stops():
     Loop(settings_of(quick(inner={"alpha": 1e30})), None, None, None, {}).check(told, 4)
 
 
+@pytest.mark.slow
+def test_segments_that_are_not_finite_stop_a_whole_training(tmp_path):
+  """The same two messages, from numbers that did blow up."""
+  relu = quick(rule={"form": "lstm", "cell": "relu"}, inner={"alpha": 1e30})
+  with pytest.raises(ConfigError, match="config.rule.cell='relu' ended in numbers that are not finite at segment"):
+    train(relu, tmp_path / "relu", quiet=True)
+  with pytest.raises(ConfigError, match=r"no segment from segment 0 on is finite: lower config.inner.alpha=1e\+30"):
+    train(quick(inner={"alpha": 1e30}), tmp_path / "static", quiet=True)
+
+
+@pytest.mark.slow
+def test_seeds_and_networks_are_drawn_apart(tmp_path):
+  """Networks of two seeds that were trained, three each, and the rules from them; all of them differ."""
+  result = train(quick(num_seeds=2, start={"networks": 2}, length={"segments": 4}), tmp_path, quiet=True)
+  assert result["seeds"] == [0, 1] and result["segments"] == [4, 4]
+  assert not np.array_equal(*(theta_of(tmp_path, seed)["['static']['first/kernel']['bias']"] for seed in (0, 1)))
+  kept = [artifacts.read(tmp_path / "parts" / f"seed_{seed}" / "start.npz") for seed in (0, 1)]
+  trained = [artifacts.read(tmp_path / "start" / "parts" / f"seed_{n}" / "start.npz") for n in range(6)]
+  chex.assert_trees_all_equal(kept, [trained[2], trained[5]])
+  assert len({one["['first']['kernel']"].tobytes() for one in trained}) == 6
+
+
 def test_a_threshold_that_lets_nothing_live_is_said(done, tmp_path, caplog):
   settings = begun_by(done[0], curriculum={"threshold": 1e-9, "threshold_most": 1e-9, "patience": 3})
   result = train(settings, tmp_path, quiet=True)
@@ -265,9 +287,8 @@ def test_from_the_shell_and_killed_on_the_way(tmp_path):
   process.send_signal(signal.SIGKILL)
   process.finish()
   killed = not (tmp_path / "killed" / "meta.json").exists()
-  begun = f"--config.start.file={tmp_path}/killed/parts/seed_0/start.npz"
-  for name, more in (("killed", []), ("whole", [begun])):
-    done = shell(*words, *more, f"--workdir={tmp_path}/{name}")
+  for name in ("killed", "whole"):
+    done = shell(*words, f"--workdir={tmp_path}/{name}")
     assert done.returncode == 0, done.stderr
     assert "seed 0: 60 segments, 180 inner steps" in done.stdout and "theta.npz" in done.stdout
   assert killed

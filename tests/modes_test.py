@@ -117,7 +117,10 @@ def run(name, cut):
   return method, fresh, state
 
 
-@pytest.mark.parametrize("name", ["er", "ewc", "lwf", "single"])
+MORE = [pytest.param(name, marks=pytest.mark.slow) for name in ("finetune", "joint")]
+
+
+@pytest.mark.parametrize("name", ["er", "ewc", "lwf", "single", *MORE])
 def test_methods_carry_them(name):
   """Any cutting gives the same bits, statistics move, and an answer at rest depends on them."""
   method, fresh, state = run(name, 6)

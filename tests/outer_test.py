@@ -219,6 +219,7 @@ def test_any_cutting_gives_the_same_bits():
 def test_a_restart_is_a_fresh_start():
   """At the threshold the networks go back to a start and the memory to zero; in the second task they go on."""
   outer, it, state, run = compiled()
+  assert state.unit == 1
   state = state._replace(unit=jnp.float32(1e-15))  # every loss is above so small a threshold
   at, told = run(state)
   assert told["task"].tolist() == [1, 2, 1, 2] and told["episode"].tolist() == [0, 0, 1, 1]
@@ -230,7 +231,7 @@ def test_a_restart_is_a_fresh_start():
   assert np.abs(later.nets.student["first"]["kernel"] - at.nets.student["first"]["kernel"]).max() > 0
 
 
-OF_SGD = {"rule": STATIC, "unit": "sgd", "steps": 3, "threshold": 0.5, "threshold_most": 0.5}
+OF_SGD = {"rule": STATIC, "unit": "sgd", "steps": 20, "threshold": 0.5, "threshold_most": 0.5}
 
 
 def test_a_segment_that_is_not_finite_moves_nothing():
@@ -261,7 +262,7 @@ def test_the_rate_is_constant_then_a_cosine():
 
 
 def test_thresholds_may_be_shares_of_the_loss_of_plain_sgd():
-  """Measured by plain steps on the same batches, in the last tenth; a half of it is half the threshold."""
+  """Measured by plain steps on the same batches, the mean of the last tenth; a half of it is half the threshold."""
   outer, episodes, state, run = compiled(count=1, **OF_SGD)
 
   @jax.jit
@@ -273,9 +274,11 @@ def test_thresholds_may_be_shares_of_the_loss_of_plain_sgd():
     student = jax.tree.map(lambda w, g: w - outer.pair.inner.alpha * g, student, slope)
     return teacher, student, outer.pair.apart(teacher, student, one)
 
-  teacher = student = state.nets.teacher
-  for number in range(3):
+  teacher, losses = state.nets.teacher, []
+  student = teacher
+  for number in range(20):
     teacher, student, loss = step(teacher, student, jnp.int32(number))
-  np.testing.assert_allclose(state.unit, loss, rtol=1e-4)
+    losses.append(loss)
+  np.testing.assert_allclose(state.unit, np.mean(losses[-2:]), rtol=1e-4)
   assert state.unit > 0
   np.testing.assert_allclose(run(state)[1]["threshold"], [0.5 * state.unit], rtol=1e-6)

@@ -164,13 +164,13 @@ def streamed(first=0):
   return hidden(first=first).run()
 
 
-def test_recut():
-  """The same rows in the same order, cut into other tasks: the same bits, the memory of places and the experts too.
+OTHERS = [pytest.param(*case, marks=pytest.mark.slow) for case in (((41, 64, 45), 100), ((3, 2, 145), 6))]
 
-  Two tasks are shorter than a batch, and a chunk is longer than all.
-  """
-  counts = (3, 2, 145)
-  it = hidden(counts, 100)
+
+@pytest.mark.parametrize("counts, chunk", [((3, 2, 145), 100), *OTHERS])
+def test_recut(counts, chunk):
+  """The same rows in the same order, cut into other tasks: the same bits, the memory of places and the experts too."""
+  it = hidden(counts, chunk)
   units = [unit for unit in it.units() if unit.kind != "evaluate"]
   assert len(it.experiment.stream.tasks.train.count) == len(counts)
   chex.assert_trees_all_equal(it.run(units).state, streamed().state)

@@ -79,10 +79,13 @@ def test_a_pool_is_made_where_it_can_be_used(monkeypatch, method):
   assert "pool" not in compile_events(experiment)
 
 
-def test_a_run_with_pools_is_a_run_without(monkeypatch):
-  pooled = train(config("er"), quiet=True)
+@pytest.mark.parametrize(
+  "method", ["er", *(pytest.param(one, marks=pytest.mark.slow) for one in ("finetune", "joint"))]
+)
+def test_a_run_with_pools_is_a_run_without(monkeypatch, method):
+  pooled = train(config(method), quiet=True)
   monkeypatch.setattr(cljax.run, "POOL_BYTES", 0)
-  plain = train(config("er"), quiet=True)
+  plain = train(config(method), quiet=True)
   chex.assert_trees_all_close(pooled.state, plain.state, atol=1e-5)
   accuracies = (np.array(it.result["accuracy"], float) for it in (pooled, plain))
   np.testing.assert_allclose(*accuracies, atol=0.01)

@@ -49,8 +49,14 @@ GROUPED = {**SKIPPING, "groups": (4, 3)}
 
 @pytest.mark.parametrize(
   ("name", "fields"),
-  [*((name, TWO) for name in SHARINGS), ("hps", SKIPPING), ("hps", GROUPED)],
-  ids=["hps", "tf", "df_cnn", "skips", "groups"],
+  [
+    *((name, TWO) for name in SHARINGS),
+    ("hps", SKIPPING),
+    ("hps", GROUPED),
+    *(pytest.param(name, {}, marks=pytest.mark.slow) for name in SHARINGS),
+    pytest.param("df_cnn", GROUPED, marks=pytest.mark.slow),
+  ],
+  ids=["hps", "tf", "df_cnn", "skips", "groups", "hps_four", "tf_four", "df_cnn_four", "df_cnn_groups"],
 )
 def test_the_tree_is_each_configuration_by_itself(name, fields):
   """Skips may cross the border of a group; a bit is a group's, its layers together."""
