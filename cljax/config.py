@@ -4,32 +4,33 @@
 of the builder that their `name` picks.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import RequiredValueError
 
 from cljax.data import STREAMS
-from cljax.declared import REQUIRED, Field, at_least, check, checked, fields, free, kinds_of
+from cljax.declared import Field, at_least, check, fields, free, shown
 from cljax.errors import ConfigError, choose
 from cljax.methods import METHODS, PLAINEST
 from cljax.nets import NETS
+from cljax.pieces.optimizers import OPTIMIZERS
+from cljax.sections import RATE, SOURCE, choices, defaults, held, numbers_of, section, values_of
 from cljax.settings import Settings
-
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+from cljax.values import plain
 
 # The range of the keys that the engine itself reads; those of streams, nets, optimizers and methods stand where these
 # are declared.
 OUTER = {
+  "paper": Field(str, free("a folder of configs/papers"), ""),
+  "preset": Field(str, free("the scale of the run"), ""),
+  "cell": Field(str, free("its name in a table"), ""),
   "seed": Field(int, at_least(0, "the first seed", 2**31 - 10_001), 0),
   "num_seeds": Field(int, at_least(1, "seeds are seed, seed + 1, ...", 10_000), 5),
   **fields(Settings),
   "debug": Field(bool, free("2 tasks, 10 steps a phase"), False),
 }
-
-RATE = Field(float, at_least(0, "the learning rate"), 0.1)
 
 
 def default() -> ConfigDict:
@@ -69,59 +70,63 @@ def variant(arg: str, **allowed: tuple[str, ...]) -> dict[str, str]:
   return pinned
 
 
-def check_outer(config: ConfigDict) -> None:
-  """Refuses wrong values of the keys that the engine itself reads.
+def check_outer(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+  """The values of the keys that the engine itself reads.
 
   Raises:
-    ConfigError: says what is allowed.
+    ConfigError: a wrong one; says what is allowed.
   """
-  for name, field in OUTER.items():
-    check(f"config.{name}", config[name], field)
+  return {name: check(f"config.{name}", config[name], field) for name, field in OUTER.items()}
 
 
-def keywords(section: str, given: Mapping[str, Any], factory: Callable, skipped: int = 0) -> dict[str, Any]:
-  """The fields of a section as keywords of what its name picks.
-
-  Args:
-    skipped: the factory's first parameters, which the engine passes.
-
-  Raises:
-    ConfigError: a field that the factory does not take, one that it needs and did not get, or a wrong value.
-  """
-  known = fields(factory, skipped)
-  found = checked(section, known, given)
-  for name, field in known.items():
-    if name not in given and field.default is REQUIRED:
-      raise ConfigError(f"config.{section}.{name} is missing")
-  return found
-
-
-def complete(config: ConfigDict) -> ConfigDict:
+def complete(given: ConfigDict | Mapping[str, Any]) -> ConfigDict:
   """The config with every keyword of its stream, net, optimizer and method, at their defaults where it says nothing.
 
   So each can be overridden on the command line, and config.json tells all of them. Where a name was overridden,
-  keywords of the other choice are dropped if they stand at their defaults.
+  keywords of the other choice are dropped if they stand at their defaults. All values are plain, see `values.plain`,
+  and checked.
 
   Raises:
-    ConfigError: a keyword of another choice that was set.
+    ConfigError: a key or field that does not exist, one that is missing, a wrong value, or a keyword of another choice
+      that was set.
   """
-  config = ConfigDict(config.to_dict())  # a lock would refuse the new fields
-  for name, table, given in (("stream", STREAMS, 2), ("net", NETS, 2), ("method", METHODS, 3)):
-    complete_section(config, name, table, given)
+  told = whole(given)
+  config = ConfigDict({**told, **check_outer(told)})  # a lock would refuse the new fields
+  for name, table, skipped in (("stream", STREAMS, 2), ("net", NETS, 2), ("method", METHODS, 3)):
+    complete_section(config, name, table, skipped)
+  factory, rates = section(config, "optimizer", OPTIMIZERS)
+  rates = values_of("optimizer", rates, {"lr": RATE, **fields(factory, 1)})
+  config.optimizer = {"name": config.optimizer.name, **rates}
   for key, choice in choices(config).items():
     config.method[key] = complete_choice(f"config.method.{key}", config.method[key], choice)
+  for key, values in config.sweep.items():
+    choose("config.sweep field", key, ("lr", *numbers_of(config)))
+    if not isinstance(values, tuple):
+      raise ConfigError(f"config.sweep.{key}={shown(values)} must be several numbers, such as (0.1, 0.03)")
   for key in ("lr", *numbers_of(config)):
     if key not in config.sweep:
       config.sweep[key] = ()
-  for key in config.sweep:
-    choose("config.sweep field", key, ("lr", *numbers_of(config)))
   return config
 
 
-def choices(config: ConfigDict) -> dict[str, Mapping[str, Callable]]:
-  """The keywords of the method that are chosen from a table, and the table."""
-  found = fields(METHODS[config.method.name], 3)
-  return {key: field.bound.table() for key, field in found.items() if field.bound.table}
+def whole(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+  """The plain values of a config with all keys of `default`.
+
+  Raises:
+    ConfigError: a key that does not exist, or a section that is no mapping.
+  """
+  try:
+    told = plain("config", config.to_dict() if isinstance(config, ConfigDict) else config)
+  except RequiredValueError as error:
+    raise ConfigError(f"the config lacks a value: {error}") from error
+  if not isinstance(told, Mapping):
+    raise ConfigError(f"a config is a ConfigDict as cljax.config.default() makes it, not {shown(told)}")
+  known = default().to_dict()
+  for key, value in told.items():
+    choose("config key", key, known)
+    if isinstance(known[key], Mapping) and not isinstance(value, Mapping):
+      raise ConfigError(f"config.{key}={shown(value)} must be a mapping, such as {known[key] or {'lr': (0.1, 0.03)}}")
+  return {**known, **told}
 
 
 def complete_section(config: ConfigDict, name: str, table: dict[str, Any], given: int) -> None:
@@ -130,20 +135,20 @@ def complete_section(config: ConfigDict, name: str, table: dict[str, Any], given
   Raises:
     ConfigError: a keyword of another choice that was set.
   """
-  factory, fields = section(config, name, table)
-  taken = defaults(factory, given)
-  for key, value in fields.items():
+  factory, own = section(config, name, table)
+  known = {**({"source": SOURCE} if name == "stream" else {}), **fields(factory, given)}
+  for key, value in list(own.items()):
     others = [defaults(other, given) for other in table.values()]
-    if key not in taken and any(key in other for other in others):
+    if key not in known and any(key in other for other in others):
       if not any(key in other and other[key] == value for other in others):
         raise ConfigError(
           f"config.{name}.{key}={value!r} means nothing to config.{name}.name={config[name].name!r}, "
-          f"which takes {', '.join(taken)}"
+          f"which takes {', '.join(known)}"
         )
-      del config[name][key]
-  for key, value in taken.items():
-    if key not in config[name]:
-      config[name][key] = placeholder(float) if value is None else value
+      del own[key]
+  own = values_of(name, own, known)
+  own |= {key: value for key, value in defaults(factory, given).items() if key not in own}
+  config[name] = {"name": config[name].name, **{key: held(value, known[key]) for key, value in own.items()}}
 
 
 def completed_net(net: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,13 +162,17 @@ def completed_net(net: Mapping[str, Any]) -> dict[str, Any]:
   return config.net.to_dict()
 
 
-def complete_choice(where: str, given: Mapping[str, Any], table: Mapping[str, Callable]) -> ConfigDict:
+def complete_choice(where: str, given: Any, table: Mapping[str, Callable]) -> ConfigDict:
   """{"name": ..., and its keywords}, complete; under `none` those of the whole table, without values, so that each
   can be set on a command line.
 
   Raises:
     ConfigError: an unknown name, or a keyword of another choice that was set.
   """
+  if isinstance(given, ConfigDict):
+    given = given.to_dict()
+  if not isinstance(given, Mapping):
+    raise ConfigError(f"{where}={shown(given)} must be a mapping, such as {{'name': '{next(iter(table))}'}}")
   own = dict(given)
   name = choose(f"{where}.name", str(own.pop("name", "none")), ("none", *table))
   all_fields = {key: field for factory in table.values() for key, field in fields(factory, 2).items()}
@@ -175,11 +184,10 @@ def complete_choice(where: str, given: Mapping[str, Any], table: Mapping[str, Ca
         f"{where}.{key}={value!r} means nothing to {where}.name={name!r}, which takes {', '.join(taken)}"
       )
   own = {key: value for key, value in own.items() if value is not None}
+  own = values_of(where.removeprefix("config."), own, taken)
   found = ConfigDict({"name": name})
   for key, field in (taken or all_fields).items():
-    kind = next(one for one in (float, bool, int, str) if one in kinds_of(field.kind))
-    value = own.get(key, field.default) if taken else None
-    found[key] = placeholder(kind) if value is None else value
+    found[key] = held(own.get(key, field.default) if taken else None, field)
   return found
 
 
@@ -193,7 +201,7 @@ def completed(recorded: Mapping[str, Any]) -> ConfigDict:
     raise ConfigError(
       "the run was begun from Python by `fit`, so no config tells its data and its method; ask it from Python, too"
     )
-  return complete(ConfigDict({**default().to_dict(), **recorded}))
+  return complete(recorded)
 
 
 def with_fields(recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> ConfigDict:
@@ -213,33 +221,6 @@ def with_fields(recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> Conf
   return complete(config)
 
 
-def typed(name: str, value: Any, like: Any) -> Any:
-  """A value of the type of `like`, which a field holds now; words as they are typed are parsed.
-
-  Args:
-    name: of the field, for the message.
-    like: None stands for an optional number, whose words are a number or `none`.
-
-  Raises:
-    ConfigError: a value of another type, or a field that holds several values.
-  """
-  kind = float if like is None else type(like)
-  if kind not in WORDS:
-    raise ConfigError(f"{name} holds {like!r}: only fields of one number, word, true or false can be changed here")
-  if like is None and value in (None, "none"):
-    return None
-  if isinstance(value, str) and kind is bool:
-    value = {"true": True, "false": False}.get(value.lower(), value)
-  elif isinstance(value, str) and kind is not str:
-    with contextlib.suppress(ValueError):
-      value = kind(value)
-  if kind is float and type(value) is int:
-    value = float(value)
-  if type(value) is not kind:
-    raise ConfigError(f"{name}={value!r} must be {WORDS[kind]}, as {like!r} is, which the run has")
-  return value
-
-
 def relabel(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
   """Drops the labels that a config lost by what the user overrode.
 
@@ -250,36 +231,3 @@ def relabel(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
     config.paper = config.cell = config.preset = ""
   elif "method.epochs" in overrides or any(key.startswith("stream.") for key in overrides):
     config.preset = ""
-
-
-class Number(NamedTuple):
-  """A real number of the method."""
-
-  place: tuple[str, ...]  # below config.method
-  field: Field
-
-
-def numbers_of(config: ConfigDict) -> dict[str, Number]:
-  """The keywords of the method that are real numbers, those that a sweep may vary; those of a choice have its name
-  before theirs, `guard_strength`."""
-  found: dict[str, Number] = {}
-  for key, field in fields(METHODS[config.method.name], 3).items():
-    table = field.bound.table() if field.bound.table else {}
-    choice = config.method.get(key, field.default)["name"] if table else ""
-    if choice in table:
-      below = fields(table[choice], 2)
-      found |= {f"{key}_{name}": Number((key, name), own) for name, own in below.items() if float in kinds_of(own.kind)}
-    elif not choice and float in kinds_of(field.kind):
-      found[key] = Number((key,), field)
-  return found
-
-
-def defaults(factory: Callable, given: int) -> dict[str, Any]:
-  """Keywords and defaults of a factory, without the first `given` that the engine passes."""
-  return {name: dict(f.default) if f.bound.table else f.default for name, f in fields(factory, given).items()}
-
-
-def section(config: ConfigDict, name: str, table: dict[str, Any]) -> tuple[Callable, dict[str, Any]]:
-  """(what `config.<name>.name` picks from the table, the other fields); a list in a field becomes a tuple."""
-  own = {key: tuple(v) if isinstance(v, list) else v for key, v in config[name].to_dict().items()}
-  return table[choose(f"config.{name}.name", str(own.pop("name", "")), table)], own

@@ -130,7 +130,17 @@ def kinds_of(kind: Any) -> tuple[Any, ...]:
 def expected(kind: Any) -> str:
   """A kind in words."""
   words = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", type(None): "none"}
-  found = [words.get(typing.get_origin(one) or one, "several of them") for one in kinds_of(kind)]
+  below = {int: "whole numbers, such as (2, 1)", float: "numbers, such as (0.5, 0.1)", str: "words, such as ('valid',)"}
+  kinds = [one for one in kinds_of(kind) if one is not Any]
+  if len(kinds) == 1 and typing.get_origin(kinds[0]) is tuple:
+    inner = typing.get_args(kinds[0])[0]
+    below = {
+      int: "whole numbers, such as (2, 1)",
+      float: "numbers, such as (0.5, 0.1)",
+      str: "words, such as ('a', 'b')",
+    }
+    return f"several {below.get(inner, 'tuples of whole numbers, such as ((0, 1), (2, 3))')}"
+  found = [words.get(typing.get_origin(one) or one, "several of them") for one in kinds]
   return " or ".join(dict.fromkeys(found))
 
 
@@ -146,8 +156,12 @@ def check(name: str, value: Any, field: Field, whole: Any = None) -> Any:
   kinds = kinds_of(field.kind)
   plain = {one for one in kinds if one in (bool, int, float, str)}
   several = [one for one in kinds if typing.get_origin(one) in (tuple, list, Sequence)]
-  if isinstance(value, jax.Array | np.ndarray) or (value is None and type(None) in kinds) or field.bound.table:
+  if (value is None and type(None) in kinds) or field.bound.table or isinstance(value, jax.core.Tracer):
     return value
+  if isinstance(value, jax.Array | np.ndarray) and (plain or several):
+    if float in plain and value.shape == ():
+      return value  # it may be one of the numbers that a program is compiled for
+    value = value.tolist()
   if several and isinstance(value, tuple | list):
     inner = Field(typing.get_args(several[0])[0], field.bound, REQUIRED)
     if len(value) < field.bound.least:
@@ -163,8 +177,13 @@ def shown(value: Any) -> str:
   """A value as a message shows it: the first of its characters, where it has many."""
   if isinstance(value, int) and value.bit_length() > 2000:
     return f"a whole number of {value.bit_length()} bits"
-  text = repr(value)
+  text = " ".join(repr(value).splitlines())
   return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def digits(number: float) -> str:
+  """A bound, a whole number with all its digits unless it has very many."""
+  return str(int(number)) if number == int(number) and abs(number) < 1e15 else f"{number:g}"
 
 
 def check_one(name: str, whole: Any, value: Any, kind: Any, bound: Bound) -> Any:
@@ -174,7 +193,7 @@ def check_one(name: str, whole: Any, value: Any, kind: Any, bound: Bound) -> Any
     value = value.item()
   if isinstance(value, int) and not isinstance(value, bool) and float in kinds and int not in kinds:
     value = float(value) if abs(value) <= LARGEST[float] else math.inf
-  if callable(value) and any(one not in (bool, int, float, str) for one in kinds):
+  if callable(value) and any(typing.get_origin(one) is Callable for one in kinds):
     return value
   if type(value) not in kinds:
     raise ConfigError(f"{name}={text} must be {expected(kind)}")
@@ -185,11 +204,11 @@ def check_one(name: str, whole: Any, value: Any, kind: Any, bound: Bound) -> Any
   if isinstance(value, float) and not math.isfinite(value):
     raise ConfigError(f"{name}={text} is not a finite number")
   if value < bound.low or (bound.open and (value == bound.low or value < bound.low + SMALLEST)):
-    least = f"it must be above {bound.low:g}" if bound.open else f"the least is {bound.low:g}"
+    least = f"it must be above {digits(bound.low)}" if bound.open else f"the least is {digits(bound.low)}"
     raise ConfigError(f"{name}={text} is too small; {least}")
   high = min(bound.high, LARGEST[type(value)])
   if abs(value) > high if value < 0 else value > high:
-    raise ConfigError(f"{name}={text} is too large; the most is {high:g}")
+    raise ConfigError(f"{name}={text} is too large; the most is {digits(high)}")
   return value
 
 

@@ -17,7 +17,7 @@ from etils import epath
 
 from cljax import files
 from cljax.checkpoint import Checkpoints
-from cljax.config import typed, with_fields
+from cljax.config import with_fields
 from cljax.drive import Carry, ask, resume, start, steps_done
 from cljax.errors import ConfigError, choose
 from cljax.experiment import Experiment, build
@@ -29,6 +29,7 @@ from cljax.recipe import Laid, build_stream, seeds_of
 from cljax.report import store
 from cljax.run import compile_events
 from cljax.types import PyTree
+from cljax.values import typed
 from cljax.workdir import environment, flatten
 
 FILE = "evaluations.json"
@@ -224,10 +225,9 @@ def unlike(stored: PyTree, wanted: PyTree) -> list[str]:
     return {f"state{jax.tree_util.keystr(path)}": f"{leaf.dtype} {list(leaf.shape[1:])}" for path, leaf in leaves}
 
   there, here, absent = kinds(stored), kinds(wanted), "absent"
-  names = list(dict.fromkeys([*there, *here]))
   return [
     f"{name}: {there.get(name, absent)} stored, {here.get(name, absent)} asked for"
-    for name in names
+    for name in dict.fromkeys([*there, *here])
     if there.get(name) != here.get(name)
   ]
 

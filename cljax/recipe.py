@@ -13,7 +13,6 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from cljax.config import RATE, keywords, numbers_of, section
 from cljax.data import STREAMS, bank, join
 from cljax.data.bank import Source
 from cljax.data.streams import stack
@@ -23,6 +22,7 @@ from cljax.keys import STREAM
 from cljax.methods import METHODS
 from cljax.nets import NETS
 from cljax.pieces.optimizers import OPTIMIZERS
+from cljax.sections import RATE, keywords, numbers_of, section
 from cljax.sweep import sweep_values
 from cljax.types import Method, Spec, Stream
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from cljax.config import RATE, numbers_of
 from cljax.declared import check
 from cljax.errors import ConfigError
+from cljax.sections import RATE, numbers_of
 
 
 def sweep_values(config: ConfigDict) -> tuple[dict[str, float], ...]:

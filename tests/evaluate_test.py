@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from cljax.checkpoint import Checkpoints
-from cljax.config import complete, default, typed
+from cljax.config import complete, default
 from cljax.drive import Stopped
 from cljax.errors import ConfigError
 from cljax.evaluation import evaluate_again, evaluations, name_of, note
 from cljax.report.tables import evaluation_table
 from cljax.run import train
+from cljax.values import typed
 from tests.shell import shell
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
-from cljax.config import completed_net, keywords
+from cljax.config import completed_net
 from cljax.data.transfers import HALVES
 from cljax.declared import above, at_least, check, checked, field_of, fields, free, one_of
 from cljax.errors import ConfigError, choose
@@ -12,6 +12,7 @@ from cljax.meta.outer import Adam
 from cljax.meta.unroll import Inner
 from cljax.nets import NETS
 from cljax.pieces.rule import Rule
+from cljax.sections import keywords
 
 
 class Data(NamedTuple):
