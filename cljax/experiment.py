@@ -15,10 +15,10 @@ from ml_collections import ConfigDict
 
 from cljax.checkpoint import by_path, checksum
 from cljax.config import check_outer
-from cljax.data.arrays import laid_out
+from cljax.data.arrays import laid_out, one_seed
 from cljax.errors import ConfigError, choose
 from cljax.looks import looks_of
-from cljax.memory import check_memory
+from cljax.memory import check_length, check_memory
 from cljax.mesh import choose_executor, make_mesh, padded, put
 from cljax.methods import WITHOUT_BOUNDARIES
 from cljax.recipe import Laid, build_stream, recipe, seeds_of
@@ -124,11 +124,12 @@ def build_timeline(
   check_given(settings.given_tasks, spec, oracle)
   every, given, looking = settings.checkpoint_every_chunks, settings.given_tasks, settings.look_every_steps
   timeline = Timeline(method.phases, spec, rows, tasks, 1, every, looks, given, looking)
+  check_length(timeline)
   for task, phase in itertools.product(timeline.segments(), range(len(method.phases))):
     timeline.marks(task, phase)  # what it refuses is refused before anything is trained
   longest = max(int(timeline.phase_steps(t, p).max()) for t in timeline.segments() for p in range(len(method.phases)))
   block = math.lcm(*(phase.block.size if phase.block else 1 for phase in method.phases))
-  wanted = settings.chunk or min(longest, LONGEST_CHUNK)
+  wanted = min(max(longest, 1), settings.chunk or LONGEST_CHUNK)
   return timeline._replace(chunk=-(-wanted // block) * block)
 
 
@@ -228,8 +229,12 @@ def assemble(
   valid_rows = by_seed(stream.tasks.valid.count)
   looks = looks_of(own.looks, spec, valid_rows, first)
   mesh = make_mesh(len(seeds), own.data_devices)
-  check_memory(first, padded(len(seeds), mesh) // mesh.shape["seed"], mesh.local_devices[0])
   spec = spec._replace(rows=longest)
+  timeline = build_timeline(own, labels, spec, first, train_rows, looks)
+  executor = choose_executor(own.seed_executor, first.branches)
+  lanes = padded(len(seeds), mesh) // mesh.shape["seed"]
+  at_once = lanes if executor == "vmap" else 1
+  check_memory(first, one_seed(stream, axes), timeline, own.evaluate_group, lanes, at_once, mesh.local_devices[0])
   check_start(first, own.start_from, spec)
   parts, parts_axes = read_parts(first, seeds)
   return Experiment(
@@ -245,11 +250,11 @@ def assemble(
     parts_axes=parts_axes,
     make=make,
     hyper={name: rows.astype(np.float32) for name, rows in numbers.items()},
-    timeline=build_timeline(own, labels, spec, first, train_rows, looks),
+    timeline=timeline,
     seeds=seeds,
     values=({},),
     readouts=readouts_of(readouts, spec, first),
-    executor=choose_executor(own.seed_executor, first.branches),
+    executor=executor,
     mesh=mesh,
     test_rows=by_seed(stream.test.count),
     data_hash=data_hash or checksum(by_path(stream)),

@@ -64,6 +64,13 @@ def plan_current(phase: Phase, n: int, key: Key, view: View, clock: Clock, stop:
   return Plan(place, jnp.full(live.shape, NONE, jnp.int32), live)
 
 
+def planned(phase: Phase, n: int, key: Key, state: State, view: View, clock: Clock, stop: Array) -> tuple[State, Plan]:
+  """(state, plan): the places [n, rows of a step] of `n` steps from `clock` on, with what the phase adds to them."""
+  positions = position(clock) + jnp.arange(n)
+  keys = jax.vmap(partial(use, key, PLAN))(positions)
+  return phase.plan(keys, state, view, plan_current(phase, n, key, view, clock, stop))
+
+
 def whole(batch: Batch, axis: int) -> Batch:
   """The batch as it is: no data axis to spread it over."""
   return batch
@@ -97,9 +104,8 @@ def fit_chunk(
   """
   if n < 1 or (phase.block and n % phase.block.size):
     raise ValueError(f"n={n} must be a positive multiple of the block's {phase.block.size if phase.block else 1} steps")
-  plan = plan_current(phase, n, key, view, clock, stop)
+  state, plan = planned(phase, n, key, state, view, clock, stop)
   positions = position(clock) + jnp.arange(n)
-  state, plan = phase.plan(jax.vmap(partial(use, key, PLAN))(positions), state, view, plan)
   keys = jax.vmap(partial(use, key, STEP))(positions)
   clocks = jax.vmap(partial(clock_at, clock))(jnp.arange(n))
   size, step = phase.block or (1, phase.step)

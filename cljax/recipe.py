@@ -18,6 +18,7 @@ from cljax.data.bank import Source
 from cljax.data.streams import stack
 from cljax.declared import check
 from cljax.errors import ConfigError, choose
+from cljax.host import fit_into, host_bytes
 from cljax.keys import STREAM
 from cljax.methods import METHODS
 from cljax.nets import NETS
@@ -57,10 +58,26 @@ def build_stream(
   if source is None:
     source = join.load(source_name, data_dir, **shape) if together else bank.load(source_name, data_dir)
   keys = {seed: jax.random.fold_in(jax.random.key(seed), STREAM) for seed in seeds}
-  built = {seed: builder(source, key, **fields) for seed, key in keys.items()}
+  built: dict[int, tuple[Spec, Stream]] = {}
+  for seed, key in keys.items():
+    built[seed] = builder(source, key, **fields)
+    if len(built) == 2:
+      check_apart(*(stream for _, stream in built.values()), len(keys))
   spec = built[seeds[0]][0]
   rows = np.max([each.rows for each, _ in built.values()], axis=0)
   return spec._replace(rows=tuple(rows.tolist())), *stack([built[seed][1] for seed in seeds]), source.hash
+
+
+def check_apart(one: Stream, other: Stream, seeds: int) -> None:
+  """Refuses so many seeds whose streams do not fit into the memory together.
+
+  Raises:
+    ConfigError: says both sizes.
+  """
+  pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+  apart = sum(leaf.nbytes for leaf, its in pairs if leaf is not its and not np.array_equal(leaf, its))
+  wanted = 2 * seeds * apart  # one by one, then side by side
+  fit_into(host_bytes(), "this machine", f"the streams of {seeds} seeds take", wanted, "lower config.num_seeds")
 
 
 class Recipe(NamedTuple):

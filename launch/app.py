@@ -15,6 +15,8 @@ from launch.config_files import check_overrides
 
 USAGE, STORAGE, REQUEUE = 2, 74, 75  # exit codes: a mistake in the command; the disk; saved, run it again
 
+SMALLER = "lower config.method.batch_size, config.evaluate_group, the widths of config.net or config.num_seeds"
+
 WORKDIR = flags.DEFINE_string("workdir", "", "The folder of the run, or of the table: begun, or gone on with.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data sets; else TFDS_DATA_DIR, else TFDS's default.")
 MAX_HOURS = flags.DEFINE_float(
@@ -82,6 +84,10 @@ def run(main: Callable[[], int | None]) -> None:
       code = 128 + signal.SIGINT
     except (ConfigError, OSError) as error:
       code = refuse(error)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+      if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+        raise
+      code = refuse(ConfigError(f"the memory is full ({' '.join(str(error).split())[:200]}): {SMALLER}"))
     sys.exit(code or 0)
 
   jax.config.config_with_absl()

@@ -58,6 +58,11 @@ def axes_of(spec: Spec, stream: Stream, seeds: int) -> Stream:
   return jax.tree_util.tree_map_with_path(axis, stream, ranks(spec, stream))
 
 
+def one_seed(stream: Stream, axes: Stream) -> Stream:
+  """The arrays of the first seed."""
+  return jax.tree.map(lambda axis, leaf: leaf if axis is None else leaf[0], axes, stream, is_leaf=lambda n: n is None)
+
+
 def check_shapes(spec: Spec, stream: Stream, axes: Stream) -> None:
   """Refuses arrays of shapes that do not fit each other or the spec.
 
@@ -65,7 +70,7 @@ def check_shapes(spec: Spec, stream: Stream, axes: Stream) -> None:
     ConfigError: names the first leaf that is wrong.
   """
   try:
-    one = jax.tree.map(lambda axis, leaf: leaf if axis is None else leaf[0], axes, stream, is_leaf=lambda n: n is None)
+    one = one_seed(stream, axes)
   except ValueError as error:
     raise ConfigError(f"axes must hold 0 or None for each array of the stream: {error}") from error
   tasks, T, C = one.tasks, spec.T, spec.C

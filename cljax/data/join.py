@@ -14,10 +14,11 @@ from absl import logging
 from cljax.data import bank
 from cljax.data.bank import Source
 from cljax.errors import ConfigError, choose
+from cljax.host import fit_into, host_bytes
 from cljax.types import Bank
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
-GROUP = 2000  # pictures at once
+GROUP, PIXELS = 2000, 2**27  # pictures at once, and fewer of very large ones
 WAYS = ("resize", "pad")
 
 
@@ -49,6 +50,9 @@ def load(name: str, data_dir: str | None, size: int = 0, channels: int = 0, fit:
   if not found:
     raise ConfigError(f"none of config.stream.source={name!r} is prepared; join at least one that is")
   first = next(iter(found.values())).train.x.shape
+  rows = sum(len(split.y) for source in found.values() for split in (source.train, source.test))
+  wanted = 2 * rows * (size or first[1]) ** 2 * (channels or first[3])  # as parts, then joined
+  fit_into(host_bytes(), "this machine", f"{rows:,} pictures take", wanted, f"lower config.stream.size={size}")
   return joined(found, size or first[1], channels or first[3], fit)
 
 
@@ -76,7 +80,8 @@ def shaped(x: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:
     raise ConfigError(f"pictures of type {x.dtype} cannot be joined with others; uint8 is needed")
   if x.shape[1:] == (size, size, channels):
     return x
-  return np.concatenate([shape_group(x[i : i + GROUP], size, channels, fit) for i in range(0, len(x), GROUP)])
+  group = max(min(GROUP, PIXELS // (size * size)), 1)
+  return np.concatenate([shape_group(x[i : i + group], size, channels, fit) for i in range(0, len(x), group)])
 
 
 def shape_group(x: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:

@@ -223,8 +223,13 @@ def subsets(
   )
   for labels in classes:
     unknown = sorted(set(labels) - set(source.classes.tolist()))
-    require(bool(labels) and not unknown, f"config.stream.classes={classes}: the data has no labels {unknown}")
+    require(not unknown, f"config.stream.classes={classes}: the data has no labels {unknown}")
+    require(len(set(labels)) == len(labels), f"config.stream.classes={classes}: a task names a class twice")
   warp, rounds = None, permuted_rounds + 1
+  require(
+    rounds * len(classes) <= MOST_TASKS,
+    f"config.stream.permuted_rounds={permuted_rounds} makes {rounds * len(classes)} tasks; the most is {MOST_TASKS}",
+  )
   if permuted_rounds:
     pixels = source.train.x.shape[1] * source.train.x.shape[2]
     keys = folded(jax.random.fold_in(key, PERMUTE), np.arange(1, rounds))
