@@ -142,13 +142,16 @@ def looks_of(names: Sequence[str], spec: Spec, valid_rows: np.ndarray, method: M
   """
   if len(set(names)) < len(names):
     raise ConfigError(f"config.looks={tuple(names)} names a look twice")
-  for look in (looks := tuple(LOOKS[name] for name in names)):
-    if look.split == "valid" and not valid_rows.all():
-      raise ConfigError(
-        f"config.looks names {look.name!r}, which asks the validation rows of every task, and task "
-        f"{int(valid_rows.min(axis=0).argmin()) + 1} has none: set config.stream.valid_per_task (or valid_share) above "
-        "0, or leave it out"
-      )
+  looks = tuple(LOOKS[name] for name in names)
+  asking = [f"config.looks names {look.name!r}, which" for look in looks if look.split == "valid"]
+  asking += ["config.method"] * method.needs_valid
+  if asking and not valid_rows.all():
+    task = int(valid_rows.min(axis=0).argmin()) + 1
+    raise ConfigError(
+      f"{asking[0]} asks the validation rows of every task, and task {task} has none: "
+      "set config.stream.valid_per_task (or valid_share, valid_per_class) above 0, or leave it out"
+    )
+  for look in looks:
     if look.when != "row" and not spec.boundaries:
       raise ConfigError(
         f"config.looks names {look.name!r}, and config.stream.boundaries=False leaves it no place: such a "

@@ -51,8 +51,6 @@ def build_stream(
   builder, fields = section(config, "stream", STREAMS)
   source_name = fields.pop("source", "digits")
   fields = keywords("stream", fields, builder, 2)
-  if config.debug and "tasks" in fields:
-    fields["tasks"] = min(fields["tasks"] or DEBUG_TASKS, DEBUG_TASKS)
   shape = {key: fields[key] for key in ("size", "channels", "fit") if key in fields}
   together = bool(shape) or "+" in source_name
   if source is None:
@@ -63,9 +61,28 @@ def build_stream(
     built[seed] = builder(source, key, **fields)
     if len(built) == 2:
       check_apart(*(stream for _, stream in built.values()), len(keys))
+  if config.debug:
+    built = {seed: shortened(config, *laid) for seed, laid in built.items()}
   spec = built[seeds[0]][0]
   rows = np.max([each.rows for each, _ in built.values()], axis=0)
   return spec._replace(rows=tuple(rows.tolist())), *stack([built[seed][1] for seed in seeds]), source.hash
+
+
+def shortened(config: ConfigDict, spec: Spec, stream: Stream) -> tuple[Spec, Stream]:
+  """The first tasks of a stream, for `config.debug`: as many as are given, and one or two more.
+
+  Where boundaries are hidden the tasks keep so many rows that the one pass takes a few steps.
+  """
+  T = min(max(DEBUG_TASKS, config.given_tasks + 1), spec.T)
+  tasks, test = jax.tree.map(lambda leaf: leaf[:T], (stream.tasks, stream.test))
+  rows = spec.rows[:T]
+  if not spec.boundaries:
+    most = -(-DEBUG_STEPS * config.method.get("batch_size", 1) // T)
+    rows = tuple(min(count, most) for count in rows)
+    count = np.minimum(tasks.train.count, most)
+    tasks = tasks._replace(train=tasks.train._replace(idx=tasks.train.idx[:, : max(rows)], count=count))
+  heads = T if spec.heads == spec.T else spec.heads
+  return spec._replace(T=T, heads=heads, rows=rows), stream._replace(tasks=tasks, test=test)
 
 
 def check_apart(one: Stream, other: Stream, seeds: int) -> None:
@@ -94,7 +111,7 @@ class Recipe(NamedTuple):
   spec: Spec
   fields: Mapping[str, Any]  # keywords of the factory
   places: Mapping[str, tuple[str, ...]]  # where among `fields` the numbers stand
-  debug: bool  # a few steps a phase
+  debug: bool  # a few steps a phase, where boundaries are given
 
   def method(self, hyper: Mapping[str, Any]) -> Method:
     """The method with the numbers of `hyper`, which may be traced, in place of the config's."""
@@ -106,7 +123,7 @@ class Recipe(NamedTuple):
         own[place] = {**own[place], below[0]: value} if below else value
     tx = lr if self.optimizer is None else self.optimizer(lr, **rates)
     method = self.factory(self.net, tx, self.spec, **own)
-    if not self.debug:
+    if not (self.debug and self.spec.boundaries):
       return method
     short = tuple(p._replace(epochs=0, steps=min(p.steps or DEBUG_STEPS, DEBUG_STEPS)) for p in method.phases)
     return method._replace(phases=short)

@@ -289,4 +289,5 @@ class Method(NamedTuple):
   infers: bool = False  # apply(state, x, None) works; then x comes from one task
   serve: Serve | None = None  # how `parts` answer; then parts has `gate` and `expert_<slot>`
   needs_boundaries: bool = False  # has to know where tasks begin: refused where boundaries are hidden
+  needs_valid: bool = False  # asks validation rows of each task: refused where one has none
   branches: bool = False  # a costly cond on state in a step: seeds run one after the other, never by vmap

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 
 from cljax.config import complete, default, relabel
+from cljax.data import bank
 from cljax.errors import ConfigError
 from cljax.experiment import build
+from cljax.recipe import build_stream
+from cljax.run import train
 from cljax.sweep import sweep_values, with_values
+from cljax.types import Bank
 from launch.config_files import load_config
+from tests import toys
 
 TABLE = "configs/papers/cotraining/table1.py"
 
@@ -115,3 +120,63 @@ def test_a_method_may_call_a_keyword_parent():
   it.net.parent = "previous"
   with pytest.raises(ConfigError, match="config.net"):
     build(complete(it))
+
+
+def without_rows(split):
+  """The digits, of which one split lacks the class 3."""
+  found = bank.load("digits")
+  of_split = getattr(found, split)
+  return found._replace(**{split: Bank(of_split.x[of_split.y != 3], of_split.y[of_split.y != 3])})
+
+
+@pytest.mark.parametrize(("split", "rows"), [("test", "test"), ("train", "training")])
+def test_a_task_without_rows_is_refused_by_its_number(split, rows):
+  it = toys.config_of({"name": "finetune"}, name="split", tasks=10)
+  laid = []
+  with pytest.raises(ConfigError, match=rf"task 4 has no {rows} rows|the smallest task has 0 rows"):
+    laid.append(build_stream(it, (0, 1), source=without_rows(split)))
+    build(it, data=laid[0])
+  assert len(laid) == (split == "test")
+
+
+@pytest.mark.parametrize(
+  "method",
+  [
+    {"name": "expert_gate"},
+    {"name": "discriminative"},
+    {"name": "lasem", "choose": "search"},
+    {"name": "darts", "alpha_rows": "valid"},
+  ],
+  ids=lambda method: method["name"],
+)
+def test_methods_that_ask_validation_rows_are_refused_without_any(method):
+  it = toys.config_of({"name": "finetune"}, valid_per_task=0)
+  it.method = method
+  if method["name"] in ("lasem", "darts"):
+    it.net = {"name": "stack", "channels": (3, 3), "pools": (2, 2), "hidden": (4,)}
+  with pytest.raises(ConfigError, match="asks the validation rows of every task, and task 1 has none: set config.str"):
+    build(complete(it))
+  it.stream.valid_per_task = 5
+  assert build(complete(it)).method.needs_valid
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_debug_cuts_the_rows_where_boundaries_are_hidden(passes):
+  """The stream is seen once whatever is cut: two tasks of half the rows of ten steps each."""
+  stream = {"name": "subsets", "classes": ((0, 1), (2, 3), (4, 5)), "boundaries": False, "passes": passes}
+  it = toys.config_of({"name": "finetune", "batch_size": 7}, keys={"debug": True}, **stream)
+  experiment = build(it)
+  assert experiment.timeline.rows.tolist() == [[35, 35]] * 2 and experiment.timeline.steps() == 10
+  outcome = train(it, quiet=True)
+  assert np.isfinite(outcome.result["metrics"]["ACC"]["mean"])
+
+
+@pytest.mark.parametrize(("given", "tasks"), [(0, 2), (1, 2), (3, 4)])
+def test_debug_keeps_the_first_tasks_of_any_stream(given, tasks):
+  own = {"debug": True, "given_tasks": given}
+  it = build(toys.config_of({"name": "finetune"}, keys=own, name="subsets"))
+  assert tasks == it.spec.T and it.stream.tasks.classes.shape[0] == tasks
+  it = build(toys.config_of({"name": "finetune"}, keys=own, name="split", tasks=5))
+  assert (it.spec.T, it.spec.heads) == (tasks, tasks)
+  assert np.asarray(it.stream.tasks.label_unmap)[1].tolist() == [2, 3]  # as in the whole stream
+  assert it.timeline.steps() == 10 * (tasks - given)

@@ -96,6 +96,12 @@ def check_values(spec: Spec, stream: Stream) -> None:
   for name, x in (("bank", stream.bank.x), ("test_bank", stream.test_bank.x)):
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
       raise ConfigError(f"stream.{name}.x is {x.dtype}: pictures are uint8, which becomes [0, 1], or float32")
+  for name, table in (("training", train), ("test", test)):
+    if empty := [str(t + 1) for t in np.flatnonzero((np.asarray(table.count) < 1).reshape(-1, spec.T).any(axis=0))]:
+      raise ConfigError(
+        f"task {', '.join(empty[:5])} has no {name} rows, and every task needs some: give its classes rows in the "
+        "data, or leave it out of the stream"
+      )
   for name, leaf, least, most in (
     ("bank.y", stream.bank.y, 0, labels - 1),
     ("test_bank.y", stream.test_bank.y, 0, labels - 1),

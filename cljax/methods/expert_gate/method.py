@@ -219,4 +219,5 @@ def expert_gate(
     infers=True,
     serve=Serve(gates.route, it.answer),
     needs_boundaries=True,
+    needs_valid=True,
   )
