@@ -141,7 +141,8 @@ def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
     for s, seed in enumerate(outcome.result["seeds"]):
       artifacts.write(artifacts.folder_of(folder, seed), jax.tree.map(lambda leaf, s=s: leaf[s], found))
     if outcome.experiment is not None:
-      files.write_json(folder / "parts" / "spec.json", told_of(outcome.experiment.config, outcome.experiment.spec))
+      it = outcome.experiment
+      files.write_json(folder / "parts" / "spec.json", told_of(it.config, it.spec, it.stream.bank.x.dtype))
   store.write_report_arrays(folder / "report.npz", outcome.arrays)
   plots.save(folder / "figures", plots.run_figures(outcome.result, outcome.arrays, EXHIBITS))
   files.write_json(folder / "result.json", outcome.result)

@@ -3,9 +3,10 @@
 predictor = Predictor("runs/gate", seed=0)
 answers = predictor(x)          # x [B, height, width, channels], uint8 or in [0, 1]
 answers.label, answers.slot, predictor.loaded
+
+Pictures are of the kind that the run was trained on: of uint8 ones also as floats in [0, 1], which these become.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from cljax import artifacts
 from cljax.config import completed
 from cljax.data.sample import decode
 from cljax.errors import ConfigError
+from cljax.files import located, read_json
 from cljax.recipe import recipe
 from cljax.types import Array, Method, Spec
 
@@ -25,15 +27,44 @@ from cljax.types import Array, Method, Spec
 class Answers(NamedTuple):
   """What the experts say to rows, and who said it."""
 
-  label: np.ndarray  # [B] int32 global label, -1 where no gate knows the row
+  label: np.ndarray  # [B] int32 global label, -1 where no gate knows the row, or the picture is not finite
   slot: np.ndarray  # [B] int32 the expert that answered, -1 none
   probabilities: np.ndarray  # [B, T] of the gate
   errors: np.ndarray  # [B, T] what the gate went by
 
 
-def told_of(config: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
-  """What `Predictor` must know of a run, as JSON."""
-  return {**spec._asdict(), "config": config}
+def told_of(config: Mapping[str, Any], spec: Spec, pictures: Any) -> dict[str, Any]:
+  """What `Predictor` must know of a run, as JSON; `pictures` is the dtype of its bank."""
+  return {**spec._asdict(), "config": config, "pictures": str(np.dtype(pictures))}
+
+
+def checked_pictures(x: Any, shape: tuple[int, ...], trained: str) -> np.ndarray:
+  """Pictures [B, *shape] uint8, or float32 in [0, 1], that a run of uint8 pictures may be asked about; [B, *shape]
+  float32 of any numbers for a run of floats. NaN and infinity pass.
+
+  Args:
+    trained: the dtype of the run's own pictures.
+
+  Raises:
+    ConfigError: none at all, another shape, another type, or numbers of another scale.
+  """
+  x = np.asarray(x)
+  if x.shape[1:] != shape:
+    raise ConfigError(f"pictures have the shape {x.shape[1:]}, but the run was trained on {shape}")
+  if not len(x):
+    raise ConfigError(f"pictures of the shape {x.shape} are none at all: give at least one")
+  real, whole = np.issubdtype(x.dtype, np.floating), trained == "uint8"
+  if not real and not (whole and x.dtype == np.uint8):
+    kind = "uint8 of 0 to 255, or floats of 0 to 1" if whole else "floats of the scale that it was trained on"
+    raise ConfigError(f"pictures are {x.dtype}, but the run was trained on {trained}: give {kind}")
+  finite = x[np.isfinite(x)] if real else x
+  low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+  if whole and (low < 0 or high > (1 if real else 255)):
+    raise ConfigError(f"pictures hold {low:g} to {high:g}, but floats of uint8 pictures are 0 to 1: divide them by 255")
+  if whole and 0 < high <= (1 / 255 if real else 1):
+    kind = "floats of 0 to 1" if real else "uint8 of 0 to 255"
+    raise ConfigError(f"pictures hold {low:g} to {high:g}, which is black for {kind}: they were divided by 255 before")
+  return x.astype(np.float32) if real else x
 
 
 class Predictor:
@@ -51,19 +82,22 @@ class Predictor:
     Raises:
       ConfigError: no finished run, another method without parts, an unknown seed or a damaged file.
     """
-    self.folder = artifacts.folder_of(workdir, seed)
+    self.folder = artifacts.folder_of(located(workdir), seed)
     path = self.folder.parent / "spec.json"
     if not path.exists():
       raise ConfigError(f"{workdir} holds no parts to load: it is no finished run, or its method leaves none")
-    told = json.loads(path.read_text())
+    told = read_json(path)
     if not self.folder.is_dir():
       seeds = sorted(each.name.removeprefix("seed_") for each in self.folder.parent.glob("seed_*"))
       raise ConfigError(f"{workdir} has no parts of seed {seed}; it has those of the seeds {', '.join(seeds)}")
     spec: dict[str, Any] = {name: told[name] for name in Spec._fields if name in told}
     spec |= {name: tuple(value) for name, value in spec.items() if isinstance(value, list)}
     self.spec = Spec(**spec)
+    self.config: Mapping[str, Any] = told["config"]
     if method is None:
-      method = recipe(completed(told["config"]), self.spec)({})
+      method = recipe(completed(self.config), self.spec)({})
+    by_source = "float32" if self.config.get("stream", {}).get("source") == "synthetic" else "uint8"
+    self.pictures: str = told.get("pictures", by_source)  # older runs do not tell
     self.serve: Any = method.serve
     self.shapes = jax.eval_shape(lambda: method.parts(method.init(jax.random.key(0))))
     self.loaded: dict[str, int] = {}
@@ -78,25 +112,27 @@ class Predictor:
     return tree
 
   def route(self, x: Array) -> Any:
-    """The gate's `Routes` of pictures [B, ...].
+    """The gate's `Routes` of pictures [B, ...], no slot for those that are not finite.
 
     Raises:
-      ConfigError: pictures of another shape.
+      ConfigError: pictures that the run cannot be asked about, see `checked_pictures`.
     """
-    if np.shape(x)[1:] != self.spec.x_shape:
-      raise ConfigError(f"pictures have the shape {np.shape(x)[1:]}, but the run was trained on {self.spec.x_shape}")
-    return self.serve.route(self.gate, decode(jnp.asarray(x)))
+    x = checked_pictures(x, tuple(self.spec.x_shape), self.pictures)
+    routes = self.serve.route(self.gate, decode(jnp.asarray(x)))
+    finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
+    return routes._replace(slot=jnp.where(finite, routes.slot, -1))
 
   def __call__(self, x: Array) -> Answers:
     """Routes the rows, groups them by expert, and loads one expert after the other; the order is kept."""
     routes = self.route(x)
+    x = checked_pictures(x, tuple(self.spec.x_shape), self.pictures)
     slot, labels = np.asarray(routes.slot), np.full(len(x), -1, np.int32)
     for k in sorted({int(k) for k in slot if k >= 0}, key=lambda k: (k != self.expert[0], k)):
       if k != self.expert[0]:
         self.expert = (-1, None)  # the one before goes first
         self.expert = (k, self.load(f"expert_{k}"))
       part, mine = self.expert[1], np.flatnonzero(slot == k)
-      logits = self.serve.answer(part, decode(jnp.asarray(np.asarray(x)[mine])))
+      logits = self.serve.answer(part, decode(jnp.asarray(x[mine])))
       answer = np.where(part["classes"], np.asarray(logits), -np.inf).argmax(axis=-1)
       labels[mine] = np.asarray(part["labels"])[answer]
     return Answers(labels, slot, np.asarray(routes.probabilities), np.asarray(routes.errors))

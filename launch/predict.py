@@ -6,14 +6,16 @@
 Prints the expert and the label of each picture, and which parts were read at how many bytes.
 """
 
-import json
+import io
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from absl import flags
-from etils import epath
 
 from cljax.config import completed
 from cljax.errors import ConfigError
+from cljax.files import located
 from cljax.predict import Predictor
 from cljax.recipe import build_stream
 from launch import app, hosts
@@ -23,15 +25,16 @@ SEED = flags.DEFINE_integer("seed", 0, "Which seed of the run answers.", lower_b
 COUNT = flags.DEFINE_integer("count", 10, "Without --pictures: so many test rows of each task.", lower_bound=1)
 
 
-def pictures() -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+def pictures(config: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
   """(pictures, their tasks, their labels); the latter two only where they are the run's own test rows."""
   if PICTURES.value:
+    path = located(PICTURES.value)
     try:
-      return np.load(PICTURES.value), None, None
+      found = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except (OSError, ValueError) as error:
-      raise ConfigError(f"--pictures={PICTURES.value} cannot be read as .npy: {error}") from error
-  told = json.loads((epath.Path(app.workdir()) / "config.json").read_text())
-  _, stream, _, _ = build_stream(completed(told), (SEED.value,), app.DATA_DIR.value)
+      raise ConfigError(f"--pictures={path} cannot be read as .npy: {error}") from error
+    return found, None, None
+  _, stream, _, _ = build_stream(completed(config), (SEED.value,), app.DATA_DIR.value)
   warp, tables = stream.test.warp, stream.test
   if warp is not None:
     raise ConfigError("the run's tasks change their pictures; give --pictures as the tasks show them")
@@ -43,12 +46,13 @@ def pictures() -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
 def main() -> None:
   hosts.use_platform()
   predictor = Predictor(app.workdir(), SEED.value)
-  x, tasks, labels = pictures()
+  x, tasks, labels = pictures(predictor.config)
   answers = predictor(x)
   for i, (slot, label) in enumerate(zip(answers.slot, answers.label, strict=True)):
     sure = answers.probabilities[i, slot] if slot >= 0 else 0.0
     true = "" if tasks is None or labels is None else f"   truly task {tasks[i] + 1}, label {labels[i]}"
-    told = f"expert {slot + 1} ({sure:.2f}), label {label}" if slot >= 0 else "no gate knows it"
+    unknown = "no gate knows it" if np.isfinite(x[i]).all() else "it holds NaN or infinity, and gets no answer"
+    told = f"expert {slot + 1} ({sure:.2f}), label {label}" if slot >= 0 else unknown
     print(f"picture {i}: {told}{true}")
   if tasks is not None and labels is not None:
     print(f"right expert {np.mean(answers.slot == tasks):.3f}, right label {np.mean(answers.label == labels):.3f}")

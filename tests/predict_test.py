@@ -1,6 +1,7 @@
 """A finished run of Expert Gate: prediction from its parts, one expert at a time, and the figures of what it leaves."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -11,7 +12,7 @@ from cljax.errors import ConfigError
 from cljax.methods.exhibits import EXHIBITS
 from cljax.methods.expert_gate.exhibits import parent_relatedness, transfer_figures
 from cljax.pieces.experts import FINETUNE, LWF
-from cljax.predict import Predictor
+from cljax.predict import Predictor, checked_pictures
 from cljax.report import plots
 from cljax.run import train
 from tests import toys
@@ -84,6 +85,62 @@ def test_refusals(run, tmp_path, what, words):
       Predictor(tmp_path)
     if what == "shape":
       Predictor(folder)(np.zeros((2, 4, 4, 1)))
+
+
+ODD = {  # of pictures [4, 8, 8, 1] uint8: what a person may have made of them
+  "whole numbers": (lambda x: x.astype(np.int64), "pictures are int64, but the run was trained on uint8: give uint8"),
+  "signed bytes": (lambda x: (x // 2).astype(np.int8), "pictures are int8"),
+  "true and false": (lambda x: x > 100, "pictures are bool"),
+  "words": (lambda x: x.astype(str), "pictures are <U"),
+  "objects": (lambda x: x.astype(object), "pictures are object"),
+  "not divided": (lambda x: x.astype(np.float32), "pictures hold 0 to 255, but floats of uint8 .* divide them by 255"),
+  "centred": (lambda x: x / 127.5 - 1, "pictures hold -1 to 1, but floats"),
+  "a little over": (lambda x: x / 254, "pictures hold 0 to 1.00394, but floats"),
+  "divided twice": (lambda x: x / 255 / 255, "pictures hold 0 to 0.00392157, which is black"),
+  "zeros and ones": (lambda x: (x > 100).astype(np.uint8), "pictures hold 0 to 1, which is black for uint8"),
+  "none": (lambda x: x[:0], "none at all: give at least one"),
+  "one alone": (lambda x: x[0], "pictures have the shape"),
+  "a number": (lambda x: 3, "pictures have the shape"),
+}
+
+
+@pytest.fixture(scope="module")
+def predictor(run):
+  return Predictor(run[0])
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_pictures_of_another_kind_are_refused_in_words(run, predictor, what):
+  _, outcome = run
+  make, words = ODD[what]
+  x = np.array(outcome.experiment.stream.test_bank.x[:4])
+  assert x.min() == 0 and x.max() == 255
+  with pytest.raises(ConfigError, match=words):
+    predictor(make(x))
+
+
+def test_floats_of_0_to_1_are_the_same_pictures(run, predictor):
+  x = np.asarray(run[1].experiment.stream.test_bank.x[:4])
+  wanted = predictor(x)
+  for same in (x / 255, (x / 255).astype(np.float32), jnp.asarray(x)):
+    np.testing.assert_array_equal(predictor(same).label, wanted.label)
+
+
+def test_floats_of_any_scale_are_for_runs_of_floats():
+  x = np.random.default_rng(0).normal(size=(3, 2, 2, 1))
+  assert checked_pictures(x, (2, 2, 1), "float32").dtype == np.float32
+  with pytest.raises(ConfigError, match="pictures are uint8, but the run was trained on float32: give floats of the"):
+    checked_pictures(x.astype(np.uint8), (2, 2, 1), "float32")
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_one_number_that_is_not_finite_is_no_picture(run, predictor, odd):
+  x = np.asarray(run[1].experiment.stream.test_bank.x[:4]) / 255
+  wanted = predictor(x)
+  x[2, 3, 3, 0] = odd
+  answers = predictor(x)
+  assert answers.slot[2] == -1 == answers.label[2]
+  np.testing.assert_array_equal(np.delete(answers.label, 2), np.delete(wanted.label, 2))
 
 
 def test_rows_without_a_finite_error_get_no_answer(run):
