@@ -31,7 +31,7 @@ def read(path: epath.Path | str) -> dict[str, np.ndarray]:
   Raises:
     ConfigError: no such file, or a damaged one.
   """
-  path = epath.Path(path)
+  path = epath.Path(path).expanduser()
   try:
     with path.open("rb") as file, np.load(file) as found:
       return {name: found[name] for name in found.files}

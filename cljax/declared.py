@@ -130,16 +130,16 @@ def kinds_of(kind: Any) -> tuple[Any, ...]:
 def expected(kind: Any) -> str:
   """A kind in words."""
   words = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", type(None): "none"}
-  below = {int: "whole numbers, such as (2, 1)", float: "numbers, such as (0.5, 0.1)", str: "words, such as ('valid',)"}
+  below = {int: "whole numbers such as (2, 1)", float: "numbers such as (0.5, 0.1)", str: "words such as ('valid',)"}
   kinds = [one for one in kinds_of(kind) if one is not Any]
   if len(kinds) == 1 and typing.get_origin(kinds[0]) is tuple:
     inner = typing.get_args(kinds[0])[0]
     below = {
-      int: "whole numbers, such as (2, 1)",
-      float: "numbers, such as (0.5, 0.1)",
+      int: "whole numbers such as (2, 1)",
+      float: "numbers such as (0.5, 0.1)",
       str: "words, such as ('a', 'b')",
     }
-    return f"several {below.get(inner, 'tuples of whole numbers, such as ((0, 1), (2, 3))')}"
+    return f"several of them, {below.get(inner, 'tuples such as ((0, 1), (2, 3))')}"
   found = [words.get(typing.get_origin(one) or one, "several of them") for one in kinds]
   return " or ".join(dict.fromkeys(found))
 

@@ -119,14 +119,16 @@ def outcome_of(experiment: Experiment, carry: Carry, v: int = 0) -> Outcome:
   return Outcome(result_of(experiment, carry, v), reports, state, experiment)
 
 
-def folder_of(values: Mapping[str, float]) -> str:
-  """The folder of one value of a sweep, below that of the run."""
-  return ",".join(f"{key}={value:g}" for key, value in values.items())
+def folders_of(values: Sequence[Mapping[str, float]]) -> list[str]:
+  """The folder of each value of a sweep, below that of the run: of six digits, or of all where these are not enough."""
+  short = [",".join(f"{key}={number:g}" for key, number in value.items()) for value in values]
+  exact = [",".join(f"{key}={number!r}" for key, number in value.items()) for value in values]
+  return [name if short.count(name) == 1 else all_digits for name, all_digits in zip(short, exact, strict=True)]
 
 
 def finished(folder: epath.Path, values: Sequence[Mapping[str, float]]) -> Outcome | None:
   """What a finished run left, or None; a sweep is finished when its last value is."""
-  folders = [folder / folder_of(value) for value in values]  # of {} the folder itself
+  folders = [folder / name for name in folders_of(values)]  # of {} the folder itself
   if not all((each / "result.json").exists() for each in folders):
     return None
   found = [Outcome(store.read_result(each / "result.json"), store.read_report_arrays(each)) for each in folders]

@@ -26,7 +26,7 @@ from cljax.files import located
 from cljax.keys import keys_of
 from cljax.mesh import agree, over_seeds, places, spread_rows
 from cljax.monitor import Monitor
-from cljax.outcome import Outcome, described, described_now, finished, folder_of, outcome_of, write_outcome
+from cljax.outcome import Outcome, described, described_now, finished, folders_of, outcome_of, write_outcome
 from cljax.readout import answers_of
 from cljax.settings import UNNAMED, Labels, Settings, settings_of
 from cljax.sweep import sweep_values
@@ -254,7 +254,7 @@ def carry_out(
     outcomes = perform(experiment, folder, writes, stop_asked, quiet)
   if folder is not None and writes:
     for v, outcome in enumerate(outcomes):
-      write_outcome(folder / folder_of(values[v]), outcome, experiment.method_of(v))
+      write_outcome(folder / folders_of(values)[v], outcome, experiment.method_of(v))
   return outcomes[0]._replace(sweep=tuple(outcomes) if len(outcomes) > 1 else ())
 
 

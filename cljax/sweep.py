@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from cljax.declared import check
@@ -21,10 +22,10 @@ def sweep_values(config: ConfigDict) -> tuple[dict[str, float], ...]:
   for key, values in wanted.items():
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
       raise ConfigError(f"config.sweep.{key}={values} must hold numbers only")
-    if len(set(values)) < len(values):
-      raise ConfigError(f"config.sweep.{key}={values} names a value twice")
     for value in values:
       check(f"config.sweep.{key}", value, known[key], values)
+    if len(set(np.asarray(values, np.float32).tolist())) < len(values):
+      raise ConfigError(f"config.sweep.{key}={values} names a value twice, as float32 has them")
   return tuple(dict(zip(wanted, map(float, chosen), strict=True)) for chosen in itertools.product(*wanted.values()))
 
 

@@ -11,6 +11,7 @@ from absl import app, flags, logging
 
 from cljax.drive import Stopped
 from cljax.errors import ConfigError
+from cljax.files import located
 from launch.config_files import check_overrides
 
 USAGE, STORAGE, REQUEUE = 2, 74, 75  # exit codes: a mistake in the command; the disk; saved, run it again
@@ -48,14 +49,14 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 
 def workdir() -> str:
-  """The folder that --workdir names.
+  """The whole path of the folder that --workdir names.
 
   Raises:
     ConfigError: none was given.
   """
   if not WORKDIR.value:
     raise ConfigError("--workdir is missing: the folder of the run, for example --workdir=runs/first")
-  return WORKDIR.value
+  return os.fspath(located(WORKDIR.value))
 
 
 def refuse(error: BaseException) -> int:

@@ -8,6 +8,7 @@ from absl import flags
 from etils import epath
 
 from cljax.errors import ConfigError
+from cljax.files import located
 from launch import app
 
 PLATFORM = flags.DEFINE_enum("platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Where to run; auto takes the best.")
@@ -51,6 +52,16 @@ def join_hosts() -> None:
     ) from error
 
 
+def asked_platform(wanted: str) -> str:
+  """How the device was asked for, as a person would type it: by --platform, a variable of JAX, or a flag of JAX."""
+  if wanted != "auto":
+    return f"--platform={wanted}"
+  for name in ("jax_platforms", "jax_platform_name"):
+    if value := jax.config.values.get(name):
+      return f"{name.upper()}={value}" if os.environ.get(name.upper()) == value else f"--{name}={value}"
+  return "--platform=auto"
+
+
 def use_platform() -> None:
   """Joins the hosts and takes the devices of --platform; says on stderr which.
 
@@ -66,11 +77,13 @@ def use_platform() -> None:
   try:
     if wanted != "auto":
       jax.config.update("jax_platforms", {"gpu": "cuda", "tpu": "tpu", "cpu": "cpu"}[wanted])
+      jax.config.update("jax_platform_name", "")  # an older way to ask
     devices = jax.devices()
-  except RuntimeError as error:
-    reason = " ".join(str(error).split())[:200]
-    asked = f"--platform={wanted}" if wanted != "auto" else f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
-    raise ConfigError(f"{asked}: no such device here ({reason}); use --platform=auto or --platform=cpu") from error
+  except (RuntimeError, ValueError, AssertionError) as error:  # the last one where no plugin for GPUs is installed
+    reason = " ".join(str(error).split())[:200] or "JAX has no plugin for it"
+    raise ConfigError(
+      f"{asked_platform(wanted)}: no such device here ({reason}); use --platform=auto or --platform=cpu"
+    ) from error
   kinds = sorted({device.device_kind for device in devices})
   print(f"on {len(devices)} device(s) of process {jax.process_index()}: {', '.join(kinds)}", file=sys.stderr)
 
@@ -81,5 +94,5 @@ def use_compilation_cache() -> None:
     return
   folder = COMPILATION_CACHE.value
   beside = epath.Path(app.workdir()).parent / "jax_cache"
-  jax.config.update("jax_compilation_cache_dir", os.fspath(beside) if folder == "auto" else folder)
+  jax.config.update("jax_compilation_cache_dir", os.fspath(beside if folder == "auto" else located(folder)))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -7,6 +7,7 @@ from cljax.config import complete, default, relabel
 from cljax.data import bank
 from cljax.errors import ConfigError
 from cljax.experiment import build
+from cljax.outcome import folders_of
 from cljax.recipe import build_stream
 from cljax.run import train
 from cljax.sweep import sweep_values, with_values
@@ -70,13 +71,26 @@ def test_rows_of_the_seed_axis_are_values_by_seeds():
 
 
 @pytest.mark.parametrize(
-  "values,message", [(("fast",), "numbers only"), ((0.1, 0.1), "twice"), ((-1.0,), "too small"), ((True,), "numbers")]
+  "values,message",
+  [
+    (("fast",), "numbers only"),
+    ((0.1, 0.1), "twice"),
+    ((0.1, 0.1000000001), "twice, as float32"),
+    ((-1.0,), "too small"),
+    ((True,), "numbers"),
+  ],
 )
 def test_wrong_sweeps_are_refused(values, message):
   it = config()
   it.sweep.lr = values
   with pytest.raises(ConfigError, match=message):
     build(it)
+
+
+def test_values_that_agree_in_six_digits_have_folders_of_their_own():
+  assert folders_of([{"lr": 0.1}, {"lr": 0.03}]) == ["lr=0.1", "lr=0.03"] and folders_of([{}]) == [""]
+  near = [{"lr": 0.1234561, "noise": 1.0}, {"lr": 0.1234562, "noise": 1.0}, {"lr": 0.5, "noise": 1.0}]
+  assert folders_of(near) == ["lr=0.1234561,noise=1.0", "lr=0.1234562,noise=1.0", "lr=0.5,noise=1"]
 
 
 def test_a_sweep_of_what_is_no_number_is_refused():

@@ -93,7 +93,7 @@ def write_report(
     ConfigError: no results, or a damaged file.
     OSError: the work dir cannot be written.
   """
-  root = epath.Path(workdir)
+  root = files.located(workdir)
   text, page = ["# Results"], [f"<style>{STYLE}</style></head>\n<body><h1>Results</h1>"]
   for (paper, preset), found in sections(store.find_results(root)).items():
     published = read_published(paper, configs)

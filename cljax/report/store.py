@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from cljax.errors import ConfigError
-from cljax.files import plain, write_atomically
+from cljax.files import located, plain, write_atomically
 from cljax.metrics import spread, summarize
 
 SCHEMA = 5
@@ -182,7 +182,7 @@ def find_results(workdir: epath.Path | str) -> list[tuple[str, dict[str, Any], e
   Raises:
     ConfigError: there is none, or one is damaged.
   """
-  root = epath.Path(workdir)
+  root = located(workdir)
   depths = ["*/" * depth + "result.json" for depth in range(5)]  # object stores know no recursive pattern
   paths = sorted(path for depth in depths for path in root.glob(depth)) if root.is_dir() else []
   if not paths:
