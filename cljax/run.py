@@ -16,6 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cljax import fit as loops
+from cljax.advice import advice
 from cljax.checkpoint import Checkpoints
 from cljax.config import complete, completed
 from cljax.data.sample import pool_of, view_at, warped_rows
@@ -249,7 +250,7 @@ def carry_out(
       return done or finished(folder, values) or Outcome({}, {})
   with jax.default_matmul_precision(settings.matmul_precision):
     experiment = begin()
-    for line in idle(experiment):
+    for line in advice(experiment):
       logging.warning(line)
     outcomes = perform(experiment, folder, writes, stop_asked, quiet)
   if folder is not None and writes:
@@ -281,16 +282,3 @@ def perform(
     if checkpoints is not None:
       checkpoints.close()
   return [outcome_of(experiment, carry, v) for v in range(len(experiment.values))]
-
-
-def idle(experiment: Experiment) -> list[str]:
-  """Warnings about devices that have nothing to do."""
-  used, there = experiment.mesh.size, jax.device_count()
-  rows = len(experiment.seeds)
-  if used < there:
-    return [
-      f"{rows} seed(s) keep {used} of {there} devices busy, {there - used} idle: raise config.num_seeds, or share "
-      "large batches by config.data_devices"
-    ]
-  share = experiment.mesh.shape["seed"]
-  return [f"{rows} seeds on {share} devices: {-rows % share} rows are copies, which fill up"] if rows % share else []

@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from cljax.drive import Stopped
 from cljax.errors import ConfigError
 from cljax.files import located
-from launch.config_files import check_overrides
+from launch.config_files import check_overrides, meant
 
 USAGE, STORAGE, REQUEUE = 2, 74, 75  # exit codes: a mistake in the command; the disk; saved, run it again
 
@@ -44,7 +44,10 @@ def parse(argv: Sequence[str]) -> list[str]:
   try:
     check_overrides(list(argv))
     return flags.FLAGS(argv)
-  except (ConfigError, flags.Error) as error:
+  except flags.UnrecognizedFlagError as error:
+    hint = meant(error.flagname, list(argv))
+    sys.exit(refuse(ConfigError(f"unknown flag --{error.flagname}.{hint}") if hint else error))
+  except (ConfigError, flags.Error, ValueError) as error:  # the last one of a flag that takes no value
     sys.exit(refuse(error))
 
 

@@ -18,7 +18,7 @@ from cljax.report.tables import labels, readme_table, splice, text_table
 from cljax.run import train
 from cljax.workdir import flatten
 from launch.app import stop_asked
-from launch.config_files import ROOT
+from launch.config_files import ROOT, written_in
 
 
 def cell_config(module: ModuleType, cell: Mapping[str, str], overrides: Mapping[str, Any]) -> ConfigDict:
@@ -27,7 +27,8 @@ def cell_config(module: ModuleType, cell: Mapping[str, str], overrides: Mapping[
   Raises:
     ConfigError: the cell has no such key.
   """
-  config = module.get_config(",".join(f"{key}={value}" for key, value in cell.items()))
+  with written_in(str(module.__file__)):
+    config = module.get_config(",".join(f"{key}={value}" for key, value in cell.items()))
   known = flatten(config.to_dict())
   for key, value in overrides.items():
     if key not in known:

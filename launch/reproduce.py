@@ -7,7 +7,7 @@ The same command again skips finished cells and goes on with the others.
 
 from absl import flags
 
-from cljax.errors import choose
+from cljax.errors import ConfigError, choose
 from launch import app, cells, config_files, hosts
 
 PAPER = flags.DEFINE_string("paper", "", "A folder of configs/papers.")
@@ -20,7 +20,10 @@ def main() -> None:
   hosts.use_platform()
   hosts.use_compilation_cache()
   papers = config_files.ROOT / "configs" / "papers"
-  choose("--paper", PAPER.value, sorted(path.name for path in papers.iterdir() if (path / "table1.py").exists()))
+  known = sorted(path.name for path in papers.iterdir() if (path / "table1.py").exists())
+  if not PAPER.value:
+    raise ConfigError(f"--paper is missing: one of {', '.join(known)}, for example --paper={known[0]} --preset=smoke")
+  choose("--paper", PAPER.value, known)
   module = config_files.load_config(str(papers / PAPER.value / "table1.py"))
   arg = f"preset={PRESET.value}" + (f",{ONLY.value}" if ONLY.value else "")
   overrides = {} if SEEDS.value is None else {"num_seeds": SEEDS.value}

@@ -28,7 +28,8 @@ def main() -> int | None:
   overrides = config_flags.get_override_values(flags.FLAGS["config"])
   path, _, arg = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
   module = config_files.load_config(path)
-  found = module.sweep(arg) if hasattr(module, "sweep") else [{}]
+  with config_files.written_in(path):
+    found = module.sweep(arg) if hasattr(module, "sweep") else [{}]
   if len(found) > 1:
     cells.run_cells(module, found, app.workdir(), overrides, app.DATA_DIR.value)
     return None

@@ -170,7 +170,10 @@ def test_missing_data_says_where_it_looked_and_what_to_type(root):
 )
 def test_did_you_mean(root, typed, meant):
   write(root)
-  refusal(typed, root, f"Did you mean {meant}?")
+  text = refusal(typed, root, f"Did you mean {meant}?")
+  ready = meant in ("tiny", "digits")
+  assert (f"Type --config.stream.source={meant};" if ready else f"launch.prepare --dataset={meant} --data_dir=") in text
+  assert f"--dataset={typed}" not in text
 
 
 @pytest.mark.parametrize("name", ["", "../data/tiny", "tiny/..", "/", "tiny:1.0.0"])

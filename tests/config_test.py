@@ -1,8 +1,12 @@
 """What a config says: sweeps and labels."""
 
+from types import SimpleNamespace
+
+import jax
 import numpy as np
 import pytest
 
+from cljax.advice import idle, trivial
 from cljax.config import complete, default, relabel
 from cljax.data import bank
 from cljax.errors import ConfigError
@@ -134,6 +138,28 @@ def test_a_method_may_call_a_keyword_parent():
   it.net.parent = "previous"
   with pytest.raises(ConfigError, match="config.net"):
     build(complete(it))
+
+
+@pytest.mark.parametrize(
+  ("scenario", "tasks", "told"),
+  [("task", 10, 1), ("domain", 10, 1), ("class", 10, 0), ("task", 5, 0), ("domain", 5, 0)],
+)
+def test_tasks_of_one_class_are_told(scenario, tasks, told):
+  found = trivial(build(toys.config_of({"name": "finetune"}, name="split", tasks=tasks, scenario=scenario)))
+  assert len(found) == told
+  assert not told or "task 1, 2, 3, 4, 5 and 5 more has one class only" in found[0]
+
+
+def test_cores_are_no_devices_to_fill(monkeypatch):
+  it = build(toys.config_of({"name": "finetune"}))
+  mesh = SimpleNamespace(size=2, shape={"seed": 2}, devices=np.array([SimpleNamespace(platform="gpu")]))
+  three = it._replace(seeds=(0, 1, 2), mesh=mesh)
+  monkeypatch.setattr(jax, "device_count", lambda: 2)
+  assert idle(three) == ["3 seeds on 2 devices take as long as 4, which config.num_seeds may ask for"]
+  mesh.devices[0].platform = "cpu"
+  assert idle(three) == []
+  monkeypatch.setattr(jax, "device_count", lambda: 8)
+  assert "3 seed(s) keep 2 of 8 devices busy, 6 idle" in idle(three)[0]
 
 
 def without_rows(split):

@@ -26,7 +26,7 @@ ROOMS = (
   ("sweep",),
   ("recipe",),
   ("experiment",),
-  ("drive", "predict"),
+  ("advice", "drive", "predict"),
   ("outcome",),
   ("run",),
   ("evaluation", "meta"),

@@ -175,6 +175,12 @@ WRONG = {
   "no such config": (["--config=configs/quikstart.py"], ["configs/quikstart.py", "configs/quickstart.py"]),
   "no config": ([], ["--config is missing", "configs/quickstart.py"]),
   "no accelerator": ([QUICK, "--platform=tpu"], ["--platform=tpu", "--platform=cpu"]),
+  "no GPU": ([QUICK, "--platform=gpu"], ["--platform=gpu: no such device here", "--platform=cpu"]),
+  "no GPU by a flag of JAX": ([QUICK, "--jax_platforms=cuda"], ["--jax_platforms=cuda: no such device here"]),
+  "a flag of another main": ([QUICK, "--seeds=3"], ["unknown flag --seeds. Did you mean --config.num_seeds?"]),
+  "a key without its section": ([QUICK, "--epochs=3"], ["--epochs. Did you mean --config.method.epochs?"]),
+  "a value for none": ([QUICK, "--noconfig.debug=3"], ["--noconfig.debug=3 does not take an argument"]),
+  "a code, no number of seeds": ([QUICK, "--config.seed=1700000000000"], ["the most is 2147473647"]),
   "a key that one cell lacks": ([QUICK, "--config.method.capacity=300"], ["finetune", "capacity"]),
 }
 
@@ -189,6 +195,54 @@ def test_a_mistake_gets_one_clear_message(case, tmp_path):
   assert done.returncode == 2 and "Traceback" not in text, text
   for part in parts:
     assert part in text, text
+
+
+SETS = "from cljax.config import *\ndef get_config(arg=''):\n  it = default()\n  {}\n  return it"
+BROKEN = {
+  "num_seeds = 3)": "line 1: SyntaxError",
+  "import no_such_module": "line 1: ModuleNotFoundError: No module named 'no_such_module'",
+  "def get_config(arg=''):\n  return default()": "line 2: NameError: name 'default' is not defined",
+  SETS.format("it.num_seeds = 'two'"): "line 4: TypeError",
+  SETS.format("it.num_seed = 2"): "Did you mean num_seeds",
+  "def get_config(arg=''):\n  return {}": "get_config gives dict, not a ConfigDict",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_mistake_in_a_config_file_is_one_line_that_names_it(text, tmp_path):
+  path = tmp_path / "mine.py"
+  path.write_text(text)
+  done = shell("launch.train", f"--config={path}", f"--workdir={tmp_path}/run")
+  assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+  assert BROKEN[text] in done.stderr.splitlines()[-1]
+
+
+def test_reproduce_asks_for_its_paper(tmp_path):
+  for words, part in (([], "--paper is missing: one of cotraining, "), (["--num_seeds=3"], "Did you mean --seeds?")):
+    done = shell("launch.reproduce", *words, f"--workdir={tmp_path}")
+    assert done.returncode == 2 and part in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_work_dir_is_the_same_folder_in_every_main(tmp_path, monkeypatch):
+  """Written with ~, and of a name that would be a pattern."""
+  monkeypatch.setenv("HOME", str(tmp_path))
+  words = "--workdir=~/a [1]*"
+  done = shell("launch.train", f"{QUICK}:method=finetune", words, "--config.num_seeds=1", "--config.debug=True")
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / "a [1]*" / "result.json").is_file() and (tmp_path / "jax_cache").is_dir()
+  (tmp_path / "a 1").mkdir()  # which the pattern would match
+  done = shell("launch.report", words)
+  assert done.returncode == 0 and (tmp_path / "a [1]*" / "report.md").is_file(), done.stderr
+  done = shell("launch.evaluate", words)
+  assert done.returncode == 0 and (tmp_path / "a [1]*" / "evaluations.json").is_file(), done.stderr
+  done = shell("launch.predict", words)
+  assert done.returncode == 2 and f"{tmp_path}/a [1]* holds no parts to load" in done.stderr, done.stderr
+
+
+def test_a_backend_of_windows_that_does_not_exist_is_nobody_s_concern(tmp_path, monkeypatch):
+  monkeypatch.setenv("MPLBACKEND", "nonsense")
+  done = alone("launch.report", f"--workdir={tmp_path}/none")
+  assert done.returncode == 2 and f"{tmp_path}/none does not exist" in done.stderr, done.stderr
 
 
 def test_an_unwritable_work_dir(tmp_path):

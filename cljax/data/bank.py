@@ -52,7 +52,7 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
   by_hand = manual.find(name, root)
   if not by_hand and name in MANUAL and not tfds.versions(root / name):
     raise manual.missing(name, root)
-  folder, files = by_hand or (tfds.find(name, root, KNOWN), None)
+  folder, files = by_hand or (tfds.find(name, root, KNOWN, EMBEDDED), None)
   full = name if by_hand else str(folder.parent.relative_to(root))  # with its config
   key = tfds.hash_files(folder, files)
   cache = folder_of(cache_dir, "CLJAX_CACHE", "~/.cache/cljax") / f"{full.replace('/', '_')}-{key[:16]}.npz"

@@ -37,11 +37,12 @@ def command(name: str, root: Path) -> str:
   return f"python -m launch.prepare --dataset={shlex.quote(name)} --data_dir={shlex.quote(str(root))}"
 
 
-def find(name: str, root: Path, known: Sequence[str] = ()) -> Path:
+def find(name: str, root: Path, known: Sequence[str] = (), embedded: Sequence[str] = ()) -> Path:
   """The newest prepared version of `name` under `root`.
 
   Args:
     known: names that the message may suggest beside the prepared ones.
+    embedded: those of them that need no preparation.
 
   Raises:
     ConfigError: there is none, with what there is and what to type.
@@ -60,8 +61,11 @@ def find(name: str, root: Path, known: Sequence[str] = ()) -> Path:
     state = "which is no folder" if root.exists() else "which does not exist"
   near = difflib.get_close_matches(name.lower(), sorted({*there, *known}), n=1)
   hint = f" Did you mean {near[0]}?" if near and name not in known else ""
+  meant = near[0] if hint else name
+  ready = meant in there or meant in embedded
   by_hand = "tensorflow_datasets does not prepare this one: copy its prepared folder there"
-  way = by_hand if name in BY_HAND else f"Prepare it where there is a network: {command(name, root)}"
+  way = by_hand if meant in BY_HAND else f"Prepare it where there is a network: {command(meant, root)}"
+  way = f"Type --config.stream.source={meant}" if ready else way
   raise ConfigError(
     f"data set {name!r} was not found in {root}, {state}.{hint} {way}; or name another folder by --data_dir=DIR or "
     "TFDS_DATA_DIR; or take the embedded one: --config.stream.source=digits"
