@@ -32,10 +32,14 @@ def view_at(stream: Stream, t: Array | None, heads: int = 0) -> View:
   return View(stream.bank, tasks, t)
 
 
+FEW = 9  # things whose orders are drawn by rank
+
+
 def shuffle(key: Key, i: Array, count: Array) -> Array:
   """Entry `i` of a keyed permutation of 0..count-1, without building it; `count` may be traced.
 
-  Eight rounds of multiply, add and xor-shift on the next power of two, with cycle walking (Mitchell et al. 2022,
+  Of at most FEW things it is the rank of the i-th of `count` random numbers, so that all orders are alike. Of more,
+  eight rounds of multiply, add and xor-shift on the next power of two, with cycle walking (Mitchell et al. 2022,
   "Bandwidth-Optimal Random Shuffling for GPUs"). Entries with i >= count are the last one's value: walked from their
   own place, they could stay in a cycle above count for ever.
 
@@ -53,6 +57,7 @@ def shuffle(key: Key, i: Array, count: Array) -> Array:
     mask |= mask >> shift
   half = jnp.maximum((jax.lax.population_count(mask) + 1) // 2, 1)
   words = jax.random.bits(key, (8, 2), jnp.uint32)
+  i = jnp.minimum(jnp.asarray(i, jnp.uint32), count - 1)
 
   def rounds(x):
     for r in range(8):
@@ -63,8 +68,19 @@ def shuffle(key: Key, i: Array, count: Array) -> Array:
   def walk(x):
     return jnp.where(x >= count, rounds(x), x)
 
-  x = rounds(jnp.minimum(jnp.asarray(i, jnp.uint32), count - 1))
-  return jax.lax.while_loop(lambda x: jnp.any(x >= count), walk, x).astype(jnp.int32)
+  # Few rounds of few bits do not reach all orders alike, and the walk of so many is done at once.
+  few = count <= FEW
+  x = jnp.where(few, i, rounds(i))
+  many = jax.lax.while_loop(lambda x: jnp.any(x >= count), walk, x)
+  return jnp.where(few, rank(words.ravel()[:FEW], jnp.minimum(i, FEW - 1), count), many).astype(jnp.int32)
+
+
+def rank(drawn: Array, i: Array, count: Array) -> Array:
+  """[...] uint32 how many of the first `count` numbers drawn [n] are smaller than the i-th, or equal and before it."""
+  j = jnp.arange(len(drawn), dtype=jnp.uint32)
+  own, i, count = drawn[i][..., None], i[..., None], jnp.asarray(count)[..., None]
+  before = (drawn < own) | ((drawn == own) & (j < i))
+  return (before & (j < count)).sum(axis=-1, dtype=jnp.uint32)
 
 
 @jax.jit
