@@ -60,7 +60,8 @@ def build_stream(
   for seed, key in keys.items():
     built[seed] = builder(source, key, **fields)
     if len(built) == 2:
-      check_apart(*(stream for _, stream in built.values()), len(keys))
+      first, second = (stream for _, stream in built.values())
+      check_apart(first, second, len(keys))
   if config.debug:
     built = {seed: shortened(config, *laid) for seed, laid in built.items()}
   spec = built[seeds[0]][0]
