@@ -32,6 +32,14 @@ def plain(value: Any) -> Any:
   return value
 
 
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """A nested config under dotted names."""
+  flat: dict[str, Any] = {}
+  for key, value in config.items():
+    flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+  return flat
+
+
 def write_json(path: epath.Path | str, value: Any) -> None:
   """Writes all or nothing: a reader never sees half a file. Mappings go line by line, lists stay on one line.
 

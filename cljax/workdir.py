@@ -15,7 +15,7 @@ from absl import logging
 from etils import epath
 
 from cljax.errors import ConfigError
-from cljax.files import as_json, read_json, write_json
+from cljax.files import as_json, flatten, read_json, write_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "cljax")
 
@@ -59,14 +59,6 @@ def git_commit() -> str | None:
     return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
   except (OSError, subprocess.CalledProcessError):
     return None
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """A nested config under dotted names."""
-  flat: dict[str, Any] = {}
-  for key, value in config.items():
-    flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-  return flat
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

@@ -11,12 +11,13 @@ from ml_collections import ConfigDict
 
 from cljax.config import relabel
 from cljax.errors import ConfigError
+from cljax.files import flatten
 from cljax.methods.exhibits import EXHIBITS
+from cljax.report.apart import names
 from cljax.report.pages import read_published, write_report
 from cljax.report.store import find_results
-from cljax.report.tables import labels, readme_table, splice, text_table
+from cljax.report.tables import readme_table, splice, text_table
 from cljax.run import train
-from cljax.workdir import flatten
 from launch.app import stop_asked
 from launch.config_files import ROOT
 
@@ -78,5 +79,5 @@ def finish(workdir: str) -> None:
   paths, results, _ = zip(*find_results(workdir), strict=True)
   papers = {result["paper"] for result in results}
   published = read_published(papers.pop(), configs) if len(papers) == 1 else {}
-  print(text_table(results, published, labels(results, paths), EXHIBITS))
+  print(text_table(results, published, names(results, paths), EXHIBITS))
   print("written: " + ", ".join(str(path) for path in write_report(workdir, configs, EXHIBITS)))

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 from cljax.errors import ConfigError, choose
-from cljax.workdir import flatten
+from cljax.files import flatten
 
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout: configs/ lies beside launch/
 

@@ -115,3 +115,15 @@ def test_a_method_may_call_a_keyword_parent():
   it.net.parent = "previous"
   with pytest.raises(ConfigError, match="config.net"):
     build(complete(it))
+
+
+@pytest.mark.parametrize(
+  "paper", ["cotraining/table1", "expert_gate/table1", "subnetwork/table1", "lasem/table1", "metateacher/figure1"]
+)
+def test_cells_on_digits_say_so(paper):
+  """The smoke preset names what it trains on, and no two of its cells share a folder."""
+  table = load_config(f"configs/papers/{paper}.py")
+  cells = [table.get_config(",".join(f"{k}={v}" for k, v in cell.items())) for cell in table.sweep("preset=smoke")]
+  names = [cell.cell for cell in cells]
+  assert len(set(names)) == len(names) and all(cell.stream.source == "digits" for cell in cells)
+  assert not any(other in name for name in names for other in ("mnist", "cifar", "usps", "fashion"))
