@@ -156,7 +156,8 @@ def test_the_launcher_refuses_in_one_line(workdir):
 def test_the_launcher_tells_what_differs(workdir):
   leave(workdir / "again" / "mnist_perm" / "er", fake("er", memory_bytes=1))
   done = shell(f"--workdir={workdir / 'mnist_perm' / 'er'}", f"--compare={workdir / 'again' / 'mnist_perm' / 'er'}")
-  assert done.returncode == 1 and done.stdout.strip() == ".: memory_bytes", done.stderr
+  assert done.returncode == 1 and done.stdout.endswith(".:\n  fields that differ: memory_bytes\n"), done.stderr
+  assert done.stdout.count(" equal\n") == 8  # four metrics of two readouts
 
 
 def test_a_work_dir_that_cannot_be_written_is_an_os_error(workdir):

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from cljax.metrics import METRICS, half_interval
+from cljax.metrics import METRICS
 from cljax.report import apart
+from cljax.report.compare import difference
 from cljax.report.exhibits import Result
 
 Published = Mapping[str, Any]  # a published.json, or {}
@@ -115,21 +116,6 @@ def winners(results: Sequence[Result], names: Sequence[str]) -> list[str]:
         f"{names[places[best]]}; test ACC {number}."
       )
   return lines
-
-
-def difference(metric: str, one: Result, other: Result) -> tuple[float, float] | None:
-  """(mean of one minus other, half of its 95 % interval, NaN of one seed); seed by seed where they share seeds.
-
-  None where one of them has no number.
-  """
-  a, b = (dict(zip(each["seeds"], each["metrics"][metric]["values"], strict=True)) for each in (one, other))
-  if None in (*a.values(), *b.values()):
-    return None
-  shared = [a[seed] - b[seed] for seed in a if seed in b]
-  if shared:
-    return float(np.mean(shared)), half_interval(shared)
-  halves = np.hypot(half_interval(list(a.values())), half_interval(list(b.values())))
-  return float(np.mean(list(a.values())) - np.mean(list(b.values()))), float(halves)
 
 
 def order_line(metric: str, chosen: Mapping[str, Result], values: Mapping[str, float], how: str) -> str:

@@ -35,7 +35,8 @@ FIELDS = {
   "oracle": "whether it trained on the rows of all tasks at once",
   "readout": "what `accuracy` is: task, class, domain or inferred",
   "accuracy": "[S][T+1][T] share of test rows right; row 0 before training, row i after task i; null: not evaluated",
-  "metrics": "{ACC, BWT, FWT, forgetting, learning_accuracy: {mean, std over seeds (ddof 1), values [S]}}",
+  "metrics": "{ACC, BWT, FWT, forgetting, learning_accuracy: {mean, std over seeds (ddof 1), values [S]}}; null where "
+  "undefined, as is FWT of a readout that answers among the classes seen so far",
   "readouts": "{name: {accuracy, metrics}} of the other readouts; `inferred` also has task_recognition, the share of "
   "each task's test rows that went to its own slot: {by_task [S][T], and of its mean over tasks mean, std, values "
   "[S]}. By config.looks also `valid`, the main readout on the validation rows, and `before_exit`, on the test rows "
@@ -137,13 +138,14 @@ def make_result(
   """
   matrices = {name: shares(counts, rows) for name, counts in right.items()}
   result = {"schema": SCHEMA, "readout": readout, "task_confusion": task_confusion, **fields}
-  result |= {"accuracy": matrices[readout], "metrics": summarize(matrices[readout])}
+  growing = {"class", *(("valid",) if readout == "class" else ())}  # whose answers are among the classes seen so far
+  result |= {"accuracy": matrices[readout], "metrics": summarize(matrices[readout], readout in growing)}
   others = {name: matrix for name, matrix in matrices.items() if name != readout}
   looked = looked or {}
   others |= {name: shares(one["right"], one["right_rows"]) for name, one in looked.items() if "right" in one}
   result["peak"] = next((peak_of(one) for one in looked.values() if "valid" in one), None)
   result["curves"] = {name: curve_of(one) for name, one in looked.items() if "within" in one}
-  result["readouts"] = {name: {"accuracy": m, "metrics": summarize(m)} for name, m in others.items()}
+  result["readouts"] = {name: {"accuracy": m, "metrics": summarize(m, name in growing)} for name, m in others.items()}
   if task_confusion is not None and "inferred" in others:
     slots = (
       np.broadcast_to(np.arange(task_confusion.shape[1]), task_confusion.shape[:2]) if slot_of is None else slot_of
@@ -222,20 +224,4 @@ def equal(a: Any, b: Any, path: str = "") -> list[str]:
   for key in sorted({*a, *b} - (set() if path else set(MAY_DIFFER))):
     below = f"{path}.{key}" if path else key
     found += equal(a[key], b[key], below) if key in a and key in b else [below]
-  return found
-
-
-def compare(one: epath.Path | str, other: epath.Path | str) -> dict[str, list[str]]:
-  """{cell's folder: what differs} between the results under two work dirs, sorted; an empty list where equal.
-
-  Raises:
-    ConfigError: one of them holds no result, or a damaged one.
-  """
-  here, there = ({path: result for path, result, _ in find_results(folder)} for folder in (one, other))
-  found = {}
-  for cell in sorted({*here, *there}):
-    if cell in here and cell in there:
-      found[cell] = equal(here[cell], there[cell])
-    else:
-      found[cell] = [f"only in {one if cell in here else other}"]
   return found
