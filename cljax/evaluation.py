@@ -18,7 +18,8 @@ from etils import epath
 from cljax import files
 from cljax.checkpoint import Checkpoints
 from cljax.config import typed, with_fields
-from cljax.drive import Carry, ask, resume, start, steps_done
+from cljax.cursor import Carry, resume, steps_done
+from cljax.drive import ask, start
 from cljax.errors import ConfigError, choose
 from cljax.experiment import Experiment, build
 from cljax.files import located, read_json

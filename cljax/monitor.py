@@ -14,6 +14,8 @@ from etils import epath
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from cljax.files import plain
+
 SECONDS_BETWEEN_LINES = 10
 _compile_seconds = [0.0]
 
@@ -67,7 +69,8 @@ class Monitor:
   def write(self, row: Mapping[str, Any]) -> None:
     """One line of metrics.jsonl; `seconds` is the only field that may differ between equal runs."""
     if self.file:
-      self.file.write(json.dumps({**row, "seconds": round(time.monotonic() - self.started, 3)}) + "\n")
+      seconds = round(time.monotonic() - self.started, 3)
+      self.file.write(json.dumps(plain({**row, "seconds": seconds}), allow_nan=False) + "\n")
       self.lines += 1
 
   def scalars(self, values: Mapping[str, float]) -> None:

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from etils import epath
 
-from cljax import artifacts, files
+from cljax import artifacts, divergence, files
 from cljax.checkpoint import by_path
-from cljax.drive import Carry
+from cljax.cursor import Carry
 from cljax.experiment import Experiment
 from cljax.looks import counts_of
 from cljax.mesh import gather
@@ -93,6 +93,7 @@ def result_of(experiment: Experiment, carry: Carry, v: int = 0) -> dict[str, Any
     parameters=int(carry.reports["parameters"][own][0, -1]),
     memory_bytes=int(carry.reports["memory_bytes"][own][0, -1]),
     state_bytes=bytes_of(carry.state),
+    diverged=divergence.told(carry.diverged[own]),
     timing={
       "compile_seconds": seconds["compile"],
       "train_seconds": seconds["train"],

@@ -18,9 +18,10 @@ from ml_collections import ConfigDict
 from cljax import fit as loops
 from cljax.checkpoint import Checkpoints
 from cljax.config import complete, completed
+from cljax.cursor import resume, steps_done
 from cljax.data.sample import pool_of, view_at, warped_rows
 from cljax.data.warp import COSTLY
-from cljax.drive import Driver, drive, event_of, resume, start, steps_done
+from cljax.drive import Driver, drive, event_of, start
 from cljax.experiment import Experiment, MakeFn, assemble, build
 from cljax.files import located
 from cljax.keys import keys_of

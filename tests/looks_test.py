@@ -13,7 +13,8 @@ import pytest
 from etils import epath
 
 from cljax.config import completed
-from cljax.drive import Stopped, ask, resume, start, to_cursor
+from cljax.cursor import resume, to_cursor
+from cljax.drive import Stopped, ask, start
 from cljax.errors import ConfigError
 from cljax.experiment import build
 from cljax.files import write_json

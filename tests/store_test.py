@@ -130,8 +130,8 @@ def broken(change):
     ("cut off", "damaged"),
     ("empty", "damaged"),
     ("no text", "damaged"),
-    ("no object", "schema 5"),
-    ("another schema", "schema 5"),
+    ("no object", f"schema {store.SCHEMA}"),
+    ("another schema", f"schema {store.SCHEMA}"),
     ("a field less", "data_hash"),
   ],
 )

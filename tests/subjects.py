@@ -10,7 +10,8 @@ import optax
 from etils import epath
 
 from cljax.checkpoint import Checkpoints
-from cljax.drive import Carry, Driver, drive, resume, start, steps_done
+from cljax.cursor import Carry, resume, steps_done
+from cljax.drive import Driver, drive, start
 from cljax.experiment import Experiment
 from cljax.methods import METHODS
 from cljax.monitor import Monitor

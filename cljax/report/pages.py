@@ -43,6 +43,8 @@ def notes(results: Sequence[tables.Result], published: tables.Published, names: 
   lines = [f"{name}: {METRICS[name].meaning}." for name in SHOWN]
   if any(result["oracle"] for result in results):
     lines.append("[oracle]: trains on the rows of all tasks at once.")
+  if any(where for result in results for where in result["diverged"] or ()):
+    lines.append("[diverged]: seeds whose loss stopped being a finite number; their numbers are in the means.")
   if published:
     link = f" ({published['link']})" if "link" in published else ""
     lines.append(f"Published: {published['table']} of {published['paper']}; {published['source']}{link}.")

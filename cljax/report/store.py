@@ -18,11 +18,18 @@ from cljax.errors import ConfigError
 from cljax.files import plain, write_atomically
 from cljax.metrics import spread, summarize
 
-SCHEMA = 5
-LACKED_4: dict[str, Any] = {"curves": {}}
+SCHEMA = 6
+LACKED_5: dict[str, Any] = {"diverged": None}
+LACKED_4: dict[str, Any] = {**LACKED_5, "curves": {}}
 LACKED_3: dict[str, Any] = {**LACKED_4, "peak": None, "state_bytes": None}
 LACKED_2 = {**LACKED_3, "train_rows": None}
-OLDER = {1: {**LACKED_2, "report": {}}, 2: LACKED_2, 3: LACKED_3, 4: LACKED_4}  # what the older versions lacked
+OLDER = {
+  1: {**LACKED_2, "report": {}},
+  2: LACKED_2,
+  3: LACKED_3,
+  4: LACKED_4,
+  5: LACKED_5,
+}  # what the older versions lacked
 LONGEST = 1000  # numbers a seed of a report array that stands in the result file
 FIELDS = {
   "schema": "version of this list",
@@ -51,6 +58,8 @@ FIELDS = {
   "curves": "{look: {steps [S][T][M] of a task that were done, accuracy [S][T][M][T] on each task then}} of the looks "
   "inside tasks, every config.look_every_steps and at the end of each phase: `output_within` of the main readout, "
   "`readout_within` of the probe; null: not asked; {} without such a look, and in results of older versions",
+  "diverged": "[S] {task, phase, step}, from 0, of the first step whose loss is not a finite number; null: none; "
+  "null in results of older versions",
   "train_rows": "[S][T] training rows of each task, its passes counted; null in results of older versions",
   "task_confusion": "[S][T][slots] test rows of each task by the slot inferred, after the last task; or null",
   "report": "{name: [S]...} what the method told after the last task, short arrays only (all: report.npz)",

@@ -27,10 +27,13 @@ def cell_text(summary: Mapping[str, Any]) -> str:
 
 
 def method_name(result: Result, published: Published, label: str) -> str:
-  """The method's name as the paper has it, with its label here, and oracles marked."""
+  """The method's name as the paper has it, with its label here; oracles and diverged seeds marked."""
   shown = published.get("methods", {}).get(result["method"])
   name = f"{shown} ({label})" if shown else label
-  return f"{name} [oracle]" if result["oracle"] else name
+  bad = sum(where is not None for where in result["diverged"] or ())
+  marks = ["oracle"] if result["oracle"] else []
+  marks += [f"diverged: {bad} of {len(result['seeds'])} seeds"] if bad else []
+  return " ".join([name, *(f"[{mark}]" for mark in marks)])
 
 
 def order(results: Sequence[Result], published: Published) -> list[int]:
