@@ -22,7 +22,7 @@ from cljax.cursor import Carry, resume, steps_done
 from cljax.drive import ask, start
 from cljax.errors import ConfigError, choose
 from cljax.experiment import Experiment, build
-from cljax.files import located, read_json
+from cljax.files import flatten, located, read_json
 from cljax.fit import split_of
 from cljax.mesh import gather
 from cljax.metrics import accuracy, spread
@@ -30,7 +30,7 @@ from cljax.recipe import Laid, build_stream, seeds_of
 from cljax.report import store
 from cljax.run import compile_events
 from cljax.types import PyTree
-from cljax.workdir import environment, flatten
+from cljax.workdir import environment
 
 FILE = "evaluations.json"
 SCHEMA = 1

@@ -41,14 +41,14 @@ def test_numbers_are_compared_over_the_seeds_that_both_have(tmp_path):
   table, told = both(tmp_path, ours, theirs)
   gaps = np.array([0.01, 0.01, 0.03])
   half = scipy.stats.t.ppf(0.975, 2) * gaps.std(ddof=1) / np.sqrt(3)
-  expected = ["3", "0.6167", "0.6000", f"{gaps.mean():+.4f}", f"{half:.4f}", "within"]
+  expected = ["3", "0.6167", "0.6000", f"{gaps.mean():+.4f}", f"{half:.4f}", "within noise"]
   assert table["task", "ACC"] == expected
   assert told[:2] == ["seeds of ours alone: 3", "seeds of theirs alone: 8"]
 
 
 @pytest.mark.parametrize(
   ("ours", "theirs", "noise"),
-  [((0.5, 0.6), (0.4, 0.5001), "beyond"), ((0.5, 0.6), (0.5, 0.6), "equal"), ((0.5,), (0.4,), "one seed")],
+  [((0.5, 0.6), (0.4, 0.5001), "beyond noise"), ((0.5, 0.6), (0.5, 0.6), "equal"), ((0.5,), (0.4,), "one seed")],
 )
 def test_noise_is_told(tmp_path, ours, theirs, noise):
   results = [scored(run(parameters_changed=n), values) for n, values in enumerate((ours, theirs))]

@@ -13,10 +13,10 @@ from cljax.report.apart import written
 from cljax.report.exhibits import Result
 
 ASKED = ("ACC", "BWT", "forgetting", "learning_accuracy")
-HEADINGS = ["cell", "readout", "metric", "seeds", "ours", "theirs", "difference", "95 %", "noise"]
+HEADINGS = ["cell", "readout", "metric", "seeds", "ours", "theirs", "difference", "95 %", "verdict"]
 NOISE = (
   "Over the seeds that both have run: the mean of ours minus theirs, seed by seed, and half of its 95 % interval by "
-  "Student's t; `within` it the difference may be noise, `beyond` it is not; one seed cannot tell."
+  "Student's t; within it the difference may be noise, beyond it is not; one seed cannot tell."
 )
 
 
@@ -65,7 +65,7 @@ def lines_of(cell: str, ours: Result, theirs: Result) -> list[list[str]]:
       told = difference(metric, *both)
       assert told is not None
       mean, half = told
-      settled = "one seed" if len(seeds) == 1 else "within" if abs(mean) <= half else "beyond"
+      settled = "one seed" if len(seeds) == 1 else "within noise" if abs(mean) <= half else "beyond noise"
       texts = [f"{np.mean(values):.4f}" for values in means] + [f"{mean:+.4f}"]
       texts += ["-" if len(seeds) == 1 else f"{half:.4f}", settled if mean else "equal"]
       table.append([cell, readout, metric, str(len(seeds)), *texts])
