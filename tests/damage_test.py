@@ -19,7 +19,9 @@ from cljax import files
 from cljax.checkpoint import Checkpoints
 from cljax.cursor import check, resume, to_cursor
 from cljax.errors import ConfigError
+from cljax.evaluation import evaluate_again, note
 from cljax.journal import Noted
+from cljax.predict import Predictor
 from cljax.report import store
 from cljax.seals import told
 from cljax.timeline import Position
@@ -249,6 +251,36 @@ def test_other_data_and_other_switches_are_refused(monkeypatch):
     check(cursor, it.start(), it.experiment)
   older = {name: value for name, value in cursor.items() if name not in ("data_hash", "switches", "metrics")}
   check(older, it.start(), it.experiment)
+
+
+# Side files.
+
+
+@pytest.mark.parametrize(
+  "text", ["[]", "3", "{", "", "{}", '{"x_shape": 3, "T": "a", "config": []}', '{"config": {"stream": 3}}']
+)
+def test_a_spec_of_another_kind_is_one_error_that_names_it(tmp_path, text):
+  (tmp_path / "parts" / "seed_0").mkdir(parents=True)
+  (tmp_path / "parts" / "spec.json").write_text(text)
+  with pytest.raises(ConfigError, match=r"spec\.json is damaged|begun from Python") as caught:
+    Predictor(tmp_path)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  "text", ["[]", "{", '{"stream": 3, "num_seeds": {}}', '{"stream": {"name": []}, "num_seeds": 1}']
+)
+def test_a_config_of_another_kind_is_one_error_that_names_it(tmp_path, text):
+  (tmp_path / "config.json").write_text(text)
+  with pytest.raises(ConfigError, match=r"config\.json is damaged|config.stream.name"):
+    evaluate_again(tmp_path, {})
+
+
+def test_evaluations_of_another_kind_are_one_error(tmp_path):
+  for text in ("[]", "{", '{"schema": 1}', '{"schema": 1, "evaluations": 3}'):
+    (tmp_path / "evaluations.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"evaluations\.json is (damaged|no list)"):
+      note(tmp_path, [])
 
 
 # Results and arrays.

@@ -1,4 +1,4 @@
-"""metrics.jsonl and TensorBoard's events: no row and no point lost in silence or told twice, and no damage stops a run."""
+"""metrics.jsonl and TensorBoard: no row and no point lost in silence or told twice, and no damage stops a run."""
 
 import json
 import os

@@ -135,7 +135,8 @@ def decode(name: str, folder: Path, root: Path) -> Arrays:
   shapes: set[tuple[int, ...]] = set()
   for split in ("train", "test"):
     if split not in splits or not splits[split].num_examples:
-      raise ConfigError(f"data set {name!r} has no rows in a split {split!r}; its splits are {', '.join(splits)}")
+      where = f"data set {name!r} in {folder} has no rows in a split {split!r}"
+      raise ConfigError(f"{where}; its splits are {', '.join(splits)}")
     parts = [
       as_arrays(name, [row[image] for row in rows], [row[label] for row in rows], shapes)
       for rows in read(builder, split, name, root)
