@@ -20,6 +20,7 @@ from cljax.mesh import agree, gather
 from cljax.monitor import Monitor, compile_seconds, rows_to_log
 from cljax.timeline import Position, Unit
 from cljax.types import Clock, View
+from cljax.workdir import identity
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
@@ -146,16 +147,9 @@ class Driver(NamedTuple):
     """Tells of each seed the first step whose loss is not finite, and stops there if that is asked for."""
     experiment = self.experiment
     new = divergence.note(carry.diverged, unit.at, unit.stop, info)
-    phases = [phase.name for phase in experiment.method.phases]
-    lines = [
-      divergence.line(
-        experiment.seeds[s],
-        carry.diverged[s],
-        phases,
-        experiment.values[s * len(experiment.values) // len(experiment.seeds)],
-      )
-      for s in new
-    ]
+    phases, values = [phase.name for phase in experiment.method.phases], experiment.values
+    each = len(experiment.seeds) // len(values)
+    lines = [divergence.line(experiment.seeds[s], carry.diverged[s], phases, values[s // each]) for s in new]
     for line in lines:
       logging.warning("%s: %s", self.monitor.label, line)
     if lines and experiment.settings.on_divergence == "stop":
@@ -232,7 +226,9 @@ class Driver(NamedTuple):
       return
     self.monitor.flush()
     state = gather(carry.state, len(self.experiment.seeds))
-    cursor = to_cursor(unit.at, carry, self.monitor.lines) | {"config": self.experiment.config}
+    cursor = to_cursor(unit.at, carry, self.monitor.noted()) | identity(
+      self.experiment.config, self.experiment.data_hash
+    )
     self.checkpoints.save({"state": state, "reports": carry.reports}, cursor)
     if stopping:
       raise Stopped

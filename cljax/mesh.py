@@ -153,3 +153,15 @@ def leaf_axes(axes: Any, tree: Any) -> list[int | None]:
     lambda axis, part: flat.extend([axis] * len(jax.tree.leaves(part))), axes, tree, is_leaf=lambda node: node is None
   )
   return flat
+
+
+def idle(mesh: Mesh, rows: int) -> list[str]:
+  """Warnings about devices that have nothing to do, with so many rows of the seed axis."""
+  used, there = mesh.size, jax.device_count()
+  if used < there:
+    return [
+      f"{rows} seed(s) keep {used} of {there} devices busy, {there - used} idle: raise config.num_seeds, or share "
+      "large batches by config.data_devices"
+    ]
+  share = mesh.shape["seed"]
+  return [f"{rows} seeds on {share} devices: {-rows % share} rows are copies, which fill up"] if rows % share else []

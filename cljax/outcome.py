@@ -12,13 +12,13 @@ from cljax.checkpoint import by_path
 from cljax.cursor import Carry
 from cljax.experiment import Experiment
 from cljax.looks import counts_of
-from cljax.mesh import gather
+from cljax.mesh import agree, gather
 from cljax.methods.exhibits import EXHIBITS
 from cljax.predict import told_of
 from cljax.report import plots, store
 from cljax.settings import Labels, Settings
 from cljax.types import Method, Spec, State, nothing
-from cljax.workdir import environment
+from cljax.workdir import Older, check_claim, environment
 
 
 class Outcome(NamedTuple):
@@ -125,6 +125,14 @@ def folder_of(values: Mapping[str, float]) -> str:
   return ",".join(f"{key}={value:g}" for key, value in values.items())
 
 
+def folders_of(folder: epath.Path, values: Sequence[Mapping[str, float]]) -> list[epath.Path]:
+  """All folders that a run writes into by itself: its own, those of its sweep, and what lies below these."""
+  own = [folder / folder_of(value) for value in values]
+  parts = [path for each in own for path in (each / "parts").glob("seed_*")]
+  below = [each / name for each in own for name in ("figures", "parts")]
+  return [folder, folder / "checkpoints", *(each for each in own if each != folder), *below, *parts]
+
+
 def finished(folder: epath.Path, values: Sequence[Mapping[str, float]]) -> Outcome | None:
   """What a finished run left, or None; a sweep is finished when its last value is."""
   folders = [folder / folder_of(value) for value in values]  # of {} the folder itself
@@ -132,6 +140,24 @@ def finished(folder: epath.Path, values: Sequence[Mapping[str, float]]) -> Outco
     return None
   found = [Outcome(store.read_result(each / "result.json"), store.read_report_arrays(each)) for each in folders]
   return found[0]._replace(sweep=tuple(found) if len(found) > 1 else ())
+
+
+def left(
+  folder: epath.Path,
+  writes: bool,
+  config: Mapping[str, Any],
+  values: tuple[dict[str, float], ...],
+  older: Older,
+) -> Outcome | None:
+  """What a finished run of this config has left in the folder, in every process; None without one. Only reads.
+
+  Raises:
+    ConfigError: the folder is another run's, or holds damaged results.
+  """
+  if writes:
+    check_claim(folder, config, older)
+  done = finished(folder, values)
+  return (done or finished(folder, values) or Outcome({}, {})) if agree(done is not None and writes) else None
 
 
 def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
@@ -142,7 +168,7 @@ def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
     for s, seed in enumerate(outcome.result["seeds"]):
       artifacts.write(artifacts.folder_of(folder, seed), jax.tree.map(lambda leaf, s=s: leaf[s], found))
     if outcome.experiment is not None:
-      files.write_json(folder / "parts" / "spec.json", told_of(outcome.experiment.config, outcome.experiment.spec))
+      files.write_sealed(folder / "parts" / "spec.json", told_of(outcome.experiment.config, outcome.experiment.spec))
   store.write_report_arrays(folder / "report.npz", outcome.arrays)
   plots.save(folder / "figures", plots.run_figures(outcome.result, outcome.arrays, EXHIBITS))
-  files.write_json(folder / "result.json", outcome.result)
+  files.write_sealed(folder / "result.json", outcome.result)

@@ -5,7 +5,6 @@ answers = predictor(x)          # x [B, height, width, channels], uint8 or in [0
 answers.label, answers.slot, predictor.loaded
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from cljax import artifacts
 from cljax.config import completed
 from cljax.data.sample import decode
 from cljax.errors import ConfigError
+from cljax.files import read_sealed, telling
 from cljax.recipe import recipe
 from cljax.types import Array, Method, Spec
 
@@ -55,17 +55,19 @@ class Predictor:
     path = self.folder.parent / "spec.json"
     if not path.exists():
       raise ConfigError(f"{workdir} holds no parts to load: it is no finished run, or its method leaves none")
-    told = json.loads(path.read_text())
+    way = "the run's command writes it again once its result.json is deleted"
+    told = read_sealed(path, way)
     if not self.folder.is_dir():
       seeds = sorted(each.name.removeprefix("seed_") for each in self.folder.parent.glob("seed_*"))
       raise ConfigError(f"{workdir} has no parts of seed {seed}; it has those of the seeds {', '.join(seeds)}")
-    spec: dict[str, Any] = {name: told[name] for name in Spec._fields if name in told}
-    spec |= {name: tuple(value) for name, value in spec.items() if isinstance(value, list)}
-    self.spec = Spec(**spec)
-    if method is None:
-      method = recipe(completed(told["config"]), self.spec)({})
-    self.serve: Any = method.serve
-    self.shapes = jax.eval_shape(lambda: method.parts(method.init(jax.random.key(0))))
+    with telling(path, way):
+      spec: dict[str, Any] = {name: told[name] for name in Spec._fields if name in told}
+      spec |= {name: tuple(value) for name, value in spec.items() if isinstance(value, list)}
+      self.spec = Spec(**spec)
+      if method is None:
+        method = recipe(completed(told["config"]), self.spec)({})
+      self.serve: Any = method.serve
+      self.shapes = jax.eval_shape(lambda: method.parts(method.init(jax.random.key(0))))
     self.loaded: dict[str, int] = {}
     self.gate = self.load("gate")
     self.expert: tuple[int, Any] = (-1, None)

@@ -18,7 +18,7 @@ from cljax.report.pages import read_published, write_report
 from cljax.report.store import find_results
 from cljax.report.tables import readme_table, splice, text_table
 from cljax.run import train
-from launch.app import stop_asked
+from launch.app import begins, stop_asked
 from launch.config_files import ROOT
 
 
@@ -49,6 +49,7 @@ def run_cells(
     print(f"cell {i + 1} of {len(configs)}: {config.cell}", file=sys.stderr)
     folder = epath.Path(workdir) / config.cell
     relabel(config, overrides)
+    begins()
     train(config, folder, data_dir=data_dir, overrides=overrides, stop_asked=stop_asked)
   if jax.process_index() == 0:
     finish(workdir)

@@ -6,14 +6,13 @@
 Prints the expert and the label of each picture, and which parts were read at how many bytes.
 """
 
-import json
-
 import numpy as np
 from absl import flags
 from etils import epath
 
 from cljax.config import completed
 from cljax.errors import ConfigError
+from cljax.files import read_json, telling
 from cljax.predict import Predictor
 from cljax.recipe import build_stream
 from launch import app, hosts
@@ -30,8 +29,11 @@ def pictures() -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
       return np.load(PICTURES.value), None, None
     except (OSError, ValueError) as error:
       raise ConfigError(f"--pictures={PICTURES.value} cannot be read as .npy: {error}") from error
-  told = json.loads((epath.Path(app.workdir()) / "config.json").read_text())
-  _, stream, _, _ = build_stream(completed(told), (SEED.value,), app.DATA_DIR.value)
+  path = epath.Path(app.workdir()) / "config.json"
+  told = read_json(path)
+  with telling(path):
+    config = completed(told)
+  _, stream, _, _ = build_stream(config, (SEED.value,), app.DATA_DIR.value)
   warp, tables = stream.test.warp, stream.test
   if warp is not None:
     raise ConfigError("the run's tasks change their pictures; give --pictures as the tasks show them")

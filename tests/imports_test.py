@@ -20,7 +20,7 @@ ROOMS = (
   ("start",),
   ("pieces",),
   ("methods",),
-  ("checkpoint", "looks", "memory", "mesh", "monitor", "timeline", "workdir"),
+  ("checkpoint", "journal", "lock", "looks", "memory", "mesh", "monitor", "seals", "timeline", "workdir"),
   ("settings",),
   ("config",),
   ("sweep",),

@@ -74,12 +74,12 @@ class Subject:
     """What `run.train` does with a work dir: goes on where the last checkpoint stands."""
     checkpoints = Checkpoints(folder / "checkpoints")
     on_open(checkpoints)
-    carry, cursor, lines = resume(self.start(), checkpoints, self.experiment)
+    carry, cursor, noted = resume(self.start(), checkpoints, self.experiment)
     timeline = self.experiment.timeline
     units = list(timeline.units(cursor, carry.row))
     done = steps_done(self.experiment, cursor)
     assert done + sum(max(unit.stop) for unit in units if unit.kind == "chunk") == timeline.steps()
-    monitor = Monitor(folder, timeline.steps(), done, lines, "toy", quiet=True)
+    monitor = Monitor(folder, timeline.steps(), done, noted, "toy", quiet=True)
     try:
       drive(units, carry, Driver(self.experiment, self.compiled, monitor, checkpoints, stop_asked))
     finally:

@@ -3,11 +3,8 @@
 A result is a plain dict. Equal runs give equal results but for `timing` and `environment`.
 """
 
-import io
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from cljax.errors import ConfigError
-from cljax.files import plain, write_atomically
+from cljax.files import pack, plain, unpack, unsealed, write_atomically
 from cljax.metrics import spread, summarize
 
 SCHEMA = 6
@@ -72,6 +69,7 @@ FIELDS = {
   "experiment": "{precision, executor, device_count}: how it was computed",
   "config": "the resolved config",
 }
+AGAIN = "delete it, and the same command computes it again"
 MAY_DIFFER = ("timing", "environment")
 
 
@@ -175,9 +173,11 @@ def read_result(path: epath.Path | str) -> dict[str, Any]:
   """
   path = epath.Path(path)
   try:
-    result = json.loads(path.read_text())
-  except ValueError as error:
-    raise ConfigError(f"{path} is damaged ({error}); delete it, and the same command computes it again") from error
+    result = json.loads(path.read_bytes())
+  except (ValueError, RecursionError) as error:
+    raise ConfigError(f"{path} is damaged ({error}); {AGAIN}") from error
+  if isinstance(result, dict):
+    result = unsealed(path, result, AGAIN)
   if isinstance(result, dict) and result.get("schema") in OLDER:
     result = {**OLDER[result["schema"]], **result, "schema": SCHEMA}
   if not isinstance(result, dict) or result.get("schema") != SCHEMA or set(result) != set(FIELDS):
@@ -204,9 +204,7 @@ def find_results(workdir: epath.Path | str) -> list[tuple[str, dict[str, Any], e
 
 def write_report_arrays(path: epath.Path | str, arrays: Mapping[str, np.ndarray]) -> None:
   """The method's report after each task, [S, T, ...] each, as a compressed .npz."""
-  content = io.BytesIO()
-  np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # its allow_pickle is no name of ours
-  write_atomically(epath.Path(path), content.getvalue())
+  write_atomically(epath.Path(path), pack(arrays, compressed=True))
 
 
 def read_report_arrays(folder: epath.Path | str) -> dict[str, np.ndarray]:
@@ -219,9 +217,8 @@ def read_report_arrays(folder: epath.Path | str) -> dict[str, np.ndarray]:
   if not path.exists():
     return {}
   try:
-    with path.open("rb") as file, np.load(file) as found:
-      return {name: found[name] for name in found.files}
-  except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    return unpack(path.read_bytes())
+  except ValueError as error:
     raise ConfigError(f"{path} is damaged ({error}); delete it, and the figures made from it are left out") from error
 
 
