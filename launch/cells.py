@@ -55,16 +55,20 @@ def run_cells(
     finish(workdir)
 
 
-def write_readme(workdir: str, name: str) -> None:
+def write_readme(workdir: str, name: str, search: str | None) -> None:
   """Writes the table of a work dir into README.md and into that of its paper's folder, wherever the markers
   `<!-- results:NAME -->` stand.
+
+  Args:
+    search: folder of results of other settings, for the orderings at the best of each method.
 
   Raises:
     ConfigError: neither has such markers.
   """
   results = [result for _, result, _ in find_results(workdir)]
   paper = results[0]["paper"]
-  table = readme_table(results, read_published(paper, ROOT / "configs"), EXHIBITS)
+  searched = [result for _, result, _ in find_results(search)] if search else []
+  table = readme_table(results, read_published(paper, ROOT / "configs"), EXHIBITS, searched)
   written = 0
   for path in (ROOT / "README.md", ROOT / "configs" / "papers" / paper / "README.md"):
     if path.exists() and f"<!-- results:{name} -->" in path.read_text():

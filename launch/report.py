@@ -3,6 +3,7 @@
 python -m launch.report --workdir=runs/gem1000
 python -m launch.report --workdir=runs/gem1000 --compare=results/cotraining/gem1000
 python -m launch.report --workdir=results/cotraining/gem1000 --readme=gem1000
+python -m launch.report --workdir=results/cotraining/paper --readme=paper --search=results/cotraining/search/scale
 """
 
 from absl import flags
@@ -12,12 +13,13 @@ from cljax.report.tables import aligned
 from launch import app, cells
 
 COMPARE = flags.DEFINE_string("compare", None, "Another such folder: prints both, and in what they differ.")
+SEARCH = flags.DEFINE_string("search", None, "With --readme: other settings, for the orderings at the best of each.")
 README = flags.DEFINE_string("readme", None, "Only writes the table between the markers of this name in README.md.")
 
 
 def main() -> int:
   if README.value is not None:
-    cells.write_readme(app.workdir(), README.value)
+    cells.write_readme(app.workdir(), README.value, SEARCH.value)
     return 0
   if COMPARE.value is None:
     cells.finish(app.workdir())

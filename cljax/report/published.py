@@ -169,8 +169,14 @@ def rankings(results: Sequence[Result], published: Published) -> list[str]:
   return lines
 
 
-def remarks(results: Sequence[Result], published: Published, names: Sequence[str]) -> list[str]:
-  """What stands below a table: the rule beside verdicts, orderings, the winners of searches, what is missing."""
+def remarks(
+  results: Sequence[Result], published: Published, names: Sequence[str], searched: Sequence[Result] = ()
+) -> list[str]:
+  """What stands below a table: the rule beside verdicts, orderings, the winners of searches, what is missing.
+
+  Args:
+    searched: results of other settings, which are no rows of the table, for the orderings at the best of each method.
+  """
   compared = any(published_value(r, metric, published) is not None for r in results for metric in SHOWN)
-  lines = [RULE, *rankings(results, published)] if compared else []
+  lines = [RULE, *rankings([*results, *searched], published)] if compared else []
   return [*lines, *winners(results, names), *filter(None, [not_compared(results, published)])]

@@ -179,9 +179,14 @@ def provenance(results: Sequence[Result]) -> str:
   return f"Mean ± standard deviation over seeds. Commit {', '.join(short)}; {'; '.join(devices)}; {spent} in all."
 
 
-def readme_table(results: Sequence[Result], published: Published, exhibits: Exhibits = NO_EXHIBITS) -> str:
-  """Ours as markdown, with what made it; without published numbers where these belong to another preset."""
-  beside = remarks(results, published, [result["method"] for result in results])
+def readme_table(
+  results: Sequence[Result],
+  published: Published,
+  exhibits: Exhibits = NO_EXHIBITS,
+  searched: Sequence[Result] = (),
+) -> str:
+  """Ours as markdown, with what made it and what `published.remarks` says below a table."""
+  beside = remarks(results, published, [result["method"] for result in results], searched)
   told = [markdown(*rows(results, published, exhibits=exhibits)), provenance(results)]
   return "\n\n".join([*told, *(["\n".join(f"- {line}" for line in beside)] if beside else [])])
 
