@@ -10,7 +10,10 @@ from cljax.types import Array
 
 Rate = Annotated[Array | float, at_least(0, "the learning rate")]
 Share = Annotated[Array | float, at_least(0, "of the running mean that is kept at each step", 1)]
-Small = Annotated[Array | float, at_least(0, "what keeps a division from 0")]
+Corrected = Annotated[  # a mean of which the share that is still missing is divided out
+  Array | float, at_least(0, "of the running mean that is kept at each step, below 1", 1 - 1e-6)
+]
+Small = Annotated[Array | float, above(0, "what keeps a division from 0")]
 
 
 class PlainSGD(NamedTuple):
@@ -35,10 +38,10 @@ def sgd(
 @declared("optimizer")
 def adam(
   learning_rate: Rate,
-  b1: Share = 0.9,
-  b2: Share = 0.999,
+  b1: Corrected = 0.9,
+  b2: Corrected = 0.999,
   eps: Small = 1e-8,
-  eps_root: Small = 0.0,
+  eps_root: Annotated[Array | float, at_least(0, "added to the mean square inside the root")] = 0.0,
   nesterov: Annotated[bool, free("Nesterov's momentum")] = False,
 ) -> optax.GradientTransformation:
   """optax.adam."""
@@ -59,7 +62,7 @@ def adagrad(
 def rmsprop(
   learning_rate: Rate,
   decay: Share = 0.9,
-  eps: Annotated[Array | float, above(0, "what keeps a division from 0")] = 1e-8,
+  eps: Small = 1e-8,
   initial_scale: Annotated[Array | float, at_least(0, "of the mean squares")] = 0.0,
   eps_in_sqrt: Annotated[bool, free("eps stands inside the root")] = True,
   centered: Annotated[bool, free("by the variance and not the mean square")] = False,
