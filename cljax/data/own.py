@@ -27,8 +27,9 @@ def from_arrays(train: Given, test: Given, valid: Given = None, scenario: str = 
 
   Args:
     train: training examples of each task: a list of pairs `(x, y)`, or `(x, y, rows)`, where `rows` lists the row
-      numbers of each task, and tasks may share rows. x is uint8 pictures [N, height, width, channels] or [N, height, width], which
-      become numbers from 0 to 1, or floats of any shape [N, ...], which pass as they are; y is whole numbers [N].
+      numbers of each task, and tasks may share rows. x is uint8 pictures [N, height, width, channels] or
+      [N, height, width], which become numbers from 0 to 1, or floats of any shape [N, ...], which pass as they are; y
+      is whole numbers [N].
     test: the same, as many tasks. A task is tested on its own rows.
     valid: the same, or None for no validation rows.
     scenario: `task`, a head for each task, which may number its classes as it likes; `class`, one head over the labels
