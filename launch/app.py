@@ -93,18 +93,23 @@ def refuse(error: BaseException) -> int:
   return STORAGE if isinstance(error, OSError) else USAGE
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[..., int | None], words: int = 0) -> None:
   """Runs a main without tracebacks for mistakes: exit code 2 for the command, 74 for the disk, 75 to be run again,
-  because it was stopped or because another process has the work dir."""
+  because it was stopped or because another process has the work dir.
+
+  Args:
+    main: takes what stands on the command line without dashes.
+    words: at most so many of these.
+  """
 
   def guarded(argv):
-    if argv[1:]:
-      sys.exit(refuse(ConfigError(f"unknown argument {argv[1]!r}; flags begin with --, see --help")))
+    if argv[1 + words :]:
+      sys.exit(refuse(ConfigError(f"unknown argument {argv[1 + words]!r}; flags begin with --, see --help")))
     if not any(word.lstrip("-").startswith(("verbosity", "v=")) for word in sys.argv):
       logging.set_verbosity(logging.WARNING)  # --verbosity=0 shows what the libraries tell
     _handle_signals()
     try:
-      code = main()
+      code = main(*argv[1:])
     except Stopped:
       print("stopped and saved: the same command goes on from here", file=sys.stderr)
       code = REQUEUE

@@ -37,6 +37,8 @@ ABOVE = ("configs", "benchmarks", "launch")
 def level_of(module: str) -> int:
   """The line of ROOMS on which a module stands."""
   first, *rest = module.split(".")
+  if rest == ["__main__"]:  # `python -m cljax`, which hands over to the launchers
+    return len(ROOMS) + len(ABOVE)
   if first in ABOVE:
     return len(ROOMS) + ABOVE.index(first)
   for level, rooms in enumerate(ROOMS):
