@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 
 from cljax.errors import ConfigError
+from cljax.files import pack, unpack, write_atomically
 from cljax.types import PyTree
 
 
@@ -21,8 +22,7 @@ def write(folder: epath.Path, parts: Mapping[str, PyTree]) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   for name, tree in parts.items():
     leaves, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(tree))
-    with (folder / f"{name}.npz").open("wb") as file:
-      np.savez(file, **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+    write_atomically(folder / f"{name}.npz", pack({jax.tree_util.keystr(path): leaf for path, leaf in leaves}))
 
 
 def read(path: epath.Path | str) -> dict[str, np.ndarray]:
@@ -33,14 +33,15 @@ def read(path: epath.Path | str) -> dict[str, np.ndarray]:
   """
   path = epath.Path(path).expanduser()
   try:
-    with path.open("rb") as file, np.load(file) as found:
-      return {name: found[name] for name in found.files}
+    return unpack(path.read_bytes())
   except FileNotFoundError as error:
     there = sorted(each.name for each in path.parent.glob("*.npz")) if path.parent.is_dir() else []
     raise ConfigError(
       f"{path} does not exist; {path.parent} holds {', '.join(there) or 'no part of a finished run'}"
     ) from error
-  except Exception as error:  # a damaged zip fails in many ways
+  except OSError as error:
+    raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+  except ValueError as error:
     raise ConfigError(f"{path} is damaged ({error})") from error
 
 

@@ -1,10 +1,14 @@
-"""Checkpoints of a run by orbax: the arrays, a cursor in JSON, and a checksum that orbax does not keep."""
+"""Checkpoints of a run by orbax: the arrays, a cursor in JSON, and checksums of both that orbax does not keep.
+
+What is damaged is put aside, and the one before is taken. What is whole never is: where it holds another run's state,
+or cannot be read just now, that is an error and nothing is moved.
+"""
 
 import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +17,10 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
+
+from cljax.errors import ConfigError
+from cljax.files import PASSING, code_of, remedy, unused
+from cljax.seals import Later, opened, sealed, unlike
 
 METADATA_BYTES = 100_000  # what orbax writes beside the arrays, at most
 
@@ -31,6 +39,40 @@ def checksum(arrays: Mapping[str, Any]) -> str:
     digest.update(f"{name} {array.dtype} {array.shape}".encode())
     digest.update(array.tobytes())
   return digest.hexdigest()
+
+
+class Unread(OSError):
+  """A checkpoint that could not be read just now, which says nothing about it."""
+
+
+@contextlib.contextmanager
+def reading(path: epath.Path) -> Iterator[None]:
+  """Tells what is wrong with a file from what is wrong with this process or its rights.
+
+  Raises:
+    Unread: the latter.
+  """
+  try:
+    yield
+  except Exception as error:
+    if code_of(error) in PASSING:
+      raise Unread(
+        f"{path} could not be read ({in_short(error)}), which says nothing about it, and nothing was changed: "
+        f"{remedy(error)}, and the same command goes on"
+      ) from error
+    raise
+
+
+def in_short(error: BaseException) -> str:
+  """An error on one line."""
+  return " ".join(str(error).split())[:300]
+
+
+def placed(array: np.ndarray | None, like: Any) -> Any:
+  """An array where `like` lies; None stands for one without a single number."""
+  if array is None:
+    return like
+  return jax.device_put(array, like.sharding) if isinstance(like, jax.Array) else array
 
 
 def reserve(folder: epath.Path, size: int) -> None:
@@ -111,7 +153,7 @@ class Checkpoints:
       return
     arrays = by_path(tree)
     step = max(self.manager.all_steps(), default=-1) + 1
-    cursor = {**cursor, "checksum": checksum(arrays)}
+    cursor = sealed({**cursor, "checksum": checksum(arrays)})
     args = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), cursor=ocp.args.JsonSave(cursor))
     size = sum(leaf.nbytes for leaf in arrays.values()) + len(json.dumps(cursor)) + METADATA_BYTES
     try:
@@ -120,49 +162,93 @@ class Checkpoints:
         self.manager.save(step, args=args)
         self.manager.wait_until_finished()
     except Exception as error:  # orbax and tensorstore raise many types here; all mean that nothing was saved
-      reason = " ".join(str(error).split())[:300]
       raise OSError(
-        f"the checkpoint in {self.folder} could not be written ({reason}); what was saved before stays "
-        "readable: make room, and the same command goes on from there"
+        f"the checkpoint in {self.folder} could not be written ({in_short(error)}); what was saved before stays "
+        f"readable: {remedy(error)}, and the same command goes on from there"
       ) from error
 
-  def restore(self, tree: Any) -> tuple[Any, dict[str, Any]] | None:
+  def restore(
+    self, tree: Any, check: Callable[[dict[str, Any]], object] = lambda cursor: None
+  ) -> tuple[Any, dict[str, Any]] | None:
     """(tree, cursor) of the newest checkpoint that is whole, as host arrays of the shapes of `tree`; None without one.
 
     A damaged checkpoint is reported and put aside, and the one before is taken.
-    """
-    return broadcast(self.read(tree) if self.manager is not None else None, tree)
 
-  def read(self, tree: Any) -> tuple[Any, dict[str, Any]] | None:
+    Args:
+      check: raises ConfigError for a cursor of another run; for one that carries no checksum that is damage.
+
+    Raises:
+      ConfigError: it is whole, but of another run, or its state has other types, shapes or parts than `tree`.
+      OSError: it cannot be read now, which says nothing about it.
+    """
+    return broadcast(self.read(tree, check) if self.manager is not None else None, tree)
+
+  def read(self, tree: Any, check: Callable[[dict[str, Any]], object]) -> tuple[Any, dict[str, Any]] | None:
     """What `restore` says, in process 0."""
-    like = by_path(tree)
-    self.manager.reload()
-    for step in sorted(self.manager.all_steps(), reverse=True):
+    with reading(self.folder):
+      self.manager.reload()
+      steps = sorted(self.manager.all_steps(), reverse=True)
+    for step in steps:
       try:
-        args = ocp.args.Composite(arrays=ocp.args.StandardRestore(like), cursor=ocp.args.JsonRestore())
-        with silence():
-          found = self.manager.restore(step, args=args)
-        arrays, cursor = found["arrays"], dict(found["cursor"])
-        if checksum(arrays) != cursor.pop("checksum"):
-          raise ValueError("its checksum does not match its contents")
+        with reading(self.folder / str(step)):
+          arrays, cursor, whole = self.load(step)
+        if not whole:
+          check(cursor)
+      except (Later, Unread):
+        raise
       except Exception as error:  # a damaged file fails in as many ways as there are formats inside
-        self.put_aside(step, " ".join(str(error).split())[:200])
+        self.put_aside(step, in_short(error))
         continue
+      if whole:
+        check(cursor)
+      self.compare(step, arrays, by_path(tree))
       leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-      restored = [arrays.get(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+      restored = [placed(arrays.get(jax.tree_util.keystr(path)), leaf) for path, leaf in leaves]
       return jax.tree.unflatten(structure, restored), cursor
+    if steps and self.writes:
+      logging.warning("none of the %d checkpoints in %s was whole: the run begins anew", len(steps), self.folder)
     return None
+
+  def load(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any], bool]:
+    """(arrays, cursor, whether that carries a checksum) of one checkpoint as it was written, whatever it holds.
+
+    Raises:
+      Exception: of any type where it is damaged.
+    """
+    with silence():
+      there = ocp.StandardCheckpointHandler().metadata(self.folder / str(step) / "arrays").tree
+      like = {name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in there.items()}
+      args = ocp.args.Composite(arrays=ocp.args.StandardRestore(like), cursor=ocp.args.JsonRestore())
+      found = self.manager.restore(step, args=args)
+    cursor, whole = opened(found["cursor"])
+    if checksum(found["arrays"]) != cursor.pop("checksum"):
+      raise ValueError("its checksum does not match its contents")
+    return found["arrays"], cursor, whole
+
+  def compare(self, step: int, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """
+    Raises:
+      ConfigError: the arrays of a whole checkpoint are not of the types, shapes and names that are needed.
+    """
+    found = unlike(there, here)
+    if found:
+      more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+      raise ConfigError(
+        f"the checkpoint {self.folder / str(step)} is whole, but holds another state than this command makes "
+        f"({'; '.join(found[:5])}{more}); nothing was changed: give the run the command, the version of cljax and the "
+        "settings of JAX that it began with, as environment.json tells them, or use another --workdir"
+      )
 
   def put_aside(self, step: int, reason: str) -> None:
     """Reports a damaged checkpoint, and moves it out of the way where the folder is written to."""
-    damaged, aside = self.folder / str(step), self.folder.parent / f"damaged_checkpoint_{step}"
-    moved = f"; it now lies in {aside}" if self.writes else ""
+    damaged, remote = self.folder / str(step), "://" in os.fspath(self.folder)
+    aside = unused(self.folder.parent / f"damaged_checkpoint_{step}")
+    moved = "; it was deleted, as an object store moves no folders" if remote else f"; it now lies in {aside}"
+    moved = moved if self.writes else ""
     logging.warning("checkpoint %s is damaged (%s): falling back to the one before%s", damaged, reason, moved)
     if not self.writes:
       return
-    if aside.exists():
-      aside.rmtree()
-    if "://" in os.fspath(self.folder):  # an object store cannot rename a folder
+    if remote:
       damaged.rmtree()
     else:
       damaged.rename(aside)

@@ -2,42 +2,29 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 
+from cljax import divergence
 from cljax.checkpoint import Checkpoints
+from cljax.cursor import Carry, to_cursor
 from cljax.errors import ConfigError
 from cljax.experiment import Experiment
 from cljax.keys import INIT, TRAIN
 from cljax.looks import pairs, told
 from cljax.mesh import agree, gather
 from cljax.monitor import Monitor, compile_seconds, rows_to_log
-from cljax.timeline import Counts, Position, Unit
-from cljax.types import Clock, State, View
+from cljax.timeline import Position, Unit
+from cljax.types import Clock, View
+from cljax.workdir import identity
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
   """The run was asked to stop, saved, and can be started again."""
-
-
-@dataclass
-class Carry:
-  """What goes round the loop: the state and view on the device, and what the host has noted."""
-
-  hyper: dict[str, jax.Array]  # of each row of the seed axis
-  seeds: jax.Array
-  state: State
-  view: View | None
-  row: int  # rows of the accuracy matrix that are done
-  right: dict[str, np.ndarray]  # readout -> [S, T+1, T] right answers, -1 where not evaluated
-  confusion: dict[str, np.ndarray]  # readout -> [S, T, slots] test rows by slot used, after the last row
-  slot_of: np.ndarray  # [S, T] the slot of each task, -1 none
-  reports: dict[str, np.ndarray]  # [S, T, ...] the method's report after each task
-  looked: dict[str, Counts]  # look -> what it has found
-  seconds: dict[str, float] = field(default_factory=lambda: {"compile": 0.0, "train": 0.0, "eval": 0.0})
 
 
 def start(experiment: Experiment, compiled: Mapping[str, Callable[..., Any]]) -> Carry:
@@ -58,6 +45,7 @@ def start(experiment: Experiment, compiled: Mapping[str, Callable[..., Any]]) ->
     np.full((S, T), -1) if experiment.method.slots else np.broadcast_to(np.arange(T), (S, T)).copy(),
     {name: np.zeros((S, T, *leaf.shape[1:]), leaf.dtype) for name, leaf in report.items()},
     experiment.timeline.blank(),
+    divergence.blank(S),
   )
 
 
@@ -145,6 +133,7 @@ class Driver(NamedTuple):
     began, compiled = time.monotonic(), compile_seconds()
     carry.state, info = self.compiled[f"{phase.name}.chunk"](*args)
     info = gather(info, len(self.experiment.seeds))
+    self.check_losses(unit, info, carry)
     seconds = time.monotonic() - began - (compile_seconds() - compiled)
     every = self.experiment.settings.log_every_steps
     for row in rows_to_log(unit.at.step, unit.stop, every, info, self.experiment.seeds):
@@ -153,6 +142,18 @@ class Driver(NamedTuple):
     where = f"task {unit.at.task + 1}/{self.experiment.spec.T} {phase.name}"
     self.monitor.steps(max(unit.stop), seconds, where, last)
     self.check_faults(carry)
+
+  def check_losses(self, unit: Unit, info: Mapping[str, np.ndarray], carry: Carry) -> None:
+    """Tells of each seed the first step whose loss is not finite, and stops there if that is asked for."""
+    experiment = self.experiment
+    new = divergence.note(carry.diverged, unit.at, unit.stop, info)
+    phases, values = [phase.name for phase in experiment.method.phases], experiment.values
+    each = len(experiment.seeds) // len(values)
+    lines = [divergence.line(experiment.seeds[s], carry.diverged[s], phases, values[s // each]) for s in new]
+    for line in lines:
+      logging.warning("%s: %s", self.monitor.label, line)
+    if lines and experiment.settings.on_divergence == "stop":
+      divergence.stop(lines)
 
   def check_faults(self, carry: Carry) -> None:
     if "faults" not in self.compiled:
@@ -225,7 +226,9 @@ class Driver(NamedTuple):
       return
     self.monitor.flush()
     state = gather(carry.state, len(self.experiment.seeds))
-    cursor = to_cursor(unit.at, carry, self.monitor.lines) | {"config": self.experiment.config}
+    cursor = to_cursor(unit.at, carry, self.monitor.noted()) | identity(
+      self.experiment.config, self.experiment.data_hash
+    )
     self.checkpoints.save({"state": state, "reports": carry.reports}, cursor)
     if stopping:
       raise Stopped
@@ -251,50 +254,3 @@ def drive(units: Iterable[Unit], carry: Carry, driver: Driver) -> Carry:
   for unit in units:
     driver.perform(unit, carry)
   return carry
-
-
-def to_cursor(at: Position, carry: Carry, lines: int) -> dict[str, Any]:
-  """What a checkpoint says beside the arrays, as JSON."""
-  return {
-    "task": at.task,
-    "phase": at.phase,
-    "step": list(at.step),
-    "row": carry.row,
-    "lines": lines,
-    "right": {name: counts.tolist() for name, counts in carry.right.items()},
-    "confusion": {name: counts.tolist() for name, counts in carry.confusion.items()},
-    "slot_of": carry.slot_of.tolist(),
-    "looked": {name: {key: n.tolist() for key, n in counts.items()} for name, counts in carry.looked.items()},
-    "seconds": carry.seconds,
-  }
-
-
-def resume(carry: Carry, checkpoints: Checkpoints | None, experiment: Experiment) -> tuple[Carry, Position | None, int]:
-  """(carry, cursor, lines of metrics.jsonl) of the newest whole checkpoint; or the carry as it is, None and 0."""
-  if checkpoints is None:
-    return carry, None, 0
-  found = checkpoints.restore({"state": gather(carry.state, len(experiment.seeds)), "reports": carry.reports})
-  if found is None:
-    return carry, None, 0
-  arrays, cursor = found
-  carry.state = experiment.on_devices(arrays["state"], 0)
-  carry.row, carry.seconds = cursor["row"], dict(cursor["seconds"])
-  carry.reports = {name: np.array(value) for name, value in arrays["reports"].items()}
-  carry.right = {name: np.array(counts) for name, counts in cursor["right"].items()}
-  carry.confusion = {name: np.array(counts) for name, counts in cursor["confusion"].items()}
-  carry.slot_of = np.array(cursor["slot_of"])
-  looked = cursor.get("looked", {})  # which older versions do not have
-  carry.looked = {name: {key: np.array(n) for key, n in counts.items()} for name, counts in looked.items()}
-  position = Position(cursor["task"], cursor["phase"], tuple(cursor["step"]))
-  return carry, position, cursor["lines"]
-
-
-def steps_done(experiment: Experiment, cursor: Position | None) -> int:
-  """Steps before the cursor, of the seed that takes most."""
-  if cursor is None:
-    return 0
-  timeline = experiment.timeline
-  phases = range(len(timeline.phases))
-  done = [timeline.phase_steps(t, p) for t in timeline.segments() if t < cursor.task for p in phases]
-  done += [timeline.phase_steps(cursor.task, p) for p in phases[: cursor.phase]]
-  return int(np.sum([*done, np.array(cursor.step)], axis=0).max())

@@ -15,22 +15,24 @@ import jax
 import numpy as np
 from etils import epath
 
-from cljax import files
+from cljax import files, seals
 from cljax.checkpoint import Checkpoints
-from cljax.config import with_fields
-from cljax.drive import Carry, ask, resume, start, steps_done
+from cljax.config import completed, with_fields
+from cljax.cursor import Carry, resume, steps_done
+from cljax.drive import ask, start
 from cljax.errors import ConfigError, choose
 from cljax.experiment import Experiment, build
-from cljax.files import located, read_json
+from cljax.files import flatten, read_json
 from cljax.fit import split_of
 from cljax.mesh import gather
 from cljax.metrics import accuracy, spread
+from cljax.paths import located
 from cljax.recipe import Laid, build_stream, seeds_of
 from cljax.report import store
 from cljax.run import compile_events
 from cljax.types import PyTree
 from cljax.values import typed
-from cljax.workdir import environment, flatten
+from cljax.workdir import environment, recorded
 
 FILE = "evaluations.json"
 SCHEMA = 1
@@ -108,14 +110,16 @@ def evaluations(
 
 
 def told_by(folder: epath.Path) -> Mapping[str, Any]:
-  """The config.json of a work dir.
+  """The config of a work dir: its config.json, or what its checkpoints tell.
 
   Raises:
     ConfigError: it has none; names the runs below or above it.
   """
-  path = folder / "config.json"
-  if path.exists():
-    return read_json(path)
+  if told := recorded(folder):
+    source, found = next(iter(told.items()))
+    with files.telling(folder / source):
+      completed(found)
+    return found
   near = [folder.parent] if (folder.parent / "config.json").exists() else []
   for pattern in ("*/config.json", "*/*/config.json") if folder.is_dir() else ():
     near += sorted(each.parent for each in folder.glob(pattern))
@@ -173,7 +177,8 @@ def restore(folder: epath.Path, recorded: Mapping[str, Any], rows: int, data_dir
   experiment = build(config, data=data)
   checkpoints = Checkpoints(place, writes=False)
   try:
-    carry, cursor, _ = resume(start(experiment, compile_events(experiment)), checkpoints, experiment)
+    with jax.default_matmul_precision(experiment.settings.matmul_precision):
+      carry, cursor, _ = resume(start(experiment, compile_events(experiment)), checkpoints, experiment)
   finally:
     checkpoints.close()
   if cursor is None:
@@ -220,16 +225,11 @@ def prepare(run: Stored, setting: Mapping[str, Any]) -> tuple[Experiment, Carry,
 def unlike(stored: PyTree, wanted: PyTree) -> list[str]:
   """A line for each leaf whose path, type or shape within a seed differs."""
 
-  def kinds(tree):
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {f"state{jax.tree_util.keystr(path)}": f"{leaf.dtype} {list(leaf.shape[1:])}" for path, leaf in leaves}
+  def of_a_seed(tree):
+    named = ((f"state{jax.tree_util.keystr(path)}", leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree))
+    return {name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for name, leaf in named}
 
-  there, here, absent = kinds(stored), kinds(wanted), "absent"
-  return [
-    f"{name}: {there.get(name, absent)} stored, {here.get(name, absent)} asked for"
-    for name in dict.fromkeys([*there, *here])
-    if there.get(name) != here.get(name)
-  ]
+  return seals.unlike(of_a_seed(stored), of_a_seed(wanted), ("stored", "asked for"))
 
 
 def counts_of(
@@ -292,8 +292,8 @@ def note(workdir: epath.Path | str, entries: Sequence[Mapping[str, Any]]) -> epa
     OSError: it cannot be written; it stays as it was.
   """
   path = located(workdir) / FILE
-  before = read_json(path) if path.exists() else {"schema": SCHEMA, "evaluations": {}}
-  if not isinstance(before, dict) or before.get("schema") != SCHEMA:
+  before: dict[str, Any] = read_json(path) if path.exists() else {"schema": SCHEMA, "evaluations": {}}
+  if before.get("schema") != SCHEMA or not isinstance(before.get("evaluations"), dict):
     raise ConfigError(f"{path} is no list of evaluations of schema {SCHEMA}; move it away, and it is written anew")
   new = {name_of(entry): entry for entry in entries}
   files.write_json(path, {"schema": SCHEMA, "evaluations": {**before["evaluations"], **new}})

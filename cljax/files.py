@@ -1,44 +1,21 @@
 """Files on a disk or in an object store: written whole or not at all, read with a word about damage."""
 
-import glob
+import contextlib
+import errno
+import hashlib
+import io
+import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from cljax.errors import ConfigError
-
-STORES = ("gs", "s3", "az")
-ON_DISK: Any = type(epath.Path("."))
-by_pattern = ON_DISK.glob
-
-
-def glob_below(folder: Any, pattern: str) -> Iterator[Any]:
-  """What matches a pattern below a folder whose own name may hold anything, such as `[1]`.
-
-  The library takes the folder's name for a part of the pattern, and so orbax loses checkpoints in silence.
-  """
-  if "://" in os.fspath(folder):
-    return by_pattern(folder, pattern)
-  return map(type(folder), glob.glob(os.path.join(glob.escape(os.fspath(folder)), pattern)))
-
-
-ON_DISK.glob = glob_below
-
-
-def located(workdir: str | epath.Path) -> epath.Path:
-  """A folder by its whole path: orbax takes no other, and finds out late.
-
-  Raises:
-    ConfigError: an address of a store that is not known.
-  """
-  scheme, is_address, _ = os.fspath(workdir).partition("://")
-  if is_address and scheme not in STORES:
-    raise ConfigError(f"{workdir} is no folder, and no address of {', '.join(f'{name}://' for name in STORES)}")
-  return epath.Path(workdir) if is_address else epath.Path(workdir).expanduser().absolute()
 
 
 def plain(value: Any) -> Any:
@@ -54,6 +31,13 @@ def plain(value: Any) -> Any:
   if isinstance(value, float) and not np.isfinite(value):
     return None
   return value
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """A nested config under dotted names."""
+  told = ((f"{prefix}{key}", value) for key, value in config.items())
+  parts = [flatten(value, f"{key}.") if isinstance(value, Mapping) else {key: value} for key, value in told]
+  return {key: value for part in parts for key, value in part.items()}
 
 
 def write_json(path: epath.Path | str, value: Any) -> None:
@@ -79,7 +63,8 @@ def write_atomically(path: epath.Path, content: bytes) -> None:
       os.fsync(file.fileno())
     os.replace(temporary, path)
   except OSError as error:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a folder that is gone holds no file to take away
+      temporary.unlink(missing_ok=True)
     raise OSError(error.errno, f"{error.strerror}; {path} could not be written", os.fspath(path)) from error
 
 
@@ -92,17 +77,218 @@ def format_json(value: Any, indent: int = 0) -> str:
   return "{\n" + ",\n".join(lines) + "\n" + " " * indent + "}"
 
 
-def read_json(path: epath.Path) -> Any:
-  """
+def read_json(path: epath.Path | str, way: str = "move it away, or use another --workdir") -> dict[str, Any]:
+  """The JSON object of a file.
+
+  Args:
+    way: what to type where it is damaged.
+
   Raises:
-    ConfigError: a damaged file.
+    ConfigError: a damaged file, or JSON of another kind; names the file.
+    OSError: it cannot be read.
+  """
+  path = epath.Path(path)
+  try:
+    found = json.loads(path.read_bytes())
+  except (ValueError, RecursionError) as error:
+    raise ConfigError(f"{path} is damaged ({error}); {way}") from error
+  if not isinstance(found, dict):
+    raise ConfigError(f"{path} is damaged (it holds {type(found).__name__}, no JSON object); {way}")
+  return found
+
+
+@contextlib.contextmanager
+def telling(path: epath.Path | str, way: str = "move it away, or use another --workdir") -> Iterator[None]:
+  """Around the use of what a file holds: of the right format, it may still be of another kind.
+
+  Raises:
+    ConfigError: whatever was raised inside; names the file, unless it was a ConfigError already.
   """
   try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise ConfigError(f"{path} is damaged ({error}); move it away, or use another --workdir") from error
+    yield
+  except (ConfigError, OSError):
+    raise
+  except Exception as error:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    raise ConfigError(f"{path} is damaged (it holds something else: {reason}); {way}") from error
 
 
 def as_json(value: Any) -> Any:
   """What `value` looks like after a round trip through a file."""
   return json.loads(json.dumps(value))
+
+
+# Checksums. What carries none is of a version that wrote none.
+
+SEAL = "checksum"  # the last key of a sealed JSON object
+COMMENT = b"sha256 "  # what the comment of a sealed zip begins with, before 64 digits
+ZIP_END = b"PK\5\6"  # of its last record, 22 bytes without a comment
+
+
+def digest(value: Any) -> str:
+  """sha256 of a JSON value, whatever the order of its keys."""
+  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def write_sealed(path: epath.Path | str, value: Mapping[str, Any]) -> None:
+  """`write_json` of an object, with its checksum as a last key."""
+  value = plain(value)
+  write_json(path, {**value, SEAL: digest(as_json(value))})
+
+
+def read_sealed(path: epath.Path | str, way: str) -> dict[str, Any]:
+  """What `write_sealed` wrote, or an object of a version that wrote no checksum; for the rest see `read_json`."""
+  return unsealed(path, read_json(path, way), way)
+
+
+def unsealed(path: epath.Path | str, value: Mapping[str, Any], way: str) -> dict[str, Any]:
+  """An object as it stands in a file, without the checksum; errors as `read_sealed`."""
+  found = dict(value)
+  last = next(reversed(found.values()), None)
+  renamed = SEAL not in found and isinstance(last, str) and len(last) == 64  # the checksum under a damaged name
+  if renamed or (SEAL in found and found.pop(SEAL) != digest(found)):
+    raise ConfigError(f"{path} is damaged (its checksum does not match its contents); {way}")
+  return found
+
+
+def seal_zip(content: bytes) -> bytes:
+  """A zip file with the sha256 of all its bytes as its comment, which every reader of zip files skips.
+
+  Raises:
+    ValueError: it has a comment of its own.
+  """
+  if content[-22:-18] != ZIP_END or content[-2:] != bytes(2):
+    raise ValueError("no zip file, or one with a comment")
+  length = len(COMMENT) + 64
+  content = content[:-2] + length.to_bytes(2, "little")
+  return content + COMMENT + hashlib.sha256(content).hexdigest().encode()
+
+
+def check_zip(content: bytes) -> None:
+  """
+  Raises:
+    ValueError: the content is neither what `seal_zip` gave nor a whole zip file without a comment.
+  """
+  if content[-22:-18] == ZIP_END and content[-2:] == bytes(2):
+    return  # of a version that wrote no checksum
+  length = len(COMMENT) + 64
+  if content[-length:] != COMMENT + hashlib.sha256(content[:-length]).hexdigest().encode():
+    raise ValueError("its checksum does not match its contents")
+
+
+def pack(arrays: Mapping[str, Any], compressed: bool = False) -> bytes:
+  """Arrays as a sealed .npz."""
+  content = io.BytesIO()
+  (np.savez_compressed if compressed else np.savez)(content, **arrays)  # type: ignore[arg-type]
+  return seal_zip(content.getvalue())
+
+
+def unpack(content: bytes) -> dict[str, np.ndarray]:
+  """
+  Raises:
+    ValueError: the content is not what `pack` gave, nor a whole .npz without a checksum.
+  """
+  check_zip(content)
+  try:
+    with np.load(io.BytesIO(content)) as found:
+      return {name: found[name] for name in found.files}
+  except Exception as error:  # a damaged zip fails in as many ways as it has fields
+    raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from error
+
+
+# What dead processes left, and what a person can do about a disk.
+
+
+def unused(path: epath.Path) -> epath.Path:
+  """The path, or the first of `path.2`, `path.3`, ... that nothing has yet."""
+  names = itertools.chain([path.name], (f"{path.name}.{n}" for n in itertools.count(2)))
+  return next(found for found in map(path.with_name, names) if not found.exists())
+
+
+def tidy(folders: Iterable[epath.Path], age: float = 0) -> None:
+  """Takes away what `write_atomically` and others were writing under `.NAME.PID` when they died.
+
+  Args:
+    age: seconds that it must have lain there, where processes of other hosts may be at work.
+  """
+  for folder in folders:
+    if "://" in os.fspath(folder) or not folder.is_dir():
+      continue
+    for path in folder.iterdir():
+      found = re.fullmatch(r"\..+\.(\d+)", path.name)
+      if not found or alive(int(found[1])):
+        continue
+      with contextlib.suppress(OSError):
+        if path.is_file() and time.time() - path.stat().mtime >= age:
+          path.unlink(missing_ok=True)
+
+
+def alive(pid: int) -> bool:
+  """Whether another process of this host has that number."""
+  if pid == os.getpid():
+    return False  # an earlier one of the same number: this one has not begun to write
+  try:
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return False
+  except (OSError, OverflowError):
+    return True
+  return True
+
+
+@contextlib.contextmanager
+def naming(path: epath.Path) -> Iterator[None]:
+  """Gives an error of the disk the file's name, where it has none.
+
+  Raises:
+    OSError: whatever was raised inside.
+  """
+  try:
+    yield
+  except OSError as error:
+    if error.filename is not None:
+      raise
+    reason = error.strerror or " ".join(str(error).split())
+    raise OSError(error.errno, f"{reason}; {remedy(error)}, and the same command goes on", os.fspath(path)) from error
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+PASSING = {
+  errno.EMFILE,
+  errno.ENFILE,
+  errno.ENOMEM,
+  errno.EACCES,
+  errno.EPERM,
+  errno.EIO,
+  errno.ESTALE,
+  errno.ETIMEDOUT,
+}
+REMEDIES = {
+  **dict.fromkeys(FULL, "make room"),
+  **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
+  **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "see that you may read and write there"),
+  **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "see that the folder is still there"),
+  errno.ENOMEM: "free memory",
+}
+
+
+def code_of(error: BaseException) -> int:
+  """The errno of an error or of what caused it, also where libraries tell it in words; 0 where none is told."""
+  found, text = error, ""
+  while found is not None:
+    if isinstance(found, MemoryError):
+      return errno.ENOMEM
+    if isinstance(found, OSError) and found.errno:
+      return found.errno
+    text += f" {found}"
+    found = found.__cause__ or found.__context__  # type: ignore[assignment]
+  told = re.search(r"OS error (\d+)|\[Errno (\d+)\]", text)
+  if told:
+    return int(told[1] or told[2])
+  words = {os.strerror(code): code for code in (*REMEDIES, *PASSING)} | {"RESOURCE_EXHAUSTED": errno.ENOSPC}
+  return next((code for word, code in words.items() if word in text), 0)
+
+
+def remedy(error: BaseException) -> str:
+  """What a person can do about an error of the disk."""
+  return REMEDIES.get(code_of(error), "mend that")

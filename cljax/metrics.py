@@ -92,12 +92,17 @@ METRICS = {
 }
 
 
-def summarize(matrices: np.ndarray) -> dict[str, dict[str, Any]]:
+def summarize(matrices: np.ndarray, growing: bool = False) -> dict[str, dict[str, Any]]:
   """{metric: {mean, std (ddof 1), values [S]}} over matrices [S, T+1, T]; None where a value is undefined.
 
   With one seed std is None; where one seed's value is undefined, so are mean and std of all.
+
+  Args:
+    growing: answers are among the classes seen so far, so that no method is right about the next task, and all of them
+      have the same FWT, which is left out.
   """
-  return {name: spread([metric.compute(np.asarray(R, float)) for R in matrices]) for name, metric in METRICS.items()}
+  found = {name: spread([metric.compute(np.asarray(R, float)) for R in matrices]) for name, metric in METRICS.items()}
+  return {**found, "FWT": spread([float("nan")] * len(matrices))} if growing else found
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

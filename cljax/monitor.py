@@ -1,18 +1,16 @@
 """What a person sees of a run: a bar or lines, `metrics.jsonl`, TensorBoard."""
 
-import io
-import json
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from cljax.journal import Board, Journal, Noted
 
 SECONDS_BETWEEN_LINES = 10
 _compile_seconds = [0.0]
@@ -38,42 +36,38 @@ class Monitor:
     folder: the work dir; None writes nothing.
     total: steps of the run.
     done: steps done before a resume.
-    lines: lines of `metrics.jsonl` that the restored checkpoint knows of; later ones are dropped.
+    noted: what the restored checkpoint knows of `metrics.jsonl`, or how many lines; later ones are dropped.
     label: the run's name on the bar.
     quiet: no bar and no lines.
   """
 
-  def __init__(self, folder: epath.Path | None, total: int, done: int, lines: int, label: str, quiet: bool = False):
+  def __init__(
+    self, folder: epath.Path | None, total: int, done: int, noted: Noted | int, label: str, quiet: bool = False
+  ):
     self.done, self.total, self.label, self.quiet = done, total, label, quiet
     self.started, self.compiled, self.last_line, self.first = time.monotonic(), compile_seconds(), 0.0, done
     self.training = 0.0
-    self.file: TextIO | None = None
-    self.board, self.lines = None, lines
-    self.remote: epath.Path | None = None
+    self.journal: Journal | None = None
+    self.board: Board | None = None
     if folder is not None:
-      path = folder / "metrics.jsonl"
-      kept = path.read_text().splitlines(keepends=True)[:lines] if path.exists() else []
-      path.write_text("".join(kept))
-      if "://" in os.fspath(folder):  # an object store cannot append: the lines stay here and are written whole
-        self.remote, self.file = path, io.StringIO()
-        self.file.write("".join(kept))
+      noted = noted if isinstance(noted, Noted) else Noted.of(noted, None)
+      self.journal = Journal(folder, noted)
+      if self.journal.remote:
         self.say("TensorBoard events are written to local work dirs only; metrics.jsonl has the same numbers")
       else:
-        self.file = open(os.fspath(path), "a")  # noqa: SIM115 - closed by `close`
-        self.board = SummaryWriter(os.fspath(folder), purge_step=done or None)
+        self.board = Board(folder, done, noted.events)
     terminal = sys.stderr.isatty() and not quiet
     self.bar = tqdm(total=total, initial=done, desc=label, unit="step", dynamic_ncols=True) if terminal else None
 
   def write(self, row: Mapping[str, Any]) -> None:
     """One line of metrics.jsonl; `seconds` is the only field that may differ between equal runs."""
-    if self.file:
-      self.file.write(json.dumps({**row, "seconds": round(time.monotonic() - self.started, 3)}) + "\n")
-      self.lines += 1
+    if self.journal:
+      self.journal.write({**row, "seconds": round(time.monotonic() - self.started, 3)})
 
   def scalars(self, values: Mapping[str, float]) -> None:
     for name, value in values.items():
       if self.board and np.isfinite(value):
-        self.board.add_scalar(name, value, self.done)
+        self.board.scalar(name, value, self.done)
 
   def steps(self, count: int, seconds: float, where: str, info: Mapping[str, np.ndarray]) -> None:
     """After a chunk of `count` steps that took `seconds` without compiling; `info` is the last step's, [S] each."""
@@ -102,22 +96,20 @@ class Monitor:
 
   def flush(self) -> None:
     """Brings the metrics to the disk, before a checkpoint counts their lines."""
-    if self.remote is not None and isinstance(self.file, io.StringIO):
-      self.remote.write_text(self.file.getvalue())
-    elif self.file:
-      self.file.flush()
-      os.fsync(self.file.fileno())
-    if self.board:
-      self.board.flush()
+    for each in (self.journal, self.board):
+      if each:
+        each.flush()
+
+  def noted(self) -> Noted:
+    """What a checkpoint that is saved now should know, after a `flush`."""
+    noted = self.journal.noted() if self.journal else Noted()
+    return noted._replace(events=self.board.events()) if self.board else noted
 
   def close(self) -> None:
     self.flush()
-    if self.file:
-      self.file.close()
-    if self.board:
-      self.board.close()
-    if self.bar is not None:
-      self.bar.close()
+    for each in (self.journal, self.board, self.bar):
+      if each is not None:
+        each.close()
 
 
 def rows_to_log(

@@ -7,18 +7,18 @@ import jax
 import numpy as np
 from etils import epath
 
-from cljax import artifacts, files
+from cljax import artifacts, divergence, files
 from cljax.checkpoint import by_path
-from cljax.drive import Carry
+from cljax.cursor import Carry
 from cljax.experiment import Experiment
 from cljax.looks import counts_of
-from cljax.mesh import gather
+from cljax.mesh import agree, gather
 from cljax.methods.exhibits import EXHIBITS
 from cljax.predict import told_of
 from cljax.report import plots, store
 from cljax.settings import Labels, Settings
 from cljax.types import Method, Spec, State, nothing
-from cljax.workdir import environment
+from cljax.workdir import Older, check_claim, environment
 
 
 class Outcome(NamedTuple):
@@ -93,6 +93,7 @@ def result_of(experiment: Experiment, carry: Carry, v: int = 0) -> dict[str, Any
     parameters=int(carry.reports["parameters"][own][0, -1]),
     memory_bytes=int(carry.reports["memory_bytes"][own][0, -1]),
     state_bytes=bytes_of(carry.state),
+    diverged=divergence.told(carry.diverged[own]),
     timing={
       "compile_seconds": seconds["compile"],
       "train_seconds": seconds["train"],
@@ -119,20 +120,46 @@ def outcome_of(experiment: Experiment, carry: Carry, v: int = 0) -> Outcome:
   return Outcome(result_of(experiment, carry, v), reports, state, experiment)
 
 
-def folders_of(values: Sequence[Mapping[str, float]]) -> list[str]:
+def names_of(values: Sequence[Mapping[str, float]]) -> list[str]:
   """The folder of each value of a sweep, below that of the run: of six digits, or of all where these are not enough."""
   short = [",".join(f"{key}={number:g}" for key, number in value.items()) for value in values]
   exact = [",".join(f"{key}={number!r}" for key, number in value.items()) for value in values]
   return [name if short.count(name) == 1 else all_digits for name, all_digits in zip(short, exact, strict=True)]
 
 
+def folders_of(folder: epath.Path, values: Sequence[Mapping[str, float]]) -> list[epath.Path]:
+  """All folders that a run writes into by itself: its own, those of its sweep, and what lies below these."""
+  own = [folder / name for name in names_of(values)]
+  parts = [path for each in own for path in (each / "parts").glob("seed_*")]
+  below = [each / name for each in own for name in ("figures", "parts")]
+  return [folder, folder / "checkpoints", *(each for each in own if each != folder), *below, *parts]
+
+
 def finished(folder: epath.Path, values: Sequence[Mapping[str, float]]) -> Outcome | None:
   """What a finished run left, or None; a sweep is finished when its last value is."""
-  folders = [folder / name for name in folders_of(values)]  # of {} the folder itself
+  folders = [folder / name for name in names_of(values)]  # of {} the folder itself
   if not all((each / "result.json").exists() for each in folders):
     return None
   found = [Outcome(store.read_result(each / "result.json"), store.read_report_arrays(each)) for each in folders]
   return found[0]._replace(sweep=tuple(found) if len(found) > 1 else ())
+
+
+def left(
+  folder: epath.Path,
+  writes: bool,
+  config: Mapping[str, Any],
+  values: tuple[dict[str, float], ...],
+  older: Older,
+) -> Outcome | None:
+  """What a finished run of this config has left in the folder, in every process; None without one. Only reads.
+
+  Raises:
+    ConfigError: the folder is another run's, or holds damaged results.
+  """
+  if writes:
+    check_claim(folder, config, older)
+  done = finished(folder, values)
+  return (done or finished(folder, values) or Outcome({}, {})) if agree(done is not None and writes) else None
 
 
 def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
@@ -144,7 +171,7 @@ def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
       artifacts.write(artifacts.folder_of(folder, seed), jax.tree.map(lambda leaf, s=s: leaf[s], found))
     if outcome.experiment is not None:
       it = outcome.experiment
-      files.write_json(folder / "parts" / "spec.json", told_of(it.config, it.spec, it.stream.bank.x.dtype))
+      files.write_sealed(folder / "parts" / "spec.json", told_of(it.config, it.spec, it.stream.bank.x.dtype))
   store.write_report_arrays(folder / "report.npz", outcome.arrays)
   plots.save(folder / "figures", plots.run_figures(outcome.result, outcome.arrays, EXHIBITS))
-  files.write_json(folder / "result.json", outcome.result)
+  files.write_sealed(folder / "result.json", outcome.result)

@@ -19,7 +19,8 @@ from cljax import artifacts
 from cljax.config import completed
 from cljax.data.sample import decode
 from cljax.errors import ConfigError
-from cljax.files import located, read_json
+from cljax.files import read_sealed, telling
+from cljax.paths import located
 from cljax.recipe import recipe
 from cljax.types import Array, Method, Spec
 
@@ -86,20 +87,22 @@ class Predictor:
     path = self.folder.parent / "spec.json"
     if not path.exists():
       raise ConfigError(f"{workdir} holds no parts to load: it is no finished run, or its method leaves none")
-    told = read_json(path)
+    way = "the run's command writes it again once its result.json is deleted"
+    told = read_sealed(path, way)
     if not self.folder.is_dir():
       seeds = sorted(each.name.removeprefix("seed_") for each in self.folder.parent.glob("seed_*"))
       raise ConfigError(f"{workdir} has no parts of seed {seed}; it has those of the seeds {', '.join(seeds)}")
-    spec: dict[str, Any] = {name: told[name] for name in Spec._fields if name in told}
-    spec |= {name: tuple(value) for name, value in spec.items() if isinstance(value, list)}
-    self.spec = Spec(**spec)
-    self.config: Mapping[str, Any] = told["config"]
-    if method is None:
-      method = recipe(completed(self.config), self.spec)({})
-    by_source = "float32" if self.config.get("stream", {}).get("source") == "synthetic" else "uint8"
-    self.pictures: str = told.get("pictures", by_source)  # older runs do not tell
-    self.serve: Any = method.serve
-    self.shapes = jax.eval_shape(lambda: method.parts(method.init(jax.random.key(0))))
+    with telling(path, way):
+      spec: dict[str, Any] = {name: told[name] for name in Spec._fields if name in told}
+      spec |= {name: tuple(value) for name, value in spec.items() if isinstance(value, list)}
+      self.spec = Spec(**spec)
+      self.config: Mapping[str, Any] = told["config"]
+      if method is None:
+        method = recipe(completed(self.config), self.spec)({})
+      by_source = "float32" if self.config.get("stream", {}).get("source") == "synthetic" else "uint8"
+      self.pictures: str = told.get("pictures", by_source)  # older runs do not tell
+      self.serve: Any = method.serve
+      self.shapes = jax.eval_shape(lambda: method.parts(method.init(jax.random.key(0))))
     self.loaded: dict[str, int] = {}
     self.gate = self.load("gate")
     self.expert: tuple[int, Any] = (-1, None)

@@ -5,6 +5,7 @@ work dir both keep everything in memory, for notebooks. The same call on the sam
 checkpoint stands, bit for bit.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -19,15 +20,18 @@ from cljax import fit as loops
 from cljax.advice import advice
 from cljax.checkpoint import Checkpoints
 from cljax.config import complete, completed
+from cljax.cursor import resume, steps_done
 from cljax.data.sample import pool_of, view_at, warped_rows
 from cljax.data.warp import COSTLY
-from cljax.drive import Driver, drive, event_of, resume, start, steps_done
+from cljax.drive import Driver, drive, event_of, start
 from cljax.experiment import Experiment, MakeFn, assemble, build
-from cljax.files import located
+from cljax.files import tidy
 from cljax.keys import keys_of
-from cljax.mesh import agree, over_seeds, places, spread_rows
+from cljax.lock import locked
+from cljax.mesh import over_seeds, places, spread_rows
 from cljax.monitor import Monitor
-from cljax.outcome import Outcome, described, described_now, finished, folders_of, outcome_of, write_outcome
+from cljax.outcome import Outcome, described, described_now, folders_of, left, names_of, outcome_of, write_outcome
+from cljax.paths import located
 from cljax.readout import answers_of
 from cljax.settings import UNNAMED, Labels, Settings, settings_of
 from cljax.sweep import sweep_values
@@ -240,22 +244,25 @@ def carry_out(
     values: of the sweep.
     older: the config of a work dir with what it said before a key existed, completed.
   """
-  writes = jax.process_index() == 0
   folder = located(workdir) if workdir is not None else None
-  if folder is not None:
-    if writes:
-      claim(folder, config, overrides or {}, older)
-    done = finished(folder, values)
-    if agree(done is not None and writes):
-      return done or finished(folder, values) or Outcome({}, {})
-  with jax.default_matmul_precision(settings.matmul_precision):
-    experiment = begin()
-    for line in advice(experiment):
-      logging.warning(line)
-    outcomes = perform(experiment, folder, writes, stop_asked, quiet)
-  if folder is not None and writes:
-    for v, outcome in enumerate(outcomes):
-      write_outcome(folder / folders_of(values)[v], outcome, experiment.method_of(v))
+  writes = jax.process_index() == 0
+  if folder is not None and (done := left(folder, writes, config, values, older)):
+    return done
+  with locked(folder) if folder is not None and writes else contextlib.nullcontext():
+    if folder is not None:
+      if writes:
+        claim(folder, config, overrides or {}, older)
+        tidy(folders_of(folder, values))
+      if done := left(folder, writes, config, values, older):  # another process has just ended it
+        return done
+    with jax.default_matmul_precision(settings.matmul_precision):
+      experiment = begin()
+      for line in advice(experiment):
+        logging.warning(line)
+      outcomes = perform(experiment, folder, writes, stop_asked, quiet)
+    if folder is not None and writes:
+      for v, outcome in enumerate(outcomes):
+        write_outcome(folder / names_of(values)[v], outcome, experiment.method_of(v))
   return outcomes[0]._replace(sweep=tuple(outcomes) if len(outcomes) > 1 else ())
 
 
@@ -267,11 +274,11 @@ def perform(
     note_environment(folder, environment())
   checkpoints = Checkpoints(folder / "checkpoints") if folder is not None else None
   compiled = compile_events(experiment)
-  carry, cursor, lines = resume(start(experiment, compiled), checkpoints, experiment)
+  carry, cursor, noted = resume(start(experiment, compiled), checkpoints, experiment)
   labels = experiment.labels
   total, done_steps = experiment.timeline.steps(), steps_done(experiment, cursor)
   name = labels.cell or labels.method or "fit"
-  monitor = Monitor(folder if writes else None, total, done_steps, lines, name, quiet or not writes)
+  monitor = Monitor(folder if writes else None, total, done_steps, noted, name, quiet or not writes)
   if cursor is not None:
     monitor.say(f"going on from step {monitor.done} of {monitor.total}")
   driver = Driver(experiment, compiled, monitor, checkpoints, stop_asked)

@@ -29,6 +29,7 @@ class Settings(NamedTuple):
   ] = ""
   given_tasks: Annotated[int, at_least(0, "leading tasks that it knows already: their edges run, and no step")] = 0
   steps_per_task: Annotated[int, at_least(0, "of the phase `fit`, in place of its epochs; 0: epochs")] = 0
+  on_divergence: Annotated[str, one_of(("warn", "stop"), "where a loss is not a finite number")] = "warn"
   seed_executor: Annotated[str, one_of(("auto", *EXECUTORS), "how seeds run on a device")] = "auto"
   data_devices: Annotated[int, at_least(1, "devices that share each batch; the others share the seeds")] = 1
   matmul_precision: Annotated[str, one_of(PRECISIONS, "of matrix products")] = "highest"

@@ -138,6 +138,7 @@ class Spec(NamedTuple):
   heads: int  # T where the task is given, else 1
   boundaries: bool = True  # False: the method is not told where tasks begin
   rows: tuple[int, ...] = ()  # training rows of each task, of the seed that has most
+  x_bytes: int = 1  # of each number of an example where it is stored: 1 for uint8
 
   def steps(self, batch: int, epochs: int, joint: bool = False) -> tuple[int, ...]:
     """Steps of a phase of so many epochs in each task, or in the whole stream, one entry, where boundaries are hidden.

@@ -5,7 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,22 @@ from absl import logging
 from etils import epath
 
 from cljax.errors import ConfigError
-from cljax.files import as_json, read_json, write_json
+from cljax.files import as_json, flatten, read_json, write_json
+from cljax.seals import told
 
+Keys = tuple[str, ...]  # from the outside in
+Older = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+# What decides which random numbers are drawn, and in which precision anything is computed.
+SWITCHES = (
+  "jax_enable_x64",
+  "jax_default_matmul_precision",
+  "jax_numpy_dtype_promotion",
+  "jax_default_prng_impl",
+  "jax_enable_custom_prng",
+  "jax_threefry_partitionable",
+  "jax_random_seed_offset",
+)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "cljax")
 
 
@@ -30,9 +44,49 @@ def environment() -> dict[str, Any]:
     "backend": jax.default_backend(),
     "devices": sorted({device.device_kind for device in devices}),
     "device_count": len(devices),
+    "switches": switches(),
     "git_commit": git_commit(),
     "command": command(),
   }
+
+
+def switches() -> dict[str, Any]:
+  """The settings of JAX that two processes of one run must share."""
+  return {name: getattr(jax.config, name) for name in SWITCHES if hasattr(jax.config, name)}
+
+
+def check_switches(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+  """
+  Raises:
+    ConfigError: the run began under other settings of JAX.
+  """
+  changed = [name for name in here if name in there and there[name] != here[name]]
+  if changed:
+    raise ConfigError(
+      "the run began with "
+      + ", ".join(f"{name}={there[name]} and not {here[name]}" for name in changed)
+      + ": other numbers would be drawn or rounded. Nothing was changed; set "
+      + " ".join(f"{name.upper()}={there[name]}" for name in changed)
+      + " in the environment, or use another --workdir"
+    )
+
+
+def identity(config: Any, data_hash: str) -> dict[str, Any]:
+  """Whose checkpoint it is: all that the process that goes on must share."""
+  return {"config": config, "data_hash": data_hash, "switches": switches()}
+
+
+def check_identity(cursor: Mapping[str, Any], data_hash: str) -> None:
+  """
+  Raises:
+    ConfigError: a checkpoint of other data or other settings of JAX; older ones do not tell.
+  """
+  check_switches(cursor.get("switches", {}), switches())
+  if cursor.get("data_hash", data_hash) != data_hash:
+    raise ConfigError(
+      f"the run was trained on other data (sha256 {str(cursor['data_hash'])[:12]}... there, {data_hash[:12]}... "
+      "here); nothing was changed: give it that data again, see --data_dir, or use another --workdir"
+    )
 
 
 def command() -> str:
@@ -61,14 +115,6 @@ def git_commit() -> str | None:
     return None
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """A nested config under dotted names."""
-  flat: dict[str, Any] = {}
-  for key, value in config.items():
-    flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-  return flat
-
-
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
   """One line for each key whose value differs."""
   there, here = flatten(there), flatten(here)
@@ -80,11 +126,123 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
   ]
 
 
+def recorded(folder: epath.Path) -> dict[str, Mapping[str, Any]]:
+  """{where it stands: the config of the run that the folder belongs to}; {} where it belongs to none.
+
+  It stands in config.json and in each checkpoint.
+
+  Raises:
+    ConfigError: config.json is damaged.
+  """
+  found: dict[str, Mapping[str, Any]] = {}
+  if (folder / "config.json").exists():
+    found["config.json"] = read_json(folder / "config.json")
+  cursor = told(folder / "checkpoints", only_sealed=bool(found))
+  if isinstance(cursor.get("config"), dict):
+    found["its checkpoints"] = cursor["config"]
+  return found
+
+
+def of_result(folder: epath.Path) -> dict[str, Mapping[str, Any]]:
+  """What `recorded` gives, of a folder that holds a result alone."""
+  found = {}
+  for name in ("result.json", "meta.json"):
+    if (folder / name).exists():
+      result = read_json(folder / name, "delete it, and the same command computes it again")
+      if isinstance(result.get("config"), dict):
+        found[name] = result["config"]
+  return found
+
+
+def leaves(config: Mapping[str, Any], prefix: Keys = ()) -> dict[Keys, Any]:
+  """The values of a nested config by their keys from the outside in."""
+  found: dict[Keys, Any] = {}
+  for key, value in config.items():
+    found |= leaves(value, (*prefix, key)) if isinstance(value, Mapping) else {(*prefix, key): value}
+  return found
+
+
+def gone(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[Keys, Any]:
+  """What stands in a config of before and has no key today, though every section around it names the same choice."""
+
+  def same_choice(path: Keys) -> bool:
+    old, new = there, here
+    for key in path[:-1]:
+      old, new = old[key], new.get(key, {})
+      if not isinstance(new, Mapping) or old.get("name") != new.get("name"):
+        return False
+    return path[:2] != ("method", "state")  # the shapes of a state, which are no keys
+
+  now = leaves(here)
+  return {path: value for path, value in leaves(there).items() if path not in now and same_choice(path)}
+
+
+def without(config: Mapping[str, Any], paths: Collection[Keys]) -> dict[str, Any]:
+  """A nested config without some of its values; each path is one of `leaves`."""
+  kept = {}
+  for key, value in config.items():
+    below = {path[1:] for path in paths if path[0] == key}
+    if () not in below:
+      rest = without(value, below) if below else value
+      if rest or not below:  # a section of which nothing is left goes, too
+        kept[key] = rest
+  return kept
+
+
+def changes(there: Mapping[str, Any], here: Mapping[str, Any], older: Older, commit: str) -> list[str]:
+  """A line for each key in which the config of a folder's run differs from today's.
+
+  A key that did not exist then is none where it stands at its default. One that is gone is told with what to do.
+
+  Args:
+    older: completes a config with what came later.
+    commit: of the version that began the run.
+  """
+  there, here = as_json(there), as_json(here)
+  lost, full = gone(there, here), there
+  try:
+    full = as_json(older(there))
+    lost = {path: value for path, value in lost.items() if path in leaves(full)}  # the others it knows what to do with
+  except Exception:  # a key that is gone, or values of another kind
+    with contextlib.suppress(Exception):  # what cannot be completed is another config, as the differences tell
+      full = as_json(older(without(there, lost)))
+  lines = [
+    f"config.{'.'.join(path)}: {value!r} there, a key that this version of cljax no longer has: go on with the version "
+    f"that began the run{commit}"
+    for path, value in sorted(lost.items())
+  ]
+  return lines + differences(without(full, lost), here)
+
+
+def begun_by(folder: epath.Path) -> str:
+  """The commit that environment.json names, for a sentence; '' where it names none."""
+  with contextlib.suppress(ConfigError, OSError):
+    commit = read_json(folder / "environment.json").get("git_commit")
+    return f", commit {commit}" if commit else ""
+  return ""
+
+
+def check_claim(folder: epath.Path, config: Mapping[str, Any], older: Older = lambda there: there) -> None:
+  """
+  Raises:
+    ConfigError: the folder belongs to a run with another config; the differences are listed.
+  """
+  for source, there in (recorded(folder) or of_result(folder)).items():
+    found = changes(there, config, older, begun_by(folder))
+    if found:
+      told_by = "" if source == "config.json" else f", as {source} tells"
+      raise ConfigError(
+        f"--workdir={folder} belongs to a run with another config{told_by}:\n  "
+        + "\n  ".join(found)
+        + "\nUse another --workdir, or the config of that run."
+      )
+
+
 def claim(
   folder: epath.Path,
   config: Mapping[str, Any],
   overrides: Mapping[str, Any],
-  older: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda there: there,
+  older: Older = lambda there: there,
 ) -> None:
   """Makes the folder this run's, or checks that it is.
 
@@ -96,28 +254,24 @@ def claim(
     OSError: it cannot be written.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  path = folder / "config.json"
-  if path.exists():
-    there = read_json(path)
-    with contextlib.suppress(ConfigError):  # what cannot be completed is another config, as the differences tell
-      there = older(there)
-    found = differences(as_json(there), as_json(config))
-    if found:
-      raise ConfigError(
-        f"--workdir={folder} belongs to a run with another config:\n  "
-        + "\n  ".join(found)
-        + "\nUse another --workdir, or the config of that run."
-      )
-    return
-  write_json(folder / "overrides.json", dict(overrides))
-  write_json(path, config)
+  check_claim(folder, config, older)
+  if not (folder / "config.json").exists():
+    write_json(folder / "overrides.json", dict(overrides))
+    write_json(folder / "config.json", config)
 
 
 def note_environment(folder: epath.Path, now: Mapping[str, Any]) -> None:
-  """Writes environment.json; warns where a resume may give other bits than the run that began."""
+  """Writes environment.json; warns where a resume may give other bits than the run that began.
+
+  Raises:
+    ConfigError: the run has begun under other settings of JAX, or the file is damaged.
+  """
   path = folder / "environment.json"
   if path.exists():
-    before = read_json(path)
+    before = read_json(path, "delete it, and it is written anew")
+    if told(folder / "checkpoints", only_sealed=False):
+      then = before.get("switches")
+      check_switches(then if isinstance(then, dict) else {}, as_json(now.get("switches", {})))
     changed = [
       name for name in ("packages", "backend", "devices", "platform") if before.get(name) != as_json(now)[name]
     ]

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -10,11 +11,11 @@ import jax
 from absl import app, flags, logging
 
 from cljax.drive import Stopped
-from cljax.errors import ConfigError
-from cljax.files import located
+from cljax.errors import Busy, ConfigError
+from cljax.paths import located
 from launch.config_files import check_overrides, meant
 
-USAGE, STORAGE, REQUEUE = 2, 74, 75  # exit codes: a mistake in the command; the disk; saved, run it again
+USAGE, STORAGE, REQUEUE = 2, 74, 75  # exit codes: a mistake in the command; the disk; run the same command again
 
 SMALLER = "lower config.method.batch_size, config.evaluate_group, the widths of config.net or config.num_seeds"
 
@@ -23,20 +24,47 @@ DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data sets; else TFDS_
 MAX_HOURS = flags.DEFINE_float(
   "max_hours", None, "Saves and exits with code 75 after so many hours: the same command goes on.", lower_bound=0
 )
-_stop = [False]
+_stop, _in_loop = [False], [False]
 _began = time.monotonic()
 
 
 def stop_asked() -> bool:
-  """Whether SIGTERM or SIGINT came or --max_hours are over: the run saves at the chunk's end and exits with code 75."""
+  """Whether SIGTERM or SIGINT came or --max_hours are over: the run saves at the chunk's end and exits with code 75.
+
+  Asked for the first time, a loop has begun that will ask again; until then a signal ends the process at once.
+  """
+  _in_loop[0] = True
   return _stop[0] or (MAX_HOURS.value is not None and time.monotonic() - _began > 3600 * MAX_HOURS.value)
 
 
+def begins() -> None:
+  """Another run begins in this process: until its loop asks, a signal ends the process at once."""
+  _in_loop[0] = False
+
+
 def _on_signal(number: int, frame) -> None:
-  if _stop[0] and number == signal.SIGINT:
+  if number == signal.SIGINT and (_stop[0] or not _in_loop[0]):
     raise KeyboardInterrupt  # the second Ctrl-C does not wait
   _stop[0] = True
   os.write(2, b"stopping: saving at the end of this chunk\n")
+
+
+def _end_at_once(signals: int) -> None:
+  """Ends the process at SIGTERM where no loop has begun that would save, even while it compiles or reads data."""
+  while numbers := os.read(signals, 1):
+    if numbers[0] == signal.SIGTERM and not _in_loop[0]:
+      os.write(2, b"stopped before the first chunk, nothing is lost: the same command goes on from here\n")
+      os._exit(REQUEUE)
+
+
+def _handle_signals() -> None:
+  """SIGTERM and SIGINT from now on."""
+  seen, tell = os.pipe()
+  os.set_blocking(tell, False)
+  signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+  threading.Thread(target=_end_at_once, args=(seen,), daemon=True).start()
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, _on_signal)
 
 
 def parse(argv: Sequence[str]) -> list[str]:
@@ -66,21 +94,28 @@ def refuse(error: BaseException) -> int:
   """Prints an error for the person who caused it; the exit code."""
   logging.flush()
   print(f"error: {error}", file=sys.stderr)
+  if isinstance(error, Busy):
+    return REQUEUE
   return STORAGE if isinstance(error, OSError) else USAGE
 
 
-def run(main: Callable[[], int | None]) -> None:
-  """Runs a main without tracebacks for mistakes: exit code 2 for the command, 74 for the disk, 75 to be run again."""
+def run(main: Callable[..., int | None], words: int = 0) -> None:
+  """Runs a main without tracebacks for mistakes: exit code 2 for the command, 74 for the disk, 75 to be run again,
+  because it was stopped or because another process has the work dir.
+
+  Args:
+    main: takes what stands on the command line without dashes.
+    words: at most so many of these.
+  """
 
   def guarded(argv):
-    if argv[1:]:
-      sys.exit(refuse(ConfigError(f"unknown argument {argv[1]!r}; flags begin with --, see --help")))
+    if argv[1 + words :]:
+      sys.exit(refuse(ConfigError(f"unknown argument {argv[1 + words]!r}; flags begin with --, see --help")))
     if not any(word.lstrip("-").startswith(("verbosity", "v=")) for word in sys.argv):
       logging.set_verbosity(logging.WARNING)  # --verbosity=0 shows what the libraries tell
-    for number in (signal.SIGTERM, signal.SIGINT):
-      signal.signal(number, _on_signal)
+    _handle_signals()
     try:
-      code = main()
+      code = main(*argv[1:])
     except Stopped:
       print("stopped and saved: the same command goes on from here", file=sys.stderr)
       code = REQUEUE

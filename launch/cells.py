@@ -11,13 +11,14 @@ from ml_collections import ConfigDict
 
 from cljax.config import relabel
 from cljax.errors import ConfigError
+from cljax.files import flatten
 from cljax.methods.exhibits import EXHIBITS
+from cljax.report.apart import names
 from cljax.report.pages import read_published, write_report
 from cljax.report.store import find_results
-from cljax.report.tables import labels, readme_table, splice, text_table
+from cljax.report.tables import readme_table, splice, text_table
 from cljax.run import train
-from cljax.workdir import flatten
-from launch.app import stop_asked
+from launch.app import begins, stop_asked
 from launch.config_files import ROOT, written_in
 
 
@@ -49,21 +50,26 @@ def run_cells(
     print(f"cell {i + 1} of {len(configs)}: {config.cell}", file=sys.stderr)
     folder = epath.Path(workdir) / config.cell
     relabel(config, overrides)
+    begins()
     train(config, folder, data_dir=data_dir, overrides=overrides, stop_asked=stop_asked)
   if jax.process_index() == 0:
     finish(workdir)
 
 
-def write_readme(workdir: str, name: str) -> None:
+def write_readme(workdir: str, name: str, search: str | None) -> None:
   """Writes the table of a work dir into README.md and into that of its paper's folder, wherever the markers
   `<!-- results:NAME -->` stand.
+
+  Args:
+    search: folder of results of other settings, for the orderings at the best of each method.
 
   Raises:
     ConfigError: neither has such markers.
   """
   results = [result for _, result, _ in find_results(workdir)]
   paper = results[0]["paper"]
-  table = readme_table(results, read_published(paper, ROOT / "configs"), EXHIBITS)
+  searched = [result for _, result, _ in find_results(search)] if search else []
+  table = readme_table(results, read_published(paper, ROOT / "configs"), EXHIBITS, searched)
   written = 0
   for path in (ROOT / "README.md", ROOT / "configs" / "papers" / paper / "README.md"):
     if path.exists() and f"<!-- results:{name} -->" in path.read_text():
@@ -79,5 +85,5 @@ def finish(workdir: str) -> None:
   paths, results, _ = zip(*find_results(workdir), strict=True)
   papers = {result["paper"] for result in results}
   published = read_published(papers.pop(), configs) if len(papers) == 1 else {}
-  print(text_table(results, published, labels(results, paths), EXHIBITS))
+  print(text_table(results, published, names(results, paths), EXHIBITS))
   print("written: " + ", ".join(str(path) for path in write_report(workdir, configs, EXHIBITS)))

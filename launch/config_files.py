@@ -10,7 +10,7 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from cljax.errors import ConfigError, choose
-from cljax.workdir import flatten
+from cljax.files import flatten
 
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout: configs/ lies beside launch/
 

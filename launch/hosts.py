@@ -8,7 +8,7 @@ from absl import flags
 from etils import epath
 
 from cljax.errors import ConfigError
-from cljax.files import located
+from cljax.paths import located
 from launch import app
 
 PLATFORM = flags.DEFINE_enum("platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Where to run; auto takes the best.")

@@ -15,7 +15,7 @@ from absl import flags
 
 from cljax.config import completed
 from cljax.errors import ConfigError
-from cljax.files import located
+from cljax.paths import located
 from cljax.predict import Predictor
 from cljax.recipe import build_stream
 from launch import app, hosts

@@ -3,28 +3,33 @@
 python -m launch.report --workdir=runs/gem1000
 python -m launch.report --workdir=runs/gem1000 --compare=results/cotraining/gem1000
 python -m launch.report --workdir=results/cotraining/gem1000 --readme=gem1000
+python -m launch.report --workdir=results/cotraining/paper --readme=paper --search=results/cotraining/search/scale
 """
 
 from absl import flags
 
-from cljax.report import store
+from cljax.report.compare import HEADINGS, NOISE, compare
+from cljax.report.tables import aligned
 from launch import app, cells
 
-COMPARE = flags.DEFINE_string("compare", None, "Another such folder: prints the fields in which their results differ.")
+COMPARE = flags.DEFINE_string("compare", None, "Another such folder: prints both, and in what they differ.")
+SEARCH = flags.DEFINE_string("search", None, "With --readme: other settings, for the orderings at the best of each.")
 README = flags.DEFINE_string("readme", None, "Only writes the table between the markers of this name in README.md.")
 
 
 def main() -> int:
   if README.value is not None:
-    cells.write_readme(app.workdir(), README.value)
+    cells.write_readme(app.workdir(), README.value, SEARCH.value)
     return 0
   if COMPARE.value is None:
     cells.finish(app.workdir())
     return 0
-  found = store.compare(app.workdir(), COMPARE.value)
-  for cell, differences in found.items():
-    print(f"{cell}: {', '.join(differences) or 'equal'}")
-  return int(any(found.values()))  # as diff does: 1 where something differs
+  table, told = compare(app.workdir(), COMPARE.value)
+  if table:
+    print(aligned(HEADINGS, table), NOISE, sep="\n")
+  for cell, lines in told.items():
+    print("\n  ".join([f"{cell}: {'' if lines else 'equal'}".rstrip(), *lines]))
+  return int(any(told.values()))  # as diff does: 1 where something differs
 
 
 if __name__ == "__main__":

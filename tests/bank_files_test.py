@@ -1,5 +1,6 @@
 """Banks from damaged files, and the cache of decoded ones."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -92,6 +93,52 @@ def test_changed_files_are_decoded_anew(root):
   write(root, data={split: pictures(split, seed=1) for split in ROWS})
   assert np.array_equal(bank.load("tiny", str(root)).train.x[..., 0], pictures("train", seed=1)[0])
   assert len(files_of_cache(root)) == 2
+
+
+@pytest.mark.parametrize(
+  "formats", [3, ["array_record"], {"fileFormat": 3}, {"alternativeFileFormats": "array_record"}]
+)
+def test_a_description_of_other_kinds_is_named(root, formats):
+  folder = write(root)
+  path = folder / ("dataset_info.json" if isinstance(formats, dict) else "features.json")
+  path.write_text(json.dumps({**json.loads(path.read_text()), **formats} if isinstance(formats, dict) else formats))
+  refusal("tiny", root, f"{path} is damaged", "launch.prepare")
+
+
+@pytest.mark.parametrize(
+  "lengths", [["7", "5"], ["7", "0"], ["6", "7"], ["7"], ["7", "6", "1"], [], ["7", "-6"], ["x", "6"], 3]
+)
+def test_lengths_that_disagree_with_the_files_are_noticed(root, lengths):
+  """Of 7 and 6 rows: fewer would be lost, others come twice or from another file."""
+  folder = write(root)
+  path = folder / "dataset_info.json"
+  info = json.loads(path.read_text())
+  assert info["splits"][0]["shardLengths"] == ["7", "6"]
+  info["splits"][0]["shardLengths"] = lengths
+  path.write_text(json.dumps(info))
+  refusal("tiny", root, folder)
+
+
+@pytest.mark.parametrize("what", ["names", "types", "other files", "nothing"])
+def test_a_sound_cache_of_something_else_is_decoded_again(root, warnings_said, what):
+  """A file with a checksum that is right, under a name that is not its own."""
+  write(root)
+  first = bank.load("tiny", str(root))
+  path = files_of_cache(root)[0]
+  with np.load(path) as file:
+    arrays = {name: file[name] for name in file.files if name not in ("hash", "key")}
+    key = str(file["key"])
+  if what == "names":
+    arrays["more"] = arrays.pop("test_x")
+  elif what == "types":
+    arrays["train_y"] = arrays["train_y"].astype(np.int64)
+  elif what == "other files":
+    arrays["train_x"] = arrays["train_x"] + 1
+  else:
+    arrays = {}
+  cache.write_cache(path, arrays, key if what != "other files" else "another")
+  assert np.array_equal(bank.load("tiny", str(root)).train.x, first.train.x)
+  assert len(warnings_said) == 1 and str(path) in warnings_said[0]
 
 
 @pytest.mark.parametrize("place", ["pixels", "start", "end", "half", "other"])

@@ -11,7 +11,7 @@ from cljax.config import complete, default, relabel
 from cljax.data import bank
 from cljax.errors import ConfigError
 from cljax.experiment import build
-from cljax.outcome import folders_of
+from cljax.outcome import names_of
 from cljax.recipe import build_stream
 from cljax.run import train
 from cljax.sweep import sweep_values, with_values
@@ -91,10 +91,10 @@ def test_wrong_sweeps_are_refused(values, message):
     build(it)
 
 
-def test_values_that_agree_in_six_digits_have_folders_of_their_own():
-  assert folders_of([{"lr": 0.1}, {"lr": 0.03}]) == ["lr=0.1", "lr=0.03"] and folders_of([{}]) == [""]
+def test_values_that_agree_in_six_digits_have_names_of_their_own():
+  assert names_of([{"lr": 0.1}, {"lr": 0.03}]) == ["lr=0.1", "lr=0.03"] and names_of([{}]) == [""]
   near = [{"lr": 0.1234561, "noise": 1.0}, {"lr": 0.1234562, "noise": 1.0}, {"lr": 0.5, "noise": 1.0}]
-  assert folders_of(near) == ["lr=0.1234561,noise=1.0", "lr=0.1234562,noise=1.0", "lr=0.5,noise=1"]
+  assert names_of(near) == ["lr=0.1234561,noise=1.0", "lr=0.1234562,noise=1.0", "lr=0.5,noise=1"]
 
 
 def test_a_sweep_of_what_is_no_number_is_refused():
@@ -220,3 +220,15 @@ def test_debug_keeps_the_first_tasks_of_any_stream(given, tasks):
   assert (it.spec.T, it.spec.heads) == (tasks, tasks)
   assert np.asarray(it.stream.tasks.label_unmap)[1].tolist() == [2, 3]  # as in the whole stream
   assert it.timeline.steps() == 10 * (tasks - given)
+
+
+@pytest.mark.parametrize(
+  "paper", ["cotraining/table1", "expert_gate/table1", "subnetwork/table1", "lasem/table1", "metateacher/figure1"]
+)
+def test_cells_on_digits_say_so(paper):
+  """The smoke preset names what it trains on, and no two of its cells share a folder."""
+  table = load_config(f"configs/papers/{paper}.py")
+  cells = [table.get_config(",".join(f"{k}={v}" for k, v in cell.items())) for cell in table.sweep("preset=smoke")]
+  names = [cell.cell for cell in cells]
+  assert len(set(names)) == len(names) and all(cell.stream.source == "digits" for cell in cells)
+  assert not any(other in name for name in names for other in ("mnist", "cifar", "usps", "fashion"))

@@ -42,28 +42,30 @@ def pytest_collection_modifyitems(items):
 
 gc.set_threshold(100_000, 50, 1000)  # tracing makes many small objects, which `forget` gives back
 
-MANY = 25_000  # memory maps
+MANY, ENOUGH = 25_000, 12_000  # memory maps, of which a process may have 65,530 and every compiled program takes some
 ASKED_EVERY = 5  # tests: the kernel takes its time to write so many lines
 
 
-def forget():
+def forget(most):
+  """Gives all programs back where they take more than so many memory maps; else later tests find them compiled."""
   import jax
 
-  jax.clear_caches()
-  gc.collect()
+  maps = Path("/proc/self/maps")
+  if not maps.exists() or maps.read_bytes().count(b"\n") > most:
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-  """Every compiled program takes memory maps, of which a process may have 65,530: each file gives its own back."""
+  """Files share programs, as long as there are not too many."""
   yield
-  forget()
+  forget(ENOUGH)
 
 
 @pytest.fixture(autouse=True)
 def forget_many_programs(ended=itertools.count(1)):  # noqa: B008 - one count for all tests
   """So do some tests once there are many."""
   yield
-  maps = Path("/proc/self/maps")
-  if next(ended) % ASKED_EVERY == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MANY:
-    forget()
+  if next(ended) % ASKED_EVERY == 0 and Path("/proc/self/maps").exists():
+    forget(MANY)

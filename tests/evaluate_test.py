@@ -12,6 +12,8 @@ from cljax.config import complete, default
 from cljax.drive import Stopped
 from cljax.errors import ConfigError
 from cljax.evaluation import evaluate_again, evaluations, name_of, note
+from cljax.files import write_sealed
+from cljax.report.store import read_result
 from cljax.report.tables import evaluation_table
 from cljax.run import train
 from cljax.values import typed
@@ -308,8 +310,8 @@ def test_refusals_of_a_work_dir(run, tmp_path):
     evaluate_again(copy, {})
   assert sorted(path.name for path in copy.iterdir()) == ["config.json", "result.json"]
   shutil.copytree(run[0] / "checkpoints", copy / "checkpoints")
-  result = json.loads((copy / "result.json").read_text())
-  (copy / "result.json").write_text(json.dumps({**result, "data_hash": "other"}))
+  result = read_result(copy / "result.json")
+  write_sealed(copy / "result.json", {**result, "data_hash": "other"})
   with pytest.raises(ConfigError, match=r"the data is not what the run was trained on.*result\.json"):
     evaluate_again(copy, {})
 

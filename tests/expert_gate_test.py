@@ -11,8 +11,8 @@ import optax
 import pytest
 
 from cljax import artifacts
+from cljax.cursor import Carry
 from cljax.data.sample import view_at
-from cljax.drive import Carry
 from cljax.errors import ConfigError
 from cljax.methods import METHODS
 from cljax.nets.features import FEATURES, feature_function

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from cljax.drive import Carry
+from cljax.cursor import Carry
 from cljax.methods import METHODS
 from cljax.types import Bank, Rows, Spec, Stream, Task
 from tests import toys

@@ -88,7 +88,7 @@ def test_reproduce_runs_and_reports_a_cell_of_the_smoke_table(tmp_path):
   ]
   done = shell("launch.reproduce", *words)
   assert done.returncode == 0, done.stderr
-  result = json.loads((tmp_path / "mnist_rot" / "joint" / "result.json").read_text())
+  result = json.loads((tmp_path / "digits_rot" / "joint" / "result.json").read_text())
   assert result["oracle"] is True and result["metrics"]["BWT"]["mean"] is None
   assert result["accuracy"][0][1] == [None, None, None]
   assert "joint" in done.stdout and (tmp_path / "report.md").exists()

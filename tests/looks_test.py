@@ -13,10 +13,12 @@ import pytest
 from etils import epath
 
 from cljax.config import completed
-from cljax.drive import Stopped, ask, resume, start, to_cursor
+from cljax.cursor import resume, to_cursor
+from cljax.drive import Stopped, ask, start
 from cljax.errors import ConfigError
 from cljax.experiment import build
 from cljax.files import write_json
+from cljax.journal import Noted
 from cljax.looks import LOOKS, fill_row, looks_of, no_row, pairs
 from cljax.outcome import outcome_of
 from cljax.readout import ANSWERS
@@ -212,13 +214,13 @@ class Older(NamedTuple):
 
   cursor: dict
 
-  def restore(self, like):
+  def restore(self, like, check):
     return like, {name: value for name, value in self.cursor.items() if name != "looked"}
 
 
 def test_a_checkpoint_of_an_older_version_goes_on():
   it = subjects.compiled("plain")
-  cursor = to_cursor(Position(1, 0, (0, 0)), it.start(), 0)
+  cursor = to_cursor(Position(1, 0, (0, 0)), it.start(), Noted())
   assert cursor["looked"] == {} and resume(it.start(), Older(cursor), it.experiment)[0].looked == {}
 
 

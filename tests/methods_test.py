@@ -55,6 +55,7 @@ TOYS = {
   "learned_rule": (short_mlp, {"batch_size": 10, "alpha": 0.3, "hidden": 4, "hidden_vectors": 3}),
   "lwf": (short_mlp, {"batch_size": 10, "warmup_epochs": 2}),
   "progressive": (short_stack, {}),
+  "si": (toys.mlp, {"guard": {"name": "si", "strength": 0.01}}),  # at .1 this small stream diverges
   "routing": (lambda spec: toys.routed(spec, width=8), {"replay": 4, "capacity": 12, "k": 3, "noise": 0.1}),
   "subnetwork": (
     short_wide_mlp,
@@ -207,6 +208,23 @@ def test_it_learns(name):
   """Right after a task the accuracy on it is far above the chance of one in four."""
   diagonal = np.diagonal(accuracy(name)[:, 1:], axis1=1, axis2=2)
   assert diagonal.mean() > 0.6, diagonal
+
+
+def without_numbers(leaf):
+  return jnp.full_like(leaf, jnp.nan) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def test_a_loss_that_is_no_number_is_noted(name):
+  """Weights that are not finite after the task's start: the first step tells, of every seed."""
+  subject = toy(name)
+  units = subject.units()
+  chunk = next(i for i, unit in enumerate(units) if unit.kind == "chunk")
+  carry = subject.run(units[:chunk])
+  carry.state = jax.tree.map(without_numbers, carry.state)
+  carry = subject.run([units[chunk]], carry=carry)
+  at = units[chunk].at
+  assert carry.diverged.tolist() == [[at.task, at.phase, 0]] * len(subject.experiment.seeds)
+  assert (finished(name).diverged == -1).all()
 
 
 def test_report_and_faults_have_fixed_keys(name):

@@ -26,6 +26,7 @@ TABLES = {  # the name of each table's markers, and the result files that it com
   "metateacher_reduced": ROOT / "results" / "metateacher" / "reduced",
   "metateacher_reduced_twice": ROOT / "results" / "metateacher" / "reduced_twice",
 }
+SEARCHED = {"paper": ROOT / "results" / "cotraining" / "search" / "scale"}  # other settings, for the orderings
 
 
 def test_the_first_two_commands():
@@ -46,10 +47,11 @@ def test_ci_runs_the_second_command():
 
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_come_from_the_result_files(name):
-  """Else run: python -m launch.report --workdir=results/PAPER/PRESET --readme=NAME."""
+  """Else run: python -m launch.report --workdir=results/PAPER/PRESET --readme=NAME, with --search=... for SEARCHED."""
   folder = TABLES[name]
   results = [result for _, result, _ in find_results(folder)]
-  table = readme_table(results, read_published(folder.parent.name, ROOT / "configs"), EXHIBITS)
+  searched = [result for _, result, _ in find_results(SEARCHED[name])] if name in SEARCHED else []
+  table = readme_table(results, read_published(folder.parent.name, ROOT / "configs"), EXHIBITS, searched)
   if f"<!-- results:{name} -->" in README:
     assert splice(README, name, table) == README
   own = (ROOT / "configs" / "papers" / folder.parent.name / "README.md").read_text()

@@ -38,6 +38,7 @@ def fake(method="routing_cotrain", stream="mnist_perm", preset="paper", **change
     "parameters": np.int64(310700),
     "memory_bytes": np.int32(792000),
     "state_bytes": 4000,
+    "diverged": [None, None],
     "timing": {"compile_seconds": 6.0, "train_seconds": 60.0, "eval_seconds": 6.0, "steps": 9, "steps_per_second": 1.0},
     "environment": {"devices": ["cpu"], "git_commit": "0123456789abcdef", "command": "train --config=<a>&b"},
     "data_hash": "00ff",

@@ -11,7 +11,7 @@ from etils import epath
 from cljax import files
 from cljax.errors import ConfigError
 from cljax.report import store
-from tests.results import RIGHT, S, T, fake, leave, looked, report_arrays, two_streams
+from tests.results import RIGHT, S, T, fake, looked, report_arrays, two_streams
 
 
 @pytest.fixture
@@ -130,8 +130,8 @@ def broken(change):
     ("cut off", "damaged"),
     ("empty", "damaged"),
     ("no text", "damaged"),
-    ("no object", "schema 5"),
-    ("another schema", "schema 5"),
+    ("no object", f"schema {store.SCHEMA}"),
+    ("another schema", f"schema {store.SCHEMA}"),
     ("a field less", "data_hash"),
   ],
 )
@@ -200,11 +200,11 @@ def test_equal_results_may_differ_in_time_and_place_only():
   assert store.equal(other, fake()) == store.equal(fake(), other)
 
 
-def test_work_dirs_are_compared_cell_by_cell(tmp_path):
-  leave(tmp_path / "a" / "er", fake("er"))
-  leave(tmp_path / "a" / "routing", fake("routing"))
-  leave(tmp_path / "b" / "er", fake("er", timing={}))
-  leave(tmp_path / "b" / "routing", fake("routing", parameters=1))
-  leave(tmp_path / "b" / "joint", fake("joint"))
-  found = store.compare(tmp_path / "a", tmp_path / "b")
-  assert found == {"er": [], "joint": [f"only in {tmp_path / 'b'}"], "routing": ["parameters"]}
+def test_no_forward_transfer_where_answers_are_among_the_classes_seen():
+  """There it says only what chance was before training, the same for every method."""
+  result = fake(looked={"valid": {"right": RIGHT, "right_rows": np.full((S, T), 100)}})
+  by_task, by_class = result["metrics"], result["readouts"]["class"]["metrics"]
+  assert by_task["FWT"]["mean"] is not None and by_class["FWT"] == {"mean": None, "std": None, "values": [None, None]}
+  assert by_class["ACC"]["mean"] is not None and result["readouts"]["valid"]["metrics"]["FWT"]["mean"] is not None
+  swapped = fake(readout="class", looked={"valid": {"right": RIGHT, "right_rows": np.full((S, T), 100)}})
+  assert swapped["metrics"]["FWT"]["mean"] is None and swapped["readouts"]["valid"]["metrics"]["FWT"]["mean"] is None

@@ -10,7 +10,8 @@ import optax
 from etils import epath
 
 from cljax.checkpoint import Checkpoints
-from cljax.drive import Carry, Driver, drive, resume, start, steps_done
+from cljax.cursor import Carry, resume, steps_done
+from cljax.drive import Driver, drive, start
 from cljax.experiment import Experiment
 from cljax.methods import METHODS
 from cljax.monitor import Monitor
@@ -73,12 +74,12 @@ class Subject:
     """What `run.train` does with a work dir: goes on where the last checkpoint stands."""
     checkpoints = Checkpoints(folder / "checkpoints")
     on_open(checkpoints)
-    carry, cursor, lines = resume(self.start(), checkpoints, self.experiment)
+    carry, cursor, noted = resume(self.start(), checkpoints, self.experiment)
     timeline = self.experiment.timeline
     units = list(timeline.units(cursor, carry.row))
     done = steps_done(self.experiment, cursor)
     assert done + sum(max(unit.stop) for unit in units if unit.kind == "chunk") == timeline.steps()
-    monitor = Monitor(folder, timeline.steps(), done, lines, "toy", quiet=True)
+    monitor = Monitor(folder, timeline.steps(), done, noted, "toy", quiet=True)
     try:
       drive(units, carry, Driver(self.experiment, self.compiled, monitor, checkpoints, stop_asked))
     finally:

@@ -5,12 +5,12 @@ import re
 import numpy as np
 import pytest
 
-from cljax.report import tables
+from cljax.report import published, tables
 from tests.results import PUBLISHED, S, T, fake, looked, with_metric
 
 
 @pytest.mark.parametrize(
-  ("metric", "ours", "std", "published", "expected"),
+  ("metric", "ours", "std", "theirs", "expected"),
   [
     ("ACC", 0.92, 0.004, 0.92, "reproduced"),
     ("ACC", 0.934, 0.004, 0.92, "reproduced"),  # the bound, whose difference is .01400...01 in floating point
@@ -26,12 +26,12 @@ from tests.results import PUBLISHED, S, T, fake, looked, with_metric
     ("forgetting", 0.06, 0.002, 0.04, "short"),
   ],
 )
-def test_the_verdict_follows_the_written_rule(metric, ours, std, published, expected):
-  assert tables.verdict(metric, ours, std, published) == expected
+def test_the_verdict_follows_the_written_rule(metric, ours, std, theirs, expected):
+  assert published.verdict(metric, ours, std, theirs) == expected
 
 
-def line_of(results, method, published=PUBLISHED):
-  headings, table = tables.rows(results, published)
+def line_of(results, method, paper=PUBLISHED):
+  headings, table = tables.rows(results, paper)
   line = next(line for line in table if re.search(rf"\b{method}\b", line[headings.index("method")]))
   return headings, line
 
@@ -45,17 +45,22 @@ def test_ours_stands_beside_the_published_number_with_a_verdict():
   at = headings.index("BWT")
   assert line[at : at + 3] == ["-0.0600 ± 0.0010", "-0.038", "short"]
   assert line[headings.index("seeds")] == "2" and "MoE + replay + co-training" in line[headings.index("method")]
-  assert "learning accuracy (average)" in headings and tables.no_verdict([result], PUBLISHED) == ""
+  assert "learning accuracy (average)" in headings and published.not_compared([result], PUBLISHED) == ""
 
 
-def test_another_preset_gets_no_verdict_and_is_told_why():
+def test_another_preset_has_no_published_number_beside_it_and_is_told_why():
   small = fake(preset="gem1000")
-  headings, line = line_of([small], "routing_cotrain")
-  at = headings.index("ACC (last)")
-  assert line[at + 1 : at + 3] == ["0.920", "-"]
-  assert "gem1000" in tables.text_table([small], PUBLISHED).splitlines()[-1]
-  assert "'paper'" in tables.no_verdict([small], PUBLISHED)
-  assert tables.no_verdict([fake("joint", preset="gem1000")], PUBLISHED) == ""  # no published number, nothing to say
+  headings, _ = line_of([small], "routing_cotrain")
+  assert "published" not in headings and "verdict" not in headings
+  last = tables.text_table([small], PUBLISHED).splitlines()[-1]
+  assert "'gem1000'" in last and "'paper'" in last and published.RULE not in last
+  assert published.not_compared([fake("joint", preset="gem1000")], PUBLISHED) == ""  # no published number to miss
+
+
+def test_debug_runs_have_no_published_number_beside_them():
+  short = fake(config={"debug": True})
+  assert "published" not in line_of([short], "routing_cotrain")[0]
+  assert "debug" in tables.text_table([short], PUBLISHED).splitlines()[-1]
 
 
 def test_two_presets_in_one_table_are_told_apart():
@@ -96,13 +101,6 @@ def test_rows_stand_in_the_order_of_the_paper():
   assert [line[1] for line in table[:4]] == methods
 
 
-def test_results_of_one_method_are_named_by_their_folders():
-  names = tables.labels([fake("er"), fake("er"), fake("joint")], ["lr.1/er", "lr.3/er", "joint"])
-  assert names == ["er in lr.1/er", "er in lr.3/er", "joint"]
-  _, table = tables.rows([fake("joint"), fake("er")], PUBLISHED, ["a", "b"])
-  assert [line[1] for line in table] == ["Shared bottom + replay (b)", "Joint training (a) [oracle]"]
-
-
 def test_the_terminal_s_table_is_aligned_and_needs_no_paper():
   lines = tables.text_table([fake("er"), fake("routing_cotrain")]).splitlines()
   assert len(lines) == 3 and {"method", "ACC", "BWT", "forgetting", "seeds"} <= set(lines[0].split())
@@ -118,8 +116,9 @@ def test_markdown_and_html_say_the_same():
 
 def test_the_readme_s_table_tells_what_made_it():
   text = tables.readme_table([fake(preset="gem1000")], PUBLISHED)
-  assert "published" not in text and "Commit 0123456789; cpu; 1.2 minutes in all" in text
-  assert "0.920" in tables.readme_table([fake()], PUBLISHED)
+  assert "| published |" not in text and "Commit 0123456789; cpu; 1.2 minutes in all" in text
+  compared = tables.readme_table([fake()], PUBLISHED)
+  assert "0.920" in compared and f"- {published.RULE}" in compared
 
 
 def test_splice_replaces_the_part_between_the_markers_only():

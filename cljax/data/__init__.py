@@ -5,9 +5,12 @@ from collections.abc import Callable
 from cljax.data.class_lists import class_lists
 from cljax.data.mixed import copies, datasets
 from cljax.data.noisy_subsets import noisy_subsets
+from cljax.data.own import from_arrays
 from cljax.data.streams import permuted, rotated, split, subsets
 from cljax.data.transfers import transfer
 from cljax.types import Spec, Stream
+
+__all__ = ["STREAMS", "from_arrays"]
 
 STREAMS: dict[str, Callable[..., tuple[Spec, Stream]]] = {
   "class_lists": class_lists,

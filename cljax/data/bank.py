@@ -56,10 +56,10 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
   full = name if by_hand else str(folder.parent.relative_to(root))  # with its config
   key = tfds.hash_files(folder, files)
   cache = folder_of(cache_dir, "CLJAX_CACHE", "~/.cache/cljax") / f"{full.replace('/', '_')}-{key[:16]}.npz"
-  arrays = read_cache(cache) or {}
+  arrays = read_cache(cache, key) or {}
   if not arrays:
     arrays = MANUAL[name].read(folder, files) if files else tfds.decode(full, folder, root)
-    write_cache(cache, arrays)
+    write_cache(cache, arrays, key)
   return as_source(arrays, key)
 
 

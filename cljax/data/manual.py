@@ -26,6 +26,7 @@ from PIL import Image
 from cljax.data.cache import Arrays
 from cljax.data.tfds import command
 from cljax.errors import ConfigError
+from cljax.files import PASSING, code_of, remedy
 
 STL_FILES = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
 STL_SHAPE = (3, 96, 96)  # as stored: channel, column, row
@@ -148,7 +149,8 @@ def read_tiny(folder: Path, files: list[Path]) -> Arrays:
   if len(names) != TINY_CLASSES:
     where = f"{folder / 'train'} has pictures of {len(names)} classes"
     raise ConfigError(f"{where} where there are {TINY_CLASSES}: copy it again")
-  told = dict(line.split("\t")[:2] for line in (folder / ANNOTATIONS).read_text().splitlines() if "\t" in line)
+  lines = (folder / ANNOTATIONS).read_text(errors="replace").splitlines()
+  told = dict(line.split("\t")[:2] for line in lines if "\t" in line)
   test = files[len(train) :]
   if odd := [path.name for path in test if told.get(path.name) not in names]:
     raise damaged(folder / ANNOTATIONS, f"it names no class for {', '.join(odd[:3])}")
@@ -165,7 +167,11 @@ def picture(path: Path, side: int) -> np.ndarray:
   try:
     with Image.open(path) as image:
       return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
-  except OSError as error:
+  except MemoryError:
+    raise
+  except Exception as error:  # Pillow's decoders raise many types
+    if code_of(error) in PASSING:
+      raise ConfigError(f"{path} cannot be read ({error}): {remedy(error)}") from error
     raise damaged(path, " ".join(str(error).split())) from error
 
 

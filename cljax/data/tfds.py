@@ -13,6 +13,7 @@ import numpy as np
 
 from cljax.data.cache import Arrays
 from cljax.errors import ConfigError
+from cljax.files import PASSING, code_of, remedy
 
 BY_HAND = ("usps",)  # read like the others, but tensorflow_datasets has no code that prepares it
 READ_AT_ONCE = 10_000  # records
@@ -88,6 +89,8 @@ def hash_files(folder: Path, files: Sequence[Path] | None = None) -> str:
 
 def broken(path: Path, name: str, root: Path, reason: Any) -> ConfigError:
   """The error that names a damaged file of a prepared data set."""
+  if isinstance(reason, Exception) and code_of(reason) in PASSING:
+    return ConfigError(f"{path} cannot be read ({reason}): {remedy(reason)}")
   reason = " ".join(str(reason).split())[:200]
   way = "copy the folder again" if name in BY_HAND else f"prepare the data set again: {command(name, root)}"
   return ConfigError(f"{path} is damaged ({reason}); delete {shlex.quote(str(path.parent))} and {way}")
@@ -99,11 +102,14 @@ def formats(name: str, folder: Path, root: Path) -> set[str]:
   for part in ("features.json", "dataset_info.json"):
     try:
       found = json.loads((folder / part).read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
       raise broken(folder / part, name, root, error) from error
-  if not isinstance(found, dict):
-    raise broken(folder / "dataset_info.json", name, root, "no JSON object")
-  return {found.get("fileFormat", "tfrecord"), *found.get("alternativeFileFormats", [])}
+    if not isinstance(found, dict):
+      raise broken(folder / part, name, root, "no JSON object")
+  names = [found.get("fileFormat", "tfrecord"), found.get("alternativeFileFormats", [])]
+  if not isinstance(names[0], str) or not isinstance(names[1], list) or not all(isinstance(n, str) for n in names[1]):
+    raise broken(folder / "dataset_info.json", name, root, f"its file formats are {names}")
+  return {names[0], *names[1]}
 
 
 def decode(name: str, folder: Path, root: Path) -> Arrays:
@@ -133,7 +139,8 @@ def decode(name: str, folder: Path, root: Path) -> Arrays:
   shapes: set[tuple[int, ...]] = set()
   for split in ("train", "test"):
     if split not in splits or not splits[split].num_examples:
-      raise ConfigError(f"data set {name!r} has no rows in a split {split!r}; its splits are {', '.join(splits)}")
+      where = f"data set {name!r} in {folder} has no rows in a split {split!r}"
+      raise ConfigError(f"{where}; its splits are {', '.join(splits)}")
     parts = [
       as_arrays(name, [row[image] for row in rows], [row[label] for row in rows], shapes)
       for rows in read(builder, split, name, root)
@@ -146,6 +153,7 @@ def read(builder: Any, split: str, name: str, root: Path) -> Iterator[list[dict[
   """The decoded records of a split in order, never those of two files at once; ConfigError: the damaged file."""
   info, source, first = builder.info.splits[split], builder.as_data_source(split=split), 0
   for path, length in zip(map(Path, info.filepaths), info.shard_lengths, strict=True):
+    check_length(path, length, name, root)
     for start in range(first, first + length, READ_AT_ONCE):
       try:
         rows = source.__getitems__(list(range(start, min(start + READ_AT_ONCE, first + length))))
@@ -155,6 +163,20 @@ def read(builder: Any, split: str, name: str, root: Path) -> Iterator[list[dict[
         raise broken(path, name, root, error) from error
       yield rows
     first += length
+
+
+def check_length(path: Path, length: int, name: str, root: Path) -> None:
+  """ConfigError: a file that holds another number of records than the data set's description says."""
+  from array_record.python.array_record_module import ArrayRecordReader
+
+  try:
+    reader = ArrayRecordReader(str(path))
+    found = reader.num_records()
+    reader.close()
+  except Exception as error:
+    raise broken(path, name, root, error) from error
+  if found != length:
+    raise broken(path, name, root, f"it holds {found} records, and {length} by shardLengths in dataset_info.json")
 
 
 def as_arrays(name: str, pictures: list, labels: list, shapes: set[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:

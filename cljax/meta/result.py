@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.errors import ConfigError
 from cljax.meta.settings import Settings
-from cljax.workdir import environment
+from cljax.workdir import check_identity, environment
 
 POINTS = 500  # of the curve that the result file keeps
 
@@ -19,6 +20,37 @@ class Progress(NamedTuple):
   finished: bool = False
   seconds: float = 0.0
   curve: tuple[tuple[float, ...], ...] = ()  # segment, loss, threshold, S, episode
+
+
+COUNTS = ("segment", "inner_steps", "seconds", "lines")
+
+
+def progress_of(cursor: Mapping[str, Any], data_hash: str) -> Progress:
+  """What the cursor of a checkpoint says.
+
+  Raises:
+    ConfigError: a cursor of other data or other settings of JAX, or one that tells no progress.
+  """
+  check_identity(cursor, data_hash)
+  wrong = [name for name in (*Progress._fields, "lines") if name not in cursor]
+  wrong += [name for name in COUNTS if name not in wrong and not (is_number(cursor[name]) and cursor[name] >= 0)]
+  if not wrong:
+    points = cursor["curve"]
+    if not (
+      isinstance(points, list | tuple) and all(len(point) == 5 and all(map(is_number, point)) for point in points)
+    ):
+      wrong.append("curve")
+  if wrong:
+    raise ConfigError(
+      f"its cursor is none of a meta-training at this version of cljax ({', '.join(wrong)}): go on with the version "
+      "that began it, or use another --workdir"
+    )
+  return Progress(**{name: cursor[name] for name in Progress._fields})
+
+
+def is_number(value: Any) -> bool:
+  """Whether JSON has a number there."""
+  return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def result_of(

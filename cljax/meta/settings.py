@@ -135,3 +135,12 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
   seeds = tuple(range(outer["seed"], outer["seed"] + outer["num_seeds"]))
   made = net_type(heads=data.tasks + 1, classes=data.classes, **own)
   return Settings(**{**read, "curriculum": curriculum.checked()}, net=made, trains=outer["trains"], seeds=seeds)
+
+
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The config with every key, as config.json tells it."""
+  found = default()
+  for name, value in config.items():
+    found[name] = {**found[name], **value} if isinstance(value, Mapping) and name != "net" else value
+  found = {name: dict(value) if isinstance(value, Mapping) else value for name, value in found.items()}
+  return {**found, "net": completed_net(found["net"])}

@@ -15,31 +15,34 @@ from etils import epath
 
 from cljax import artifacts
 from cljax.checkpoint import Checkpoints
-from cljax.config import completed_net
 from cljax.data import bank, join
 from cljax.data.bank import Source
 from cljax.drive import Stopped
 from cljax.errors import ConfigError
-from cljax.files import located, plain, read_json, write_json
+from cljax.files import plain, read_sealed, tidy, write_sealed
+from cljax.journal import Noted
 from cljax.keys import INIT, META
+from cljax.lock import locked
 from cljax.meta.episodes import Episodes, check_classes, table_of
 from cljax.meta.outer import Outer, Place, Training, compiled_segments
 from cljax.meta.query import Query
-from cljax.meta.result import Progress, result_of
-from cljax.meta.settings import Data, Settings, default, settings_of
+from cljax.meta.result import Progress, progress_of, result_of
+from cljax.meta.settings import Data, Settings, settings_of, with_defaults
 from cljax.meta.start import shapes_of, starts_of
 from cljax.meta.unroll import Pair
 from cljax.monitor import Monitor, compile_seconds
 from cljax.nets.heads import Heads
 from cljax.nets.modes import trains_apart
+from cljax.paths import located
 from cljax.pieces.neurons import tensors_of_net
 from cljax.pieces.rule import init_theta, part
 from cljax.report import plots
 from cljax.report.training import training_figures
 from cljax.types import Key, PyTree
-from cljax.workdir import claim, environment, note_environment
+from cljax.workdir import check_claim, claim, environment, identity, note_environment
 
 RESULT = "meta.json"
+AGAIN = "delete it, and the same command computes it again"
 
 
 def train(
@@ -65,32 +68,28 @@ def train(
     OSError: the work dir cannot be written; what was saved before stays readable.
     Stopped: a stop was asked for, and everything up to here is saved.
   """
-  settings, folder = settings_of(config), located(workdir)
-  claim(folder, with_defaults(config), overrides or {}, with_defaults)
+  settings, folder, full = settings_of(config), located(workdir), with_defaults(config)
+  check_claim(folder, full, with_defaults)
   if (folder / RESULT).exists():
-    return read_json(folder / RESULT)
-  note_environment(folder, environment())
-  with jax.default_matmul_precision("highest"):
+    return read_sealed(folder / RESULT, AGAIN)
+  with locked(folder), jax.default_matmul_precision("highest"):
+    claim(folder, full, overrides or {}, with_defaults)
+    if (folder / RESULT).exists():  # another process has just ended it
+      return read_sealed(folder / RESULT, AGAIN)
+    tidy([folder, folder / "figures", *folder.glob("checkpoints/*"), *folder.glob("parts/*")])
+    note_environment(folder, environment())
     source = source_of(settings.data, data_dir)
     outer = outer_of(settings, source)
     starts = starts_of(settings, source, outer.head, folder, stop_asked, quiet)
     if settings.trains == "nothing":
       trained = untrained(starts, folder)
     else:
-      trained = train_seeds(settings, outer, source, starts, folder, stop_asked, quiet)
-  result = plain(result_of(with_defaults(config), settings, trained, source.hash))
-  plots.save(folder / "figures", training_figures(result))
-  write_json(folder / RESULT, result)
+      whose = identity(full, source.hash)
+      trained = train_seeds(settings, outer, source, starts, folder, whose, stop_asked, quiet)
+    result = plain(result_of(full, settings, trained, source.hash))
+    plots.save(folder / "figures", training_figures(result))
+    write_sealed(folder / RESULT, result)
   return result
-
-
-def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The config with every key, as config.json tells it."""
-  found = default()
-  for name, value in config.items():
-    found[name] = {**found[name], **value} if isinstance(value, Mapping) and name != "net" else value
-  found = {name: dict(value) if isinstance(value, Mapping) else value for name, value in found.items()}
-  return {**found, "net": completed_net(found["net"])}
 
 
 def source_of(data: Data, data_dir: str | None) -> Source:
@@ -149,6 +148,7 @@ def train_seeds(
   source: Source,
   starts: Mapping[int, tuple[PyTree, PyTree]],
   folder: epath.Path,
+  whose: Mapping[str, Any],
   stop_asked: Callable[[], bool],
   quiet: bool,
 ) -> dict[int, tuple[Progress, dict[str, float]]]:
@@ -160,23 +160,24 @@ def train_seeds(
     checkpoints = Checkpoints(folder / "checkpoints" / f"seed_{seed}")
     start = jax.jit(lambda key, episodes: begin(settings, outer, key, episodes))
     shapes = jax.eval_shape(start, key, episodes)
-    found = checkpoints.restore(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
-    progress, lines = Progress(), 0
+    like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    found = checkpoints.restore(like, lambda cursor: progress_of(cursor, source.hash))
+    progress, noted = Progress(), Noted()
     if found is None:
       state = start(key, episodes)
     else:
       state, cursor = jax.device_put(found[0]), found[1]
-      lines, progress = cursor.pop("lines"), Progress(**cursor)
-    begun[seed] = Trainee(seed, key, episodes, checkpoints, state, progress, lines)
+      progress, noted = progress_of(cursor, source.hash), Noted.of(cursor["lines"], cursor.get("metrics"))
+    begun[seed] = Trainee(seed, key, episodes, checkpoints, state, progress, noted)
   done = sum(one.progress.segment for one in begun.values())
-  lines = max(one.lines for one in begun.values())
+  noted = max((one.noted for one in begun.values()), key=lambda noted: noted.lines)
   total = len(begun) * settings.length.whole
-  monitor = Monitor(folder, total, done, lines, "meta", quiet)
+  monitor = Monitor(folder, total, done, noted, "meta", quiet)
   runs: dict[int, Callable[..., Any]] = {}
   ended = {}
   try:
     for seed, one in begun.items():
-      state, progress = Loop(settings, outer, monitor, stop_asked, runs).drive(one)
+      state, progress = Loop(settings, outer, monitor, whose, stop_asked, runs).drive(one)
       theta = state.theta
       parts = {"start": theta} if isinstance(outer, Query) else {"theta": part(theta, settings.rule)}
       artifacts.write(artifacts.folder_of(folder, seed), {"start": starts[seed][1], **parts})
@@ -205,7 +206,7 @@ class Trainee(NamedTuple):
   checkpoints: Checkpoints
   state: Training
   progress: Progress
-  lines: int
+  noted: Noted
 
 
 class Loop(NamedTuple):
@@ -214,6 +215,7 @@ class Loop(NamedTuple):
   settings: Settings
   outer: Outer | Query
   monitor: Monitor
+  whose: Mapping[str, Any]  # what the cursor of each checkpoint tells beside the progress
   stop_asked: Callable[[], bool]
   runs: dict[int, Callable[..., Any]]  # S -> compiled segments
 
@@ -231,7 +233,9 @@ class Loop(NamedTuple):
       stopping = self.stop_asked()
       if progress.finished or stopping or calls % length.checkpoint_every_calls == 0:
         self.monitor.flush()
-        one.checkpoints.save(jax.device_get(state), {**progress._asdict(), "lines": self.monitor.lines})
+        noted = self.monitor.noted()
+        told = {**progress._asdict(), "lines": noted.lines, "metrics": noted.proof(), **self.whose}
+        one.checkpoints.save(jax.device_get(state), told)
       if stopping and not progress.finished:
         raise Stopped
     return state, progress

@@ -2,9 +2,12 @@
 
 from cljax.nets.cnn import CNN
 from cljax.nets.mlp import MLP
+from cljax.nets.own import headed
 from cljax.nets.resnet import NormedCNN, ResNet
 from cljax.nets.routed import RoutedMLP
 from cljax.nets.stack import Stack
+
+__all__ = ["NETS", "headed"]
 
 NETS = {
   "cnn": CNN,

@@ -9,6 +9,7 @@ later row of the same step takes its place); `slot` of a replayed row is where i
 chunk found it. A step reads before it writes, and one without a live current row neither reads nor writes.
 """
 
+import math
 from typing import Annotated, NamedTuple
 
 import chex
@@ -50,12 +51,9 @@ def empty(capacity: int) -> Memory:
 
 
 def memory_bytes(spec: Spec, capacity: int) -> int:
-  """What `capacity` stored rows would take: uint8 pixels, label and task (int32). Places are small only because the
+  """What `capacity` stored rows would take: their numbers, label and task (int32). Places are small only because the
   bank is resident, so a memory is charged for the rows that it stands for."""
-  pixels = 1
-  for size in spec.x_shape:
-    pixels *= size
-  return capacity * (pixels + 8)
+  return capacity * (math.prod(spec.x_shape) * spec.x_bytes + 8)
 
 
 def draw(key: Key, memory: Memory, replay: int) -> tuple[Place, Array, Array]:

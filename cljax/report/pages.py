@@ -12,8 +12,10 @@ from etils import epath
 from cljax import files
 from cljax.errors import ConfigError
 from cljax.metrics import METRICS
-from cljax.report import plots, store, tables
+from cljax.paths import located
+from cljax.report import apart, plots, store, tables
 from cljax.report.exhibits import NO_EXHIBITS, Exhibits
+from cljax.report.published import SHOWN, remarks
 
 STYLE = (
   "body{font:15px/1.5 sans-serif;max-width:72em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
@@ -37,17 +39,18 @@ def read_published(paper: str, configs: Path | None) -> dict[str, Any]:
     raise ConfigError(f"{path} is damaged ({error})") from error
 
 
-def notes(results: Sequence[tables.Result], published: tables.Published) -> list[str]:
+def notes(results: Sequence[tables.Result], published: tables.Published, names: Sequence[str]) -> list[str]:
   """What a reader must know beside the table, a line each."""
-  lines = [f"{name}: {METRICS[name].meaning}." for name in tables.SHOWN]
+  lines = [f"{name}: {METRICS[name].meaning}." for name in SHOWN]
   if any(result["oracle"] for result in results):
     lines.append("[oracle]: trains on the rows of all tasks at once.")
+  if any(where for result in results for where in result["diverged"] or ()):
+    lines.append("[diverged]: seeds whose loss stopped being a finite number; their numbers are in the means.")
   if published:
-    lines.append(f"Published: {published['table']} of {published['paper']}; {published['source']}.")
+    link = f" ({published['link']})" if "link" in published else ""
+    lines.append(f"Published: {published['table']} of {published['paper']}; {published['source']}{link}.")
     lines.append(f"Certainty of the published numbers: {published['certainty']}.")
-    if any(result["preset"] == published["preset"] for result in results):
-      lines.append(tables.RULE)
-    lines += filter(None, [tables.no_verdict(results, published)])
+  lines += remarks(results, published, names)
   commands = sorted({result["environment"]["command"] for result in results})
   return [*lines, tables.provenance(results), *(f"Command: {command}" for command in commands)]
 
@@ -60,17 +63,17 @@ def sections(found: Sequence[Found]) -> dict[tuple[str, str], list[Found]]:
   return dict(sorted(parts.items()))
 
 
-def as_markdown(title: str, table: tuple, remarks: Sequence[str], pictures: Sequence[epath.Path]) -> str:
+def as_markdown(title: str, table: tuple, beside: Sequence[str], pictures: Sequence[epath.Path]) -> str:
   """A section of report.md; pictures by their path from there."""
-  lines = "\n".join(f"- {line}" for line in remarks)
+  lines = "\n".join(f"- {line}" for line in beside)
   images = [f"![{path.stem}](figures/{path.name})" for path in pictures]
   return "\n\n".join([f"## {title}", tables.markdown(*table), lines, *images])
 
 
-def as_page(title: str, table: tuple, remarks: Sequence[str], pictures: Sequence[epath.Path]) -> str:
+def as_page(title: str, table: tuple, beside: Sequence[str], pictures: Sequence[epath.Path]) -> str:
   """A section of report.html; pictures inside."""
   page = [f"<h2>{html.escape(title)}</h2>", tables.as_html(*table), "<ul>"]
-  page += [*(f"<li>{html.escape(line)}</li>" for line in remarks), "</ul>"]
+  page += [*(f"<li>{html.escape(line)}</li>" for line in beside), "</ul>"]
   for path in pictures:
     name, content = html.escape(path.stem), base64.b64encode(path.read_bytes()).decode()
     page.append(f"<h3>{name}</h3><img alt='{name}' src='data:image/png;base64,{content}'>")
@@ -93,21 +96,21 @@ def write_report(
     ConfigError: no results, or a damaged file.
     OSError: the work dir cannot be written.
   """
-  root = files.located(workdir)
+  root = located(workdir)
   text, page = ["# Results"], [f"<style>{STYLE}</style></head>\n<body><h1>Results</h1>"]
   for (paper, preset), found in sections(store.find_results(root)).items():
     published = read_published(paper, configs)
     found = [found[i] for i in tables.order([result for _, result, _ in found], published)]
     results = [result for _, result, _ in found]
-    names = tables.labels(results, [path for path, _, _ in found])
+    names = apart.names(results, [path for path, _, _ in found])
     arrays = [store.read_report_arrays(folder) for _, _, folder in found]
     figures = plots.table_figures(results, arrays, names, exhibits)
     figures = {f"{paper or 'runs'}_{preset}_{name}": figure for name, figure in figures.items()}
     title = f"{paper or 'runs'}, preset {preset}" if preset else paper or "runs"
-    table, remarks = tables.rows(results, published, names, exhibits), notes(results, published)
+    table, beside = tables.rows(results, published, names, exhibits), notes(results, published, names)
     pictures = plots.save(root / "figures", figures)
-    text.append(as_markdown(title, table, remarks, pictures))
-    page.append(as_page(title, table, remarks, pictures))
+    text.append(as_markdown(title, table, beside, pictures))
+    page.append(as_page(title, table, beside, pictures))
   head = "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>Results</title>"
   written = [root / "report.md", root / "report.html"]
   files.write_atomically(written[0], ("\n\n".join(text) + "\n").encode())

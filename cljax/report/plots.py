@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cljax.files import write_atomically
+from cljax.report import apart
 from cljax.report.exhibits import NO_EXHIBITS, Arrays, Exhibits, Result, figures_of, table_figures_of
 
 # Okabe and Ito's palette, told apart by colour-blind readers too; more than seven lines differ by their dashes.
@@ -161,7 +162,7 @@ def table_figures(
   names: Sequence[str] | None = None,
   exhibits: Exhibits = NO_EXHIBITS,
 ) -> dict[str, Figure]:
-  """The figures of a table by file name: curves and drops by stream, exhibits by stream and by result.
+  """The figures of a table by file name: curves and drops by stream and scenario, exhibits by these and by result.
 
   Args:
     arrays: of each result, its report arrays [S, T, ...].
@@ -169,8 +170,9 @@ def table_figures(
   """
   names = list(names) if names else [result["method"] for result in results]
   found: dict[str, Figure] = {}
-  for stream in dict.fromkeys(result["stream"] for result in results):
-    group = [i for i, result in enumerate(results) if result["stream"] == stream]
+  groups = apart.streams(results)
+  for (name, scenario), group in groups.items():
+    stream = name if sum(other == name for other, _ in groups) == 1 else f"{name}_{scenario}"
     ours, called = [results[i] for i in group], [names[i] for i in group]
     found |= {f"{stream}_task_curves": task_curves(ours, called), f"{stream}_drops": drops(ours, called)}
     own = table_figures_of(ours, [arrays[i] for i in group], exhibits)

@@ -3,11 +3,8 @@
 A result is a plain dict. Equal runs give equal results but for `timing` and `environment`.
 """
 
-import io
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,14 +12,22 @@ import numpy as np
 from etils import epath
 
 from cljax.errors import ConfigError
-from cljax.files import located, plain, write_atomically
+from cljax.files import pack, plain, unpack, unsealed, write_atomically
 from cljax.metrics import spread, summarize
+from cljax.paths import located
 
-SCHEMA = 5
-LACKED_4: dict[str, Any] = {"curves": {}}
+SCHEMA = 6
+LACKED_5: dict[str, Any] = {"diverged": None}
+LACKED_4: dict[str, Any] = {**LACKED_5, "curves": {}}
 LACKED_3: dict[str, Any] = {**LACKED_4, "peak": None, "state_bytes": None}
 LACKED_2 = {**LACKED_3, "train_rows": None}
-OLDER = {1: {**LACKED_2, "report": {}}, 2: LACKED_2, 3: LACKED_3, 4: LACKED_4}  # what the older versions lacked
+OLDER = {
+  1: {**LACKED_2, "report": {}},
+  2: LACKED_2,
+  3: LACKED_3,
+  4: LACKED_4,
+  5: LACKED_5,
+}  # what the older versions lacked
 LONGEST = 1000  # numbers a seed of a report array that stands in the result file
 FIELDS = {
   "schema": "version of this list",
@@ -35,7 +40,8 @@ FIELDS = {
   "oracle": "whether it trained on the rows of all tasks at once",
   "readout": "what `accuracy` is: task, class, domain or inferred",
   "accuracy": "[S][T+1][T] share of test rows right; row 0 before training, row i after task i; null: not evaluated",
-  "metrics": "{ACC, BWT, FWT, forgetting, learning_accuracy: {mean, std over seeds (ddof 1), values [S]}}",
+  "metrics": "{ACC, BWT, FWT, forgetting, learning_accuracy: {mean, std over seeds (ddof 1), values [S]}}; null where "
+  "undefined, as is FWT of a readout that answers among the classes seen so far",
   "readouts": "{name: {accuracy, metrics}} of the other readouts; `inferred` also has task_recognition, the share of "
   "each task's test rows that went to its own slot: {by_task [S][T], and of its mean over tasks mean, std, values "
   "[S]}. By config.looks also `valid`, the main readout on the validation rows, and `before_exit`, on the test rows "
@@ -50,6 +56,8 @@ FIELDS = {
   "curves": "{look: {steps [S][T][M] of a task that were done, accuracy [S][T][M][T] on each task then}} of the looks "
   "inside tasks, every config.look_every_steps and at the end of each phase: `output_within` of the main readout, "
   "`readout_within` of the probe; null: not asked; {} without such a look, and in results of older versions",
+  "diverged": "[S] {task, phase, step}, from 0, of the first step whose loss is not a finite number; null: none; "
+  "null in results of older versions",
   "train_rows": "[S][T] training rows of each task, its passes counted; null in results of older versions",
   "task_confusion": "[S][T][slots] test rows of each task by the slot inferred, after the last task; or null",
   "report": "{name: [S]...} what the method told after the last task, short arrays only (all: report.npz)",
@@ -62,6 +70,7 @@ FIELDS = {
   "experiment": "{precision, executor, device_count}: how it was computed",
   "config": "the resolved config",
 }
+AGAIN = "delete it, and the same command computes it again"
 MAY_DIFFER = ("timing", "environment")
 
 
@@ -137,13 +146,14 @@ def make_result(
   """
   matrices = {name: shares(counts, rows) for name, counts in right.items()}
   result = {"schema": SCHEMA, "readout": readout, "task_confusion": task_confusion, **fields}
-  result |= {"accuracy": matrices[readout], "metrics": summarize(matrices[readout])}
+  growing = {"class", *(("valid",) if readout == "class" else ())}  # whose answers are among the classes seen so far
+  result |= {"accuracy": matrices[readout], "metrics": summarize(matrices[readout], readout in growing)}
   others = {name: matrix for name, matrix in matrices.items() if name != readout}
   looked = looked or {}
   others |= {name: shares(one["right"], one["right_rows"]) for name, one in looked.items() if "right" in one}
   result["peak"] = next((peak_of(one) for one in looked.values() if "valid" in one), None)
   result["curves"] = {name: curve_of(one) for name, one in looked.items() if "within" in one}
-  result["readouts"] = {name: {"accuracy": m, "metrics": summarize(m)} for name, m in others.items()}
+  result["readouts"] = {name: {"accuracy": m, "metrics": summarize(m, name in growing)} for name, m in others.items()}
   if task_confusion is not None and "inferred" in others:
     slots = (
       np.broadcast_to(np.arange(task_confusion.shape[1]), task_confusion.shape[:2]) if slot_of is None else slot_of
@@ -164,9 +174,11 @@ def read_result(path: epath.Path | str) -> dict[str, Any]:
   """
   path = epath.Path(path)
   try:
-    result = json.loads(path.read_text())
-  except ValueError as error:
-    raise ConfigError(f"{path} is damaged ({error}); delete it, and the same command computes it again") from error
+    result = json.loads(path.read_bytes())
+  except (ValueError, RecursionError) as error:
+    raise ConfigError(f"{path} is damaged ({error}); {AGAIN}") from error
+  if isinstance(result, dict):
+    result = unsealed(path, result, AGAIN)
   if isinstance(result, dict) and result.get("schema") in OLDER:
     result = {**OLDER[result["schema"]], **result, "schema": SCHEMA}
   if not isinstance(result, dict) or result.get("schema") != SCHEMA or set(result) != set(FIELDS):
@@ -193,9 +205,7 @@ def find_results(workdir: epath.Path | str) -> list[tuple[str, dict[str, Any], e
 
 def write_report_arrays(path: epath.Path | str, arrays: Mapping[str, np.ndarray]) -> None:
   """The method's report after each task, [S, T, ...] each, as a compressed .npz."""
-  content = io.BytesIO()
-  np.savez_compressed(content, **arrays)  # type: ignore[arg-type]  # its allow_pickle is no name of ours
-  write_atomically(epath.Path(path), content.getvalue())
+  write_atomically(epath.Path(path), pack(arrays, compressed=True))
 
 
 def read_report_arrays(folder: epath.Path | str) -> dict[str, np.ndarray]:
@@ -208,9 +218,8 @@ def read_report_arrays(folder: epath.Path | str) -> dict[str, np.ndarray]:
   if not path.exists():
     return {}
   try:
-    with path.open("rb") as file, np.load(file) as found:
-      return {name: found[name] for name in found.files}
-  except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    return unpack(path.read_bytes())
+  except ValueError as error:
     raise ConfigError(f"{path} is damaged ({error}); delete it, and the figures made from it are left out") from error
 
 
@@ -222,20 +231,4 @@ def equal(a: Any, b: Any, path: str = "") -> list[str]:
   for key in sorted({*a, *b} - (set() if path else set(MAY_DIFFER))):
     below = f"{path}.{key}" if path else key
     found += equal(a[key], b[key], below) if key in a and key in b else [below]
-  return found
-
-
-def compare(one: epath.Path | str, other: epath.Path | str) -> dict[str, list[str]]:
-  """{cell's folder: what differs} between the results under two work dirs, sorted; an empty list where equal.
-
-  Raises:
-    ConfigError: one of them holds no result, or a damaged one.
-  """
-  here, there = ({path: result for path, result, _ in find_results(folder)} for folder in (one, other))
-  found = {}
-  for cell in sorted({*here, *there}):
-    if cell in here and cell in there:
-      found[cell] = equal(here[cell], there[cell])
-    else:
-      found[cell] = [f"only in {one if cell in here else other}"]
   return found

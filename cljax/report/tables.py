@@ -1,23 +1,13 @@
-"""Results as tables: ours as mean ± standard deviation, the published number beside it, a verdict by a written rule.
-
-The rule: `reproduced` where the means differ by at most .01 plus our standard deviation over seeds; beyond that
-`better` or `short`, in the metric's good or bad direction. It is applied only to results of the preset that the
-published numbers belong to.
-
-A published number is an entry of a published.json: `values` {stream: {method: {metric: mean}}} for `preset`, with
-`methods` and `streams` {name: display name} in the order of the paper.
-"""
+"""Results as tables: ours as mean ± standard deviation, the published number beside it, a verdict by a written rule."""
 
 import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cljax.metrics import METRICS
+from cljax.report.apart import MARK, marks
 from cljax.report.exhibits import NO_EXHIBITS, Exhibits, Result, columns_of
+from cljax.report.published import SHOWN, Published, published_value, remarks, verdict
 
-Published = Mapping[str, Any]  # a published.json, or {}
-
-SHOWN = ("ACC", "BWT", "forgetting", "learning_accuracy")
 HEADINGS = {
   "ACC": "ACC (last)",
   "BWT": "BWT",
@@ -26,19 +16,6 @@ HEADINGS = {
 }
 PEAK = "peak (test at best validation)"
 SIZE = "state, MB"  # of one seed
-TOLERANCE = 0.01
-RULE = (
-  "Verdict: `reproduced` if the means differ by at most .01 plus our standard deviation over seeds; beyond that "
-  "`better` or `short` in the metric's good or bad direction."
-)
-
-
-def verdict(metric: str, ours: float, std: float | None, published: float) -> str:
-  """`reproduced`, `better` or `short` by the rule above; std None (one seed) counts as 0."""
-  difference = ours - published
-  if abs(difference) <= TOLERANCE + (std or 0.0) + 1e-9:  # the bound itself is in, whatever its last bits
-    return "reproduced"
-  return "better" if (difference > 0) == (METRICS[metric].better == "higher") else "short"
 
 
 def cell_text(summary: Mapping[str, Any]) -> str:
@@ -50,18 +27,13 @@ def cell_text(summary: Mapping[str, Any]) -> str:
 
 
 def method_name(result: Result, published: Published, label: str) -> str:
-  """The method's name as the paper has it, with its label here, and oracles marked."""
+  """The method's name as the paper has it, with its label here; oracles and diverged seeds marked."""
   shown = published.get("methods", {}).get(result["method"])
   name = f"{shown} ({label})" if shown else label
-  return f"{name} [oracle]" if result["oracle"] else name
-
-
-def labels(results: Sequence[Result], paths: Sequence[str]) -> list[str]:
-  """A name for each of several results: its method, with its folder where that alone is not unique (a search)."""
-  kinds = [(result["preset"], result["stream"], result["method"]) for result in results]
-  return [
-    kind[-1] if kinds.count(kind) == 1 else f"{kind[-1]} in {path}" for kind, path in zip(kinds, paths, strict=True)
-  ]
+  bad = sum(where is not None for where in result["diverged"] or ())
+  marks = ["oracle"] if result["oracle"] else []
+  marks += [f"diverged: {bad} of {len(result['seeds'])} seeds"] if bad else []
+  return " ".join([name, *(f"[{mark}]" for mark in marks)])
 
 
 def order(results: Sequence[Result], published: Published) -> list[int]:
@@ -76,23 +48,6 @@ def order(results: Sequence[Result], published: Published) -> list[int]:
     return result["preset"], place("streams", result["stream"]), place("methods", result["method"]), i
 
   return sorted(range(len(results)), key=key)
-
-
-def published_value(result: Result, metric: str, published: Published) -> float | None:
-  """The paper's number beside a result; None where it has none."""
-  return published.get("values", {}).get(result["stream"], {}).get(result["method"], {}).get(metric)
-
-
-def no_verdict(results: Sequence[Result], published: Published) -> str:
-  """Why some results stand beside a published number without a verdict; '' where none do."""
-  presets = {r["preset"] for r in results if any(published_value(r, m, published) is not None for m in SHOWN)}
-  others = sorted(presets - {published.get("preset")})
-  if not others:
-    return ""
-  return (
-    f"No verdict for preset {', '.join(map(repr, others))}: the published numbers belong to the preset "
-    f"{published['preset']!r}."
-  )
 
 
 def rows(
@@ -110,7 +65,9 @@ def rows(
   """
   compared = [m for m in SHOWN if any(published_value(r, m, published) is not None for r in results)]
   several = len({result["preset"] for result in results}) > 1
-  headings = [*(["preset"] if several else []), "stream", "method", "seeds"]
+  apart = marks(results)
+  mark = apart.pop(MARK, None)
+  headings = [*(["preset"] if several else []), "stream", "method", "seeds", *apart]
   for metric in SHOWN:
     headings += [HEADINGS[metric], *(["published", "verdict"] if metric in compared else [])]
   infers = any("inferred" in result["readouts"] for result in results)
@@ -127,24 +84,23 @@ def rows(
     stream = published.get("streams", {}).get(result["stream"], result["stream"])
     name = method_name(result, published, names[i] if names else result["method"])
     line = [*([result["preset"]] if several else []), stream, name, str(len(result["seeds"]))]
+    line += [texts[i] for texts in apart.values()]
     for metric in SHOWN:
       summary = result["metrics"][metric]
       line.append(cell_text(summary))
       if metric in compared:
         value = published_value(result, metric, published)
         line.append("-" if value is None else f"{value:.3f}")
-        if value is None or summary["mean"] is None or result["preset"] != published["preset"]:
-          line.append("-")
-        else:
-          line.append(verdict(metric, summary["mean"], summary["std"], value))
+        mean, std = summary["mean"], summary["std"]
+        line.append("-" if value is None or mean is None else verdict(metric, mean, std, value))
     line += inferred_texts(result) if infers else []
     line += [cell_text(result["peak"]) if result["peak"] else "-"] if watched else []
     line += [f"{result['state_bytes'] / 1e6:.3g}" if result["state_bytes"] else "-"] if sized else []
     for heading in extra:
       told = own[i].get(heading, "-")
       line.append(told if isinstance(told, str) else cell_text(told))
-    table.append(line)
-  return headings + extra, table
+    table.append([*line, *([mark[i]] if mark else [])])
+  return [*headings, *extra, *([MARK] if mark else [])], table
 
 
 def inferred_texts(result: Result) -> list[str]:
@@ -185,8 +141,10 @@ def text_table(
   exhibits: Exhibits = NO_EXHIBITS,
 ) -> str:
   """The table that a launch ends with: mean ± s.d. over seeds, beside the published number where there is one."""
-  why = no_verdict(results, published or {})
-  return aligned(*rows(results, published or {}, names, exhibits)) + (f"\n{why}" if why else "")
+  called = names or [result["method"] for result in results]
+  return "\n".join(
+    [aligned(*rows(results, published or {}, names, exhibits)), *remarks(results, published or {}, called)]
+  )
 
 
 def evaluation_table(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -221,11 +179,16 @@ def provenance(results: Sequence[Result]) -> str:
   return f"Mean ± standard deviation over seeds. Commit {', '.join(short)}; {'; '.join(devices)}; {spent} in all."
 
 
-def readme_table(results: Sequence[Result], published: Published, exhibits: Exhibits = NO_EXHIBITS) -> str:
-  """Ours as markdown, with what made it; without published numbers where these belong to another preset."""
-  same = [result for result in results if result["preset"] == published.get("preset")]
-  shown = published if same else {**published, "values": {}}
-  return markdown(*rows(results, shown, exhibits=exhibits)) + "\n\n" + provenance(results)
+def readme_table(
+  results: Sequence[Result],
+  published: Published,
+  exhibits: Exhibits = NO_EXHIBITS,
+  searched: Sequence[Result] = (),
+) -> str:
+  """Ours as markdown, with what made it and what `published.remarks` says below a table."""
+  beside = remarks(results, published, [result["method"] for result in results], searched)
+  told = [markdown(*rows(results, published, exhibits=exhibits)), provenance(results)]
+  return "\n\n".join([*told, *(["\n".join(f"- {line}" for line in beside)] if beside else [])])
 
 
 def splice(text: str, name: str, table: str) -> str:

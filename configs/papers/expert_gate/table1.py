@@ -29,6 +29,11 @@ def pins(arg: str) -> dict[str, str]:
   return variant(arg, preset=PRESETS, stream=STREAMS, method=METHODS)
 
 
+def told(stream: str, preset: str) -> str:
+  """What a stream is called in tables: by its data."""
+  return f"digits_{stream.removesuffix('_mnist')}" if preset == "smoke" else stream
+
+
 def sweep(arg: str = "") -> list[dict[str, str]]:
   """The cells that `arg` leaves open: each stream by the methods of its table."""
   pinned = {"preset": "paper"} | pins(arg)
@@ -45,7 +50,7 @@ def get_config(arg: str = "") -> ConfigDict:
   pinned = {"preset": "paper", "stream": "datasets", "method": "expert_gate"} | pins(arg)
   preset, stream, method = pinned["preset"], pinned["stream"], pinned["method"]
   config = default()
-  config.paper, config.preset, config.cell = "expert_gate", preset, f"{stream}/{method}"
+  config.paper, config.preset, config.cell = "expert_gate", preset, f"{told(stream, preset)}/{method}"
   config.num_seeds = 5
   config.evaluate = "ends"
   streams: dict[str, dict[str, Any]] = {

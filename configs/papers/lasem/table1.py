@@ -166,9 +166,10 @@ def get_config(arg: str = "") -> ConfigDict:
   data = "cifar" if stream.startswith("cifar") else stream
   config = default()
   config.paper, config.preset = "lasem", preset
-  config.cell = f"{stream}/{sharing if net == 'cnn' else net}_{method}"
+  told = "digits" if preset == "smoke" else stream
+  config.cell = f"{told}/{sharing if net == 'cnn' else net}_{method}"
   if method in OWN:
-    config.cell = f"{stream}/{method if net == 'cnn' else f'{net}_{method}'}"
+    config.cell = f"{told}/{method if net == 'cnn' else f'{net}_{method}'}"
   config.num_seeds = 5
   config.evaluate = "ends"
   config.looks = ("valid", "trials" if method == "search" else "watch", "before_exit")

@@ -35,6 +35,7 @@ def sweep(arg: str = "") -> list[dict[str, str]]:
   """The cells that `arg` leaves open: all methods on MNIST, those whose net may convolve on CIFAR-10."""
   pinned = {"preset": "full"} | pins(arg)
   cells = [("mnist", method) for method in METHODS] + [("cifar10", method) for method in CONVOLVING]
+  cells = [cell for cell in cells if pinned["preset"] != "smoke" or "stream" in pinned or cell[0] == "mnist"]
   found = [{"preset": pinned["preset"], "stream": stream, "method": method} for stream, method in cells]
   return [cell for cell in found if all(cell[key] == value for key, value in pinned.items())] or [pinned]
 
@@ -44,7 +45,8 @@ def get_config(arg: str = "") -> ConfigDict:
   pinned = {"preset": "full", "stream": "mnist", "method": "finetune"} | pins(arg)
   preset, stream, method = pinned["preset"], pinned["stream"], pinned["method"]
   config = default()
-  config.paper, config.preset, config.cell = "metateacher", preset, f"{stream}/{method}"
+  told = "digits" if preset == "smoke" else stream
+  config.paper, config.preset, config.cell = "metateacher", preset, f"{told}/{method}"
   config.num_seeds = 3
   config.evaluate, config.looks = "seen", ("readout",)
   config.stream = {"name": "split", "source": stream, "tasks": TASKS}

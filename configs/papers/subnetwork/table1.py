@@ -60,6 +60,11 @@ def pins(arg: str) -> dict[str, str]:
   return variant(arg, preset=PRESETS, stream=STREAMS, method=METHODS)
 
 
+def told(stream: str, preset: str) -> str:
+  """What a stream is called in tables: by its data."""
+  return f"digits_{stream.replace('fashion', 'cnn')}" if preset == "smoke" else stream
+
+
 def sweep(arg: str = "") -> list[dict[str, str]]:
   """The cells that `arg` leaves open."""
   pinned = {"preset": "robust"} | pins(arg)
@@ -78,7 +83,7 @@ def get_config(arg: str = "") -> ConfigDict:
   pinned = {"preset": "robust", "stream": "pairs", "method": "subnetwork"} | pins(arg)
   preset, stream, method = pinned["preset"], pinned["stream"], pinned["method"]
   config = default()
-  config.paper, config.preset, config.cell = "subnetwork", preset, f"{stream}/{method}"
+  config.paper, config.preset, config.cell = "subnetwork", preset, f"{told(stream, preset)}/{method}"
   config.num_seeds = 3
   config.evaluate_group = 128  # the batch from which the task is inferred
   config.optimizer = {"name": "adam", "lr": 1e-3}

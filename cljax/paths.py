@@ -1,0 +1,39 @@
+"""Paths as a person types them, on a disk or in an object store."""
+
+import glob
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from cljax.errors import ConfigError
+
+STORES = ("gs", "s3", "az")
+ON_DISK: Any = type(epath.Path("."))
+by_pattern = ON_DISK.glob
+
+
+def glob_below(folder: Any, pattern: str) -> Iterator[Any]:
+  """What matches a pattern below a folder whose own name may hold anything, such as `[1]`.
+
+  The library takes the folder's name for a part of the pattern, and so orbax loses checkpoints in silence.
+  """
+  if "://" in os.fspath(folder):
+    return by_pattern(folder, pattern)
+  return map(type(folder), glob.glob(os.path.join(glob.escape(os.fspath(folder)), pattern)))
+
+
+ON_DISK.glob = glob_below
+
+
+def located(workdir: str | epath.Path) -> epath.Path:
+  """A folder by its whole path: orbax takes no other, and finds out late.
+
+  Raises:
+    ConfigError: an address of a store that is not known.
+  """
+  scheme, is_address, _ = os.fspath(workdir).partition("://")
+  if is_address and scheme not in STORES:
+    raise ConfigError(f"{workdir} is no folder, and no address of {', '.join(f'{name}://' for name in STORES)}")
+  return epath.Path(workdir) if is_address else epath.Path(workdir).expanduser().absolute()

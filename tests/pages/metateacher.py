@@ -1,0 +1,172 @@
+"""What configs/papers/metateacher/README.md tells."""
+
+import numpy as np
+
+from cljax.files import read_json
+from cljax.report.curves import over_steps
+from cljax.report.frontier import beside, kept
+from cljax.report.representation import LEAST
+from cljax.report.representation import columns as probed
+from tests.prose import RESULTS, mean, result, row, runs, word, written
+
+LEFT_OUT = (
+  "arxiv.org/abs/1910.04650",
+  "takes .5 ms",  # times and speeds
+  "takes 11.3 times ... (goal: at most 2.2)",
+  "the rate of .3",  # a setting
+  "it had .965 and .934",  # of an earlier run, whose results are not kept
+)
+
+PRESET = "metateacher/reduced/mnist"
+TWICE = "metateacher/reduced_twice/mnist"
+FIGURE = "metateacher/figure1"
+STEPS = {  # as the table has them
+  "SGD": "sgd",
+  "SGD x.33": "sgd_0.33",
+  "SGD x.2": "sgd_0.2",
+  "SGD x.1": "sgd_0.1",
+  "LSTM": "lstm",
+  "static": "static",
+  "LwF": "lwf",
+  "teacher": "teacher",
+}
+
+
+def meta(name):
+  return read_json(RESULTS / "metateacher" / "meta" / name / "meta.json")
+
+
+def probe(place):
+  """Means over seeds: accuracy by the probe less that by the output; forgotten by output and by probe; in points."""
+  found = probed("readout", result(place))
+  return (
+    100 * (found["readout ACC"]["mean"] - mean(place)),
+    *(100 * found[f"forgetting ({name})"]["mean"] for name in ("output", "readout")),
+  )
+
+
+def representation():
+  tuned = [f"{FIGURE}/{stream}/finetune" for stream in ("mnist", "cifar10")]
+  shares = [probed("readout", result(place))["share in the representation (readout)"] for place in tuned]
+  (above, *mnist), (above_cifar, *cifar) = map(probe, tuned)
+  yield (
+    "on MNIST {:.1f} points by the output, {:.2f} by the readout (a share of {:.2f}); on CIFAR-10 {:.1f} points and "
+    "{:.1f} ({:.2f}, {:.2f} and {:.2f} by seed",
+    *(*mnist, shares[0]["mean"], *cifar, *shares[1]["values"]),
+  )
+  others = np.array([probe(f"{FIGURE}/mnist/{name}") for name in ("er", "lwf", "routing", "routing_cotrain")])
+  least, most = np.sort(others[:, 1])[[0, -1]].tolist()
+  assert most < 100 * LEAST and min(above, above_cifar, *others[:, 0]) > 0
+  yield (
+    "Replay, LwF and both mixtures forget {:.1f} to {:.2f} points on MNIST, of which the readout finds at most {:.1f}",
+    *(least, most, float(others[:, 2].max())),
+  )
+  yield "by {:.1f} points for replay and by {:.0f} for fine-tuning on CIFAR-10", float(others[0, 0]), above_cifar
+
+
+def beyond(folder, cell):
+  """(points above the frontier, standard deviation over seeds)."""
+  all_of = [result(place) for place in runs(folder)]
+  found = beside(result(f"{folder}/{cell}"), all_of)["old task beyond the rate's frontier"]
+  return 100 * found["mean"], 100 * found["std"]
+
+
+def beside_sgd():
+  rule = meta("lstm")["config"]
+  yield (
+    "{} steps of {} rows at alpha {:.1f}; the rule is meta-trained on {:,} segments of {} steps",
+    *(rule["curriculum"]["steps"], rule["inner"]["new_batch"], rule["inner"]["alpha"], rule["length"]["segments"]),
+    word(rule["curriculum"]["truncation"]),
+  )
+  assert not any("valid" in result(place)["config"]["looks"] for place in runs("metateacher/reduced"))
+  yield "All are of test rows; no rate or strength is chosen by them, each has its row"
+  cells = ("teacher", "lwf", "lwf_0.5", "lstm", "ewc_100_0.33", "rep")
+  old, new = {}, {}
+  for cell in cells:
+    old[cell], new[cell] = kept(result(f"{PRESET}/{cell}")).mean(axis=0).tolist()
+  assert all(beyond(PRESET, cell)[0] > beyond(PRESET, "lstm")[0] for cell in ("lwf", "ewc_100_0.33"))
+  below = [100 * (found["teacher"] - found[cell]) for cell in ("lwf", "lwf_0.5") for found in (old, new)]
+  assert written("{:.1f}", below[0]) == written("{:.1f}", below[1])
+  yield (
+    "LwF is {:.1f} points below the teacher on the old task and on the new one, at half the rate {:.1f} above it and "
+    "{:.1f} below",
+    *(below[0], -below[2], below[3]),
+  )
+  above, static = beyond(PRESET, "lstm"), beyond(PRESET, "static")
+  yield "The LSTM lies {:.2f} +- {:.2f} points above the frontier of plain SGD's rates", *above
+  yield "`static` lies {:.2f} +- {:.2f} below it", -static[0], static[1]
+  yield "({:.3f} / {:.3f}; the teacher {:.3f} / {:.3f})", old["rep"], new["rep"], old["teacher"], new["teacher"]
+  networks, rows = len(meta("lstm")["seeds"]), len(result(f"{PRESET}/lstm")["seeds"])
+  yield (
+    "Mean and deviation are over {}: {} networks with their rules, {} orders of rows each",
+    *(word(rows), word(networks), word(rows / networks)),
+  )
+  yield from diverged()
+
+
+def diverged():
+  """Orders that end at chance, which is a fifth."""
+  ewc, maml = kept(result(f"{PRESET}/ewc_100")), kept(result(f"{PRESET}/maml"))
+  assert (ewc < 0.25).all(axis=1).sum() == 1 and len(ewc) == 9
+  yield "EWC at 100 and the whole rate diverged on one of nine orders"
+  chance, low, *others = maml[np.argsort(maml[:, 0])]
+  assert (chance < 0.25).all() and len(others) == 7
+  old, new = np.transpose(others)
+  yield (
+    "one of nine orders ends at chance, one is at {:.2f} / {:.2f} after 500 steps, and the other seven have {:.2f} / "
+    "{:.3f} on the mean (old tasks from {:.2f} to {:.2f})",
+    *map(float, (*low, old.mean(), new.mean(), old.min(), old.max())),
+  )
+
+
+def thresholds():
+  rule, static = meta("lstm"), meta("static")
+  curriculum, shares = rule["config"]["curriculum"], static["config"]["curriculum"]
+  yield (
+    "with thresholds of {:.0f} to {:.0f} in units of the loss, at which its longest episodes lived {:.0f}, {:.0f} and "
+    "{:.0f} steps",
+    *(curriculum["threshold"], curriculum["threshold_most"], *rule["largest_cell"]),
+  )
+  losses = [max(curve) / shares["threshold_most"] for curve in static["curve"]["threshold"]]
+  yield (
+    "`static` with {:.1f} to {:.1f} of plain SGD's loss after 500 steps ({:.0f}, {:.0f} and {:.0f} on the three "
+    "networks)",
+    *(shares["threshold"], shares["threshold_most"], *losses),
+  )
+  yield (
+    "the loss depends on the scale of the representation: {:.0f} to {:.0f} on three networks",
+    min(losses),
+    max(losses),
+  )
+
+
+def after(cell, steps):
+  """(old, new) by readout after so many steps, means over seeds."""
+  at, old, new = over_steps("readout_within", result(f"{TWICE}/{cell}"))
+  place = at.tolist().index(steps)
+  return float(old[:, place].mean()), float(new[:, place].mean())
+
+
+def twice_as_many():
+  for name, cell in STEPS.items():
+    yield row(name, *(written("{:.3f} / {:.3f}", *after(cell, steps)) for steps in (100, 500, 1000)))
+  (rule, learnt), (rate, slower) = after("lstm", 100), after("sgd_0.1", 100)
+  yield (
+    "after 100 steps it keeps {:.1f} points less of the old task than a tenth of the rate does and has learnt {} "
+    "points more",
+    *(100 * (rate - rule), word(100 * (learnt - slower))),
+  )
+  above, static = beyond(TWICE, "lstm"), beyond(TWICE, "static")
+  yield (
+    "it forgets on, {:.3f} in as many steps, where lower rates go on learning, and ends {:.2f} +- {:.2f} points below "
+    "their frontier; `static` {:.1f} +- {:.1f} below",
+    *(after("lstm", 500)[0] - after("lstm", 1000)[0], -above[0], above[1], -static[0], static[1]),
+  )
+  cells = np.array(result(f"{TWICE}/lstm")["report"]["largest_cell"])
+  assert cells.min() == cells.max()
+  yield "the largest cell reads {:,.0f} after 1,000 steps, a step counter, on every seed", float(cells.max())
+
+
+def phrases():
+  for part in (representation, beside_sgd, thresholds, twice_as_many):
+    yield from part()
