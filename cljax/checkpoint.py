@@ -18,8 +18,9 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from cljax.disk import PASSING, code_of, remedy
 from cljax.errors import ConfigError
-from cljax.files import PASSING, code_of, remedy, unused
+from cljax.files import unused
 from cljax.seals import Later, opened, sealed, unlike
 
 METADATA_BYTES = 100_000  # what orbax writes beside the arrays, at most

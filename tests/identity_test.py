@@ -10,7 +10,7 @@ import jax
 import pytest
 from etils import epath
 
-from cljax import files, lock, workdir
+from cljax import disk, files, lock, workdir
 from cljax.checkpoint import Checkpoints
 from cljax.config import completed
 from cljax.errors import Busy, ConfigError
@@ -221,10 +221,10 @@ def test_the_errors_of_a_disk_name_the_file_and_the_way_out():
   }
   for code, way in says.items():
     for error in (OSError(code, "x"), ValueError(f"y [OS error {code}: z]"), ValueError(os.strerror(code))):
-      assert way in files.remedy(error) and ("make room" in files.remedy(error)) == (way == "make room")
+      assert way in disk.remedy(error) and ("make room" in disk.remedy(error)) == (way == "make room")
   with (
     pytest.raises(OSError, match=r"No space.*make room.*'/a/metrics.jsonl'"),
-    files.naming(epath.Path("/a/metrics.jsonl")),
+    disk.naming(epath.Path("/a/metrics.jsonl")),
   ):
     raise OSError(28, "No space left on device")
   assert workdir.begun_by(epath.Path("/nowhere")) == ""

@@ -13,7 +13,7 @@ from tests.tree import MODULES, TABLES_OF_METHODS, TREES, arrows, dotted, import
 # and there is no circle anywhere. A name stands for the module and for all that it holds.
 ROOMS = (
   ("errors", "types"),
-  ("declared", "divergence", "files", "keys", "metrics"),
+  ("declared", "disk", "divergence", "files", "keys", "metrics"),
   ("ops",),
   ("data", "nets", "report"),
   ("artifacts", "fit", "readout"),
