@@ -232,6 +232,11 @@ def test_an_older_cursor_that_is_wrong_falls_back(tmp_path, caplog):
   for name in ("schema", "seal", "metrics", "data_hash", "switches", "row"):
     del cursor[name]
   path.write_text(json.dumps(cursor))
+  with pytest.raises(
+    ConfigError, match="holds another state"
+  ):  # arrays that are whole tell another state by themselves
+    checkpoints.restore({**tree, "more": np.ones(1)}, lambda cursor: check(cursor, it.start(), it.experiment))
+  assert (folder / "1").exists()
   with caplog.at_level(logging.WARNING):
     assert resume(it.start(), checkpoints, it.experiment)[1] == Position(1, 0, (0, 0))
   assert "is damaged" in caplog.text and "row" in caplog.text

@@ -141,6 +141,11 @@ def test_without_config_json_the_checkpoints_tell_whose_the_folder_is(folder):
   assert [path.name for path in folder.iterdir()] == ["checkpoints"]
   claim(folder, NOW, {}, today)
   assert json.loads((folder / "config.json").read_text()) == files.as_json(NOW)
+  files.write_json(folder / "config.json", {**NOW, "seed": 3})
+  with pytest.raises(ConfigError, match=r"config.json is damaged.*\n  config.seed: 3 there, 0 here\nDelete it"):
+    claim(folder, NOW, {}, today)
+  (folder / "config.json").unlink()
+  claim(folder, NOW, {}, today)
   save(folder, config={**CONFIG, "seed": 2})  # a copy of another run's
   with pytest.raises(ConfigError, match="config.seed: 2 there, 0 here"):
     claim(folder, NOW, {}, today)
