@@ -312,6 +312,19 @@ def test_no_flipped_bit_of_a_result_is_read(tmp_path):
       store.read_result(path)
 
 
+def test_no_flipped_bit_of_any_sealed_object_is_read(tmp_path):
+  """Nor one in the name of the checksum, which would make it one of an older version."""
+  path, value = tmp_path / "meta.json", {"paper": "", "seeds": [0, 1], "loss": 0.25}
+  files.write_sealed(path, value)
+  content = path.read_bytes()
+  for bit in range(8 * len(content)):
+    path.write_bytes(flipped(content, bit))
+    try:
+      assert files.read_sealed(path, "") == value, bit
+    except ConfigError as error:
+      assert f"{path} is damaged" in str(error)
+
+
 def test_no_flipped_bit_and_no_cut_of_a_zip_is_read(tmp_path):
   path = tmp_path / "report.npz"
   store.write_report_arrays(path, report_arrays())
