@@ -237,7 +237,7 @@ def check_claim(folder: epath.Path, config: Mapping[str, Any], older: Older = la
     )
   for source, found in lines.items():
     if found:
-      told_by = "" if source == "config.json" else f", as {source} tells"
+      told_by = "" if source == "config.json" else f", as told by {source}"
       raise ConfigError(
         f"--workdir={folder} belongs to a run with another config{told_by}:\n  "
         + "\n  ".join(found)
