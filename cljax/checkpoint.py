@@ -141,7 +141,7 @@ class Checkpoints:
       )
       if writes:
         folder.mkdir(parents=True, exist_ok=True)
-      with silence() if not writes else contextlib.nullcontext():
+      with reading(folder), silence() if not writes else contextlib.nullcontext():
         self.manager = ocp.CheckpointManager(folder, options=options)
 
   def save(self, tree: Any, cursor: Mapping[str, Any]) -> None:
