@@ -18,8 +18,9 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from cljax.disk import PASSING, code_of, remedy
 from cljax.errors import ConfigError
-from cljax.files import PASSING, code_of, remedy, unused
+from cljax.files import unused
 from cljax.seals import Later, opened, sealed, unlike
 
 METADATA_BYTES = 100_000  # what orbax writes beside the arrays, at most
@@ -140,7 +141,7 @@ class Checkpoints:
       )
       if writes:
         folder.mkdir(parents=True, exist_ok=True)
-      with silence() if not writes else contextlib.nullcontext():
+      with reading(folder), silence() if not writes else contextlib.nullcontext():
         self.manager = ocp.CheckpointManager(folder, options=options)
 
   def save(self, tree: Any, cursor: Mapping[str, Any]) -> None:
@@ -192,7 +193,7 @@ class Checkpoints:
       try:
         with reading(self.folder / str(step)):
           arrays, cursor, whole = self.load(step)
-        if not whole:
+        if not whole and not unlike(arrays, by_path(tree)):
           check(cursor)
       except (Later, Unread):
         raise

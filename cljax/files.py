@@ -1,7 +1,6 @@
 """Files on a disk or in an object store: written whole or not at all, read with a word about damage."""
 
 import contextlib
-import errno
 import hashlib
 import io
 import itertools
@@ -196,7 +195,7 @@ def unpack(content: bytes) -> dict[str, np.ndarray]:
     raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from error
 
 
-# What dead processes left, and what a person can do about a disk.
+# What dead processes left.
 
 
 def unused(path: epath.Path) -> epath.Path:
@@ -234,61 +233,3 @@ def alive(pid: int) -> bool:
   except (OSError, OverflowError):
     return True
   return True
-
-
-@contextlib.contextmanager
-def naming(path: epath.Path) -> Iterator[None]:
-  """Gives an error of the disk the file's name, where it has none.
-
-  Raises:
-    OSError: whatever was raised inside.
-  """
-  try:
-    yield
-  except OSError as error:
-    if error.filename is not None:
-      raise
-    reason = error.strerror or " ".join(str(error).split())
-    raise OSError(error.errno, f"{reason}; {remedy(error)}, and the same command goes on", os.fspath(path)) from error
-
-
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-PASSING = {
-  errno.EMFILE,
-  errno.ENFILE,
-  errno.ENOMEM,
-  errno.EACCES,
-  errno.EPERM,
-  errno.EIO,
-  errno.ESTALE,
-  errno.ETIMEDOUT,
-}
-REMEDIES = {
-  **dict.fromkeys(FULL, "make room"),
-  **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
-  **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "see that you may read and write there"),
-  **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "see that the folder is still there"),
-  errno.ENOMEM: "free memory",
-}
-
-
-def code_of(error: BaseException) -> int:
-  """The errno of an error or of what caused it, also where libraries tell it in words; 0 where none is told."""
-  found, text = error, ""
-  while found is not None:
-    if isinstance(found, MemoryError):
-      return errno.ENOMEM
-    if isinstance(found, OSError) and found.errno:
-      return found.errno
-    text += f" {found}"
-    found = found.__cause__ or found.__context__  # type: ignore[assignment]
-  told = re.search(r"OS error (\d+)|\[Errno (\d+)\]", text)
-  if told:
-    return int(told[1] or told[2])
-  words = {os.strerror(code): code for code in (*REMEDIES, *PASSING)} | {"RESOURCE_EXHAUSTED": errno.ENOSPC}
-  return next((code for word, code in words.items() if word in text), 0)
-
-
-def remedy(error: BaseException) -> str:
-  """What a person can do about an error of the disk."""
-  return REMEDIES.get(code_of(error), "mend that")

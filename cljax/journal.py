@@ -18,7 +18,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from cljax.files import naming, plain, unused, write_atomically
+from cljax.disk import naming
+from cljax.files import plain, unused, write_atomically
 
 FILE, EVENTS = "metrics.jsonl", "events.out.tfevents.*"
 SECONDS_BETWEEN_FLUSHES = 60

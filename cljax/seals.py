@@ -67,7 +67,9 @@ def told(folder: epath.Path, only_sealed: bool) -> dict[str, Any]:
   Args:
     only_sealed: passes over those of versions that kept no checksum, in which damage may look like another run.
   """
-  found = [path for depth in ("*", "*/*") for path in folder.glob(f"{depth}/cursor/metadata")]
+  found: list[epath.Path] = []
+  with contextlib.suppress(OSError):  # where another process takes one away
+    found = [path for depth in ("*", "*/*") for path in folder.glob(f"{depth}/cursor/metadata")]
   found = [path for path in found if path.parent.parent.name.isdigit()]
   for path in sorted(found, key=lambda path: int(path.parent.parent.name), reverse=True):
     with contextlib.suppress(Exception):  # what is damaged is told when it is restored

@@ -227,10 +227,17 @@ def check_claim(folder: epath.Path, config: Mapping[str, Any], older: Older = la
   Raises:
     ConfigError: the folder belongs to a run with another config; the differences are listed.
   """
-  for source, there in (recorded(folder) or of_result(folder)).items():
-    found = changes(there, config, older, begun_by(folder))
+  sources = recorded(folder) or of_result(folder)
+  lines = {source: changes(there, config, older, begun_by(folder)) for source, there in sources.items()}
+  if lines.get("config.json") and lines.get("its checkpoints") == []:
+    raise ConfigError(
+      f"{folder / 'config.json'} is damaged or was changed: its checkpoints have this command's config, and it not:\n  "
+      + "\n  ".join(lines["config.json"])
+      + "\nDelete it, and it is written anew."
+    )
+  for source, found in lines.items():
     if found:
-      told_by = "" if source == "config.json" else f", as {source} tells"
+      told_by = "" if source == "config.json" else f", as told by {source}"
       raise ConfigError(
         f"--workdir={folder} belongs to a run with another config{told_by}:\n  "
         + "\n  ".join(found)

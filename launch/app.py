@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import jax
 from absl import app, flags, logging
 
+from cljax.disk import remedy
 from cljax.drive import Stopped
 from cljax.errors import Busy, ConfigError
 from cljax.paths import located
@@ -93,7 +94,10 @@ def workdir() -> str:
 def refuse(error: BaseException) -> int:
   """Prints an error for the person who caused it; the exit code."""
   logging.flush()
-  print(f"error: {error}", file=sys.stderr)
+  place = ""
+  if isinstance(error, OSError) and error.errno and error.filename is None:
+    place = f"; {remedy(error)}, the work was in --workdir={WORKDIR.value}"
+  print(f"error: {error}{place}", file=sys.stderr)
   if isinstance(error, Busy):
     return REQUEUE
   return STORAGE if isinstance(error, OSError) else USAGE

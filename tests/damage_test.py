@@ -232,6 +232,11 @@ def test_an_older_cursor_that_is_wrong_falls_back(tmp_path, caplog):
   for name in ("schema", "seal", "metrics", "data_hash", "switches", "row"):
     del cursor[name]
   path.write_text(json.dumps(cursor))
+  with pytest.raises(
+    ConfigError, match="holds another state"
+  ):  # arrays that are whole tell another state by themselves
+    checkpoints.restore({**tree, "more": np.ones(1)}, lambda cursor: check(cursor, it.start(), it.experiment))
+  assert (folder / "1").exists()
   with caplog.at_level(logging.WARNING):
     assert resume(it.start(), checkpoints, it.experiment)[1] == Position(1, 0, (0, 0))
   assert "is damaged" in caplog.text and "row" in caplog.text
@@ -305,6 +310,19 @@ def test_no_flipped_bit_of_a_result_is_read(tmp_path):
     path.write_bytes(content[:end])
     with pytest.raises(ConfigError, match="is damaged"):
       store.read_result(path)
+
+
+def test_no_flipped_bit_of_any_sealed_object_is_read(tmp_path):
+  """Nor one in the name of the checksum, which would make it one of an older version."""
+  path, value = tmp_path / "meta.json", {"paper": "", "seeds": [0, 1], "loss": 0.25}
+  files.write_sealed(path, value)
+  content = path.read_bytes()
+  for bit in range(8 * len(content)):
+    path.write_bytes(flipped(content, bit))
+    try:
+      assert files.read_sealed(path, "") == value, bit
+    except ConfigError as error:
+      assert f"{path} is damaged" in str(error)
 
 
 def test_no_flipped_bit_and_no_cut_of_a_zip_is_read(tmp_path):

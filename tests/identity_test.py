@@ -10,11 +10,16 @@ import jax
 import pytest
 from etils import epath
 
-from cljax import files, lock, workdir
+from cljax import disk, files, lock, workdir
 from cljax.checkpoint import Checkpoints
 from cljax.config import completed
 from cljax.errors import Busy, ConfigError
+from cljax.files import as_json
 from cljax.lock import locked
+from cljax.meta.result import Progress, progress_of
+from cljax.meta.settings import with_defaults
+from cljax.meta.train import train as meta_train
+from cljax.run import train
 from cljax.workdir import claim, environment, note_environment
 from tests import toys
 
@@ -93,6 +98,31 @@ def test_without_flock_the_lock_file_tells_of_processes_of_this_host(folder, hel
       pass
 
 
+def test_training_and_meta_training_take_the_lock(folder):
+  """Before they write anything, and look at a finished run without it."""
+  with locked(folder):
+    with pytest.raises(Busy, match="is in use by process"):
+      train(toys.config_of({"name": "finetune"}), folder, quiet=True)
+    with pytest.raises(Busy, match="is in use by process"):
+      meta_train({}, folder, quiet=True)
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+    files.write_sealed(folder / "meta.json", {"config": with_defaults({}), "seeds": [0]})
+    assert meta_train({}, folder, quiet=True)["seeds"] == [0]
+
+
+def test_a_cursor_that_no_meta_training_can_have_is_refused():
+  cursor = as_json(Progress(4, 12, False, 0.5, ((4, 0.1, 0.2, 3, 1),))._asdict()) | {"lines": 3}
+  cursor |= workdir.identity({}, "hash")
+  assert progress_of(cursor, "hash").segment == 4
+  for key, wrong in {"segment": -1, "inner_steps": "x", "curve": [[1]], "lines": None, "seconds": True}.items():
+    with pytest.raises(ConfigError, match=key):
+      progress_of({**cursor, key: wrong}, "hash")
+    with pytest.raises(ConfigError, match=key):
+      progress_of({name: value for name, value in cursor.items() if name != key}, "hash")
+  with pytest.raises(ConfigError, match="other data"):
+    progress_of(cursor, "other")
+
+
 # The config.
 
 
@@ -136,11 +166,16 @@ def test_a_new_field_at_its_default_is_no_difference_and_one_that_is_gone_is_nam
 def test_without_config_json_the_checkpoints_tell_whose_the_folder_is(folder):
   """Nothing is written where they tell of another run."""
   save(folder, config=CONFIG)
-  with pytest.raises(ConfigError, match=r"as its checkpoints tells?:\n  config.seed: 0 there, 1 here"):
+  with pytest.raises(ConfigError, match=r"as told by its checkpoints:\n  config.seed: 0 there, 1 here"):
     claim(folder, {**NOW, "seed": 1}, {}, today)
   assert [path.name for path in folder.iterdir()] == ["checkpoints"]
   claim(folder, NOW, {}, today)
   assert json.loads((folder / "config.json").read_text()) == files.as_json(NOW)
+  files.write_json(folder / "config.json", {**NOW, "seed": 3})
+  with pytest.raises(ConfigError, match=r"config.json is damaged.*\n  config.seed: 3 there, 0 here\nDelete it"):
+    claim(folder, NOW, {}, today)
+  (folder / "config.json").unlink()
+  claim(folder, NOW, {}, today)
   save(folder, config={**CONFIG, "seed": 2})  # a copy of another run's
   with pytest.raises(ConfigError, match="config.seed: 2 there, 0 here"):
     claim(folder, NOW, {}, today)
@@ -151,7 +186,7 @@ def test_a_result_alone_tells_it_too(folder):
   files.write_sealed(folder / "result.json", {"config": CONFIG})
   claim(folder, NOW, {}, today)
   (folder / "config.json").unlink()
-  with pytest.raises(ConfigError, match=r"as result.json tells:\n  config.seed: 0 there, 1 here"):
+  with pytest.raises(ConfigError, match=r"as told by result.json:\n  config.seed: 0 there, 1 here"):
     claim(folder, {**NOW, "seed": 1}, {}, today)
 
 
@@ -221,10 +256,10 @@ def test_the_errors_of_a_disk_name_the_file_and_the_way_out():
   }
   for code, way in says.items():
     for error in (OSError(code, "x"), ValueError(f"y [OS error {code}: z]"), ValueError(os.strerror(code))):
-      assert way in files.remedy(error) and ("make room" in files.remedy(error)) == (way == "make room")
+      assert way in disk.remedy(error) and ("make room" in disk.remedy(error)) == (way == "make room")
   with (
     pytest.raises(OSError, match=r"No space.*make room.*'/a/metrics.jsonl'"),
-    files.naming(epath.Path("/a/metrics.jsonl")),
+    disk.naming(epath.Path("/a/metrics.jsonl")),
   ):
     raise OSError(28, "No space left on device")
   assert workdir.begun_by(epath.Path("/nowhere")) == ""

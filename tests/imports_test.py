@@ -13,7 +13,7 @@ from tests.tree import MODULES, TABLES_OF_METHODS, TREES, arrows, dotted, import
 # and there is no circle anywhere. A name stands for the module and for all that it holds.
 ROOMS = (
   ("errors", "types"),
-  ("declared", "divergence", "files", "host", "keys", "metrics", "paths", "values"),
+  ("declared", "disk", "divergence", "files", "host", "keys", "metrics", "paths", "values"),
   ("ops",),
   ("data", "nets", "report"),
   ("artifacts", "fit", "readout"),

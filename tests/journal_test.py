@@ -17,15 +17,21 @@ def folder(tmp_path):
   return epath.Path(tmp_path)
 
 
-def session(folder, noted, done, steps):
-  """A process that goes on from a checkpoint, writes a row and a point for each step, and notes where it stands."""
+def session(folder, noted, done, steps, later=()):
+  """A process that goes on from a checkpoint, writes a row and a point for each step, and notes where it stands before
+  the later ones."""
   monitor = Monitor(folder, 100, done, noted, "toy", quiet=True)
-  for step in steps:
-    monitor.done = step
-    monitor.write({"step": step})
-    monitor.scalars({"loss": step / 10})
+
+  def write(steps):
+    for step in steps:
+      monitor.done = step
+      monitor.write({"step": step})
+      monitor.scalars({"loss": step / 10})
+
+  write(steps)
   monitor.flush()
   found = monitor.noted()
+  write(later)
   monitor.close()
   return Noted.of(found.lines, as_json(found.proof()))
 
@@ -52,7 +58,7 @@ def points(folder):
 
 def test_rows_and_points_go_on_where_the_checkpoint_stands(folder):
   """What came after the checkpoint is told once; the point at the checkpoint itself stands."""
-  noted = session(folder, Noted(), 0, [0, 5, 10])
+  noted = session(folder, Noted(), 0, [0, 5, 10], [11, 13])
   session(folder, noted, 10, [12, 15])  # and dies
   assert rows(folder) == [0, 5, 10, 12, 15]
   last = session(folder, noted, 10, [12, 20])

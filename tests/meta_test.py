@@ -13,6 +13,7 @@ from etils import epath
 from cljax import artifacts
 from cljax.drive import Stopped
 from cljax.errors import ConfigError
+from cljax.files import read_sealed
 from cljax.meta import start
 from cljax.meta.settings import RECORDS, default, settings_of
 from cljax.meta.start import shapes_of
@@ -75,7 +76,7 @@ def test_what_it_leaves(done):
   names = {path.name for path in folder.iterdir()}
   expected = {"config.json", "overrides.json", "environment.json", "metrics.jsonl", "checkpoints", "parts", "meta.json"}
   assert expected <= names and any(name.startswith("events.") for name in names)
-  assert json.loads((folder / "meta.json").read_text()) == result
+  assert read_sealed(folder / "meta.json", "") == result
   assert (folder / "figures" / "training.png").stat().st_size > 5_000
   lines = training_figures(result)["training"].axes[0].get_lines()
   drawn = [curve for one in zip(result["curve"]["loss"], result["curve"]["threshold"], strict=True) for curve in one]

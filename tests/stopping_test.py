@@ -4,10 +4,13 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 from etils import epath
 
+from cljax.errors import Busy, ConfigError
 from cljax.lock import locked
+from launch import app
 from tests.shell import begin, shell
 
 TRAIN = ["launch.train", "--config=configs/quickstart.py:method=er", "--config.num_seeds=2"]
@@ -21,6 +24,16 @@ def test_a_second_process_on_a_work_dir_is_told_to_try_again(tmp_path):
   assert done.returncode == 75, done.stderr
   last = done.stderr.strip().splitlines()[-1]
   assert last.startswith(f"error: --workdir={tmp_path}/run is in use by process {os.getpid()} on host ")
+
+
+def test_every_error_of_the_disk_names_a_place(monkeypatch, capsys):
+  monkeypatch.setattr(app, "WORKDIR", SimpleNamespace(value="runs/mine"))
+  assert app.refuse(OSError(28, "No space left on device")) == 74
+  assert app.refuse(OSError(28, "No space left on device", "a/file")) == 74
+  assert app.refuse(ConfigError("wrong")) == 2 and app.refuse(Busy("in use")) == 75
+  lines = capsys.readouterr().err.splitlines()
+  assert lines[0].endswith("No space left on device; make room, the work was in --workdir=runs/mine")
+  assert lines[1].endswith("'a/file'") and lines[2:] == ["error: wrong", "error: in use"]
 
 
 def test_sigterm_before_the_first_chunk_ends_the_process_at_once(tmp_path):

@@ -25,8 +25,8 @@ from PIL import Image
 
 from cljax.data.cache import Arrays
 from cljax.data.tfds import command
+from cljax.disk import PASSING, code_of, remedy
 from cljax.errors import ConfigError
-from cljax.files import PASSING, code_of, remedy
 
 STL_FILES = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
 STL_SHAPE = (3, 96, 96)  # as stored: channel, column, row

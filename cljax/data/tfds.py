@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from cljax.data.cache import Arrays
+from cljax.disk import PASSING, code_of, remedy
 from cljax.errors import ConfigError
-from cljax.files import PASSING, code_of, remedy
 
 BY_HAND = ("usps",)  # read like the others, but tensorflow_datasets has no code that prepares it
 READ_AT_ONCE = 10_000  # records

@@ -177,7 +177,7 @@ def train_seeds(
   ended = {}
   try:
     for seed, one in begun.items():
-      state, progress = Loop(settings, outer, monitor, whose, stop_asked, runs).drive(one)
+      state, progress = Loop(settings, outer, monitor, stop_asked, runs, whose).drive(one)
       theta = state.theta
       parts = {"start": theta} if isinstance(outer, Query) else {"theta": part(theta, settings.rule)}
       artifacts.write(artifacts.folder_of(folder, seed), {"start": starts[seed][1], **parts})
@@ -215,9 +215,9 @@ class Loop(NamedTuple):
   settings: Settings
   outer: Outer | Query
   monitor: Monitor
-  whose: Mapping[str, Any]  # what the cursor of each checkpoint tells beside the progress
   stop_asked: Callable[[], bool]
   runs: dict[int, Callable[..., Any]]  # S -> compiled segments
+  whose: Mapping[str, Any] = {}  # what the cursor of each checkpoint tells beside the progress
 
   def drive(self, one: Trainee) -> tuple[Training, Progress]:
     """Trains one seed to its end, saving on the way.

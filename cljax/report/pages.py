@@ -97,6 +97,7 @@ def write_report(
     OSError: the work dir cannot be written.
   """
   root = located(workdir)
+  files.tidy([root, root / "figures"])
   text, page = ["# Results"], [f"<style>{STYLE}</style></head>\n<body><h1>Results</h1>"]
   for (paper, preset), found in sections(store.find_results(root)).items():
     published = read_published(paper, configs)
