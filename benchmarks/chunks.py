@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import problem
-from cljax import fit
+from cljax import loops
 from cljax.data.sample import fetch, view_at
 from cljax.experiment import Experiment
 from cljax.keys import PLAN, STEP, use
@@ -21,12 +21,12 @@ from cljax.types import Array, Clock, Info, Key, Phase, State, View
 def full_scan(
   phase: Phase, n: int, key: Key, state: State, view: View, clock: Clock, stop: Array
 ) -> tuple[State, Info]:
-  """What `fit.fit_chunk` computes where `stop` is n and the view has no pool, as one scan over n steps or blocks."""
-  plan = fit.plan_current(phase, n, key, view, clock, stop)
-  positions = fit.position(clock) + jnp.arange(n)
+  """What `loops.fit_chunk` computes where `stop` is n and the view has no pool, as one scan over n steps or blocks."""
+  plan = loops.plan_current(phase, n, key, view, clock, stop)
+  positions = loops.position(clock) + jnp.arange(n)
   state, plan = phase.plan(jax.vmap(partial(use, key, PLAN))(positions), state, view, plan)
   keys = jax.vmap(partial(use, key, STEP))(positions)
-  clocks = jax.vmap(partial(fit.clock_at, clock))(jnp.arange(n))
+  clocks = jax.vmap(partial(loops.clock_at, clock))(jnp.arange(n))
   size, step = phase.block or (1, phase.step)
 
   def take(state, schedule):
@@ -58,8 +58,8 @@ class Chunk:
     phase = self.method.phases[0]
     self.steps = int(experiment.timeline.phase_steps(0, 0)[0])
     self.views = [view_at(self.stream, jnp.int32(t), self.spec.heads) for t in (0, 1)]
-    self.run = jax.jit(partial(full_scan if scan else fit.fit_chunk, phase, self.steps))
-    self.evaluate = jax.jit(partial(fit.evaluate, self.method, experiment.readouts[0], 500, "test"))
+    self.run = jax.jit(partial(full_scan if scan else loops.fit_chunk, phase, self.steps))
+    self.evaluate = jax.jit(partial(loops.evaluate, self.method, experiment.readouts[0], 500, "test"))
     everywhere = jax.tree.leaves(self.stream)[0].sharding  # else the second task would compile anew
     self.state = jax.jit(self.method.init, out_shardings=everywhere)(jax.random.key(0))
     self.kept: Any = None

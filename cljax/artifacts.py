@@ -1,5 +1,6 @@
 """Parts of a finished run that can be loaded alone: one .npz each, whose entries are the paths of a tree's leaves."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from etils import epath
 from cljax.errors import ConfigError
 from cljax.files import pack, unpack, write_atomically
 from cljax.types import PyTree
+
+KEY = re.compile(r"\['([^']*)'\]")  # of a dict, in a leaf's path
 
 
 def folder_of(workdir: epath.Path | str, seed: int) -> epath.Path:
@@ -43,6 +46,24 @@ def read(path: epath.Path | str) -> dict[str, np.ndarray]:
     raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
   except ValueError as error:
     raise ConfigError(f"{path} is damaged ({error})") from error
+
+
+def tree(path: epath.Path | str) -> dict[str, Any]:
+  """What `launch.export` wrote: {"params": ..., and the net's other collections}, as `net.apply` takes them.
+
+  Raises:
+    ConfigError: no such file, a damaged one, or one that holds something else.
+  """
+  found: dict[str, Any] = {"params": {}}
+  for name, leaf in read(path).items():
+    keys = KEY.findall(name)
+    if "".join(f"['{key}']" for key in keys) != name.removeprefix("collections"):
+      raise ConfigError(f"{path} holds {name}, which is no weight of a net; launch.export writes what is read here")
+    place = found if name.startswith("collections") else found["params"]
+    for key in keys[:-1]:
+      place = place.setdefault(key, {})
+    place[keys[-1]] = leaf
+  return found
 
 
 def fill(template: PyTree, leaves: Mapping[str, np.ndarray], source: Any) -> PyTree:

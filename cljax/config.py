@@ -16,7 +16,7 @@ from cljax.errors import ConfigError, choose
 from cljax.methods import METHODS, PLAINEST
 from cljax.nets import NETS
 from cljax.pieces.optimizers import OPTIMIZERS
-from cljax.sections import RATE, SOURCE, choices, defaults, held, numbers_of, section, values_of
+from cljax.sections import OWN, RATE, SOURCE, choices, defaults, held, numbers_of, section, values_of
 from cljax.settings import Settings
 from cljax.values import plain
 
@@ -93,7 +93,8 @@ def complete(given: ConfigDict | Mapping[str, Any]) -> ConfigDict:
   told = whole(given)
   config = ConfigDict({**told, **check_outer(told)})  # a lock would refuse the new fields
   for name, table, skipped in (("stream", STREAMS, 2), ("net", NETS, 2), ("method", METHODS, 3)):
-    complete_section(config, name, table, skipped)
+    if (name, config[name].get("name")) != ("stream", OWN):
+      complete_section(config, name, table, skipped)
   factory, rates = section(config, "optimizer", OPTIMIZERS)
   rates = values_of("optimizer", rates, {"lr": RATE, **fields(factory, 1)})
   config.optimizer = {"name": config.optimizer.name, **rates}

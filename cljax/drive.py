@@ -72,7 +72,7 @@ def ask(
     answer: as in `Look`.
 
   Yields:
-    the task, and the counts of `fit.evaluate` with a leading [S]; right answers are -1 where the task has no slot.
+    the task, and the counts of `loops.evaluate` with a leading [S]; right answers are -1 where the task has no slot.
   """
   for task in tasks:
     at = experiment.numbers(task, now)

@@ -23,7 +23,7 @@ from cljax.drive import ask, start
 from cljax.errors import ConfigError, choose
 from cljax.experiment import Experiment, build
 from cljax.files import flatten, read_json
-from cljax.fit import split_of
+from cljax.loops import split_of
 from cljax.mesh import gather
 from cljax.metrics import accuracy, spread
 from cljax.paths import located

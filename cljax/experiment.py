@@ -295,5 +295,5 @@ def build(config: ConfigDict, data_dir: str | None = None, data: Laid | None = N
 
 def labels_of(config: ConfigDict) -> Labels:
   """What a config calls its result."""
-  stream = f"{config.stream.get('source', 'digits')}_{config.stream.name}"
+  stream = "_".join(filter(None, (config.stream.get("source"), config.stream.name)))
   return Labels(config.paper, config.preset, config.cell, config.method.name, stream)

@@ -101,12 +101,14 @@ def telling(path: epath.Path | str, way: str = "move it away, or use another --w
   """Around the use of what a file holds: of the right format, it may still be of another kind.
 
   Raises:
-    ConfigError: whatever was raised inside; names the file, unless it was a ConfigError already.
+    ConfigError: whatever was raised inside; names the file.
   """
   try:
     yield
-  except (ConfigError, OSError):
+  except OSError:
     raise
+  except ConfigError as error:
+    raise ConfigError(f"{path}: {error}") from error
   except Exception as error:
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     raise ConfigError(f"{path} is damaged (it holds something else: {reason}); {way}") from error

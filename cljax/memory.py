@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.errors import ConfigError
-from cljax.fit import planned
 from cljax.host import fit_into, host_bytes
+from cljax.loops import planned
 from cljax.timeline import Timeline, edges_of
 from cljax.types import Clock, Method, State, Stream, View
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from cljax.data.sample import shuffle, split_batch
 from cljax.errors import ConfigError
-from cljax.fit import Question, evaluate
+from cljax.loops import Question, evaluate
 from cljax.ops import probe
 from cljax.types import Array, Method, Spec
 

@@ -13,7 +13,9 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from cljax.checkpoint import by_path, checksum
 from cljax.data import STREAMS, bank, join
+from cljax.data.arrays import laid_out
 from cljax.data.bank import Source
 from cljax.data.streams import stack
 from cljax.declared import check
@@ -23,7 +25,7 @@ from cljax.keys import STREAM
 from cljax.methods import METHODS
 from cljax.nets import NETS
 from cljax.pieces.optimizers import OPTIMIZERS
-from cljax.sections import RATE, keywords, numbers_of, section
+from cljax.sections import OWN, RATE, keywords, numbers_of, section
 from cljax.sweep import sweep_values
 from cljax.types import Method, Spec, Stream
 
@@ -48,6 +50,8 @@ def build_stream(
   Raises:
     ConfigError: an unknown name or a wrong field.
   """
+  if config.stream.name == OWN:
+    raise ConfigError("the run was trained on arrays given from Python: train(config, workdir, stream=...) takes them")
   builder, fields = section(config, "stream", STREAMS)
   source_name = fields.pop("source", "digits")
   fields = keywords("stream", fields, builder, 2)
@@ -67,6 +71,22 @@ def build_stream(
   spec = built[seeds[0]][0]
   rows = np.max([each.rows for each, _ in built.values()], axis=0)
   return spec._replace(rows=tuple(rows.tolist())), *stack([built[seed][1] for seed in seeds]), source.hash
+
+
+def given_stream(config: ConfigDict, spec: Spec, stream: Stream) -> Laid:
+  """What `build_stream` gives, of one's own arrays; the config's `stream` then says their hash and scenario.
+
+  Without heads of their own, tasks that ask about the same classes are of the `domain` scenario, else of `class`.
+  """
+  digest = checksum(by_path(stream))
+  live = np.asarray(stream.tasks.classes)
+  alike = bool((live == live[..., :1, :]).all())
+  scenario = "task" if spec.heads > 1 else "domain" if alike else "class"
+  config.stream = {"name": OWN, "hash": digest, "scenario": scenario}
+  config.paper = config.preset = config.cell = ""  # no cell of a paper's table
+  if config.debug:
+    spec, stream = shortened(config, spec, stream)
+  return spec, stream, laid_out(spec, stream, None, len(seeds_of(config))), digest
 
 
 def shortened(config: ConfigDict, spec: Spec, stream: Stream) -> tuple[Spec, Stream]:

@@ -16,7 +16,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from cljax import fit as loops
+from cljax import loops
 from cljax.advice import advice
 from cljax.checkpoint import Checkpoints
 from cljax.config import complete, completed
@@ -33,6 +33,7 @@ from cljax.monitor import Monitor
 from cljax.outcome import Outcome, described, described_now, folders_of, left, names_of, outcome_of, write_outcome
 from cljax.paths import located
 from cljax.readout import answers_of
+from cljax.recipe import given_stream
 from cljax.settings import UNNAMED, Labels, Settings, settings_of
 from cljax.sweep import sweep_values
 from cljax.timeline import edges_of
@@ -193,6 +194,7 @@ def train(
   workdir: str | epath.Path | None = None,
   *,
   data_dir: str | None = None,
+  stream: tuple[Spec, Stream] | None = None,
   overrides: Mapping[str, Any] | None = None,
   stop_asked: Callable[[], bool] = lambda: False,
   quiet: bool = False,
@@ -203,6 +205,7 @@ def train(
     config: see `cljax.config.default`.
     workdir, stop_asked, quiet: see `fit`.
     data_dir: of the prepared data sets; None asks TFDS_DATA_DIR, then TFDS's default.
+    stream: one's own (spec, stream) in place of `config.stream`, as `cljax.data.from_arrays` gives them.
     overrides: what the user changed on the command line, kept in overrides.json.
 
   Raises:
@@ -211,8 +214,9 @@ def train(
     Stopped: a stop was asked for, and everything up to here is saved.
   """
   config = complete(config)
+  data = given_stream(config, *stream) if stream is not None else None
   return carry_out(
-    partial(build, config, data_dir),
+    partial(build, config, data_dir, data),
     settings_of({name: config[name] for name in Settings._fields}),
     config.to_dict(),
     sweep_values(config),

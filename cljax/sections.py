@@ -11,6 +11,7 @@ from cljax.declared import REQUIRED, Field, at_least, checked, fields, free, kin
 from cljax.errors import ConfigError, choose
 from cljax.methods import METHODS
 
+OWN = "own"  # name of a stream whose arrays were given
 RATE = Field(float, at_least(0, "the learning rate, for example 0.1"), REQUIRED)
 SOURCE = Field(str, free("the data set, or several joined by +, for example digits"), REQUIRED)
 

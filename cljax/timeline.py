@@ -74,7 +74,7 @@ class Look(NamedTuple):
   when: str  # one of WHEN
   blank: Callable[[Extent], Counts]  # before anything was asked
   note: Callable[[Counts, Unit, Answers], None]  # asks, and writes into the counts
-  answer: str = "evaluate"  # of `readout.ANSWERS`: what answers for one task, with the arguments of `fit.evaluate`
+  answer: str = "evaluate"  # of `readout.ANSWERS`: what answers for one task, with the arguments of `loops.evaluate`
   check: Callable[[Method, Spec], None] = of_any_method  # raises ConfigError for a method that cannot be asked
 
 

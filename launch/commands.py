@@ -11,6 +11,7 @@ COMMANDS = {
   "report": "tables and figures from result files; compares two folders",
   "evaluate": "asks a run again under other settings, nothing is trained",
   "predict": "answers pictures with a finished run",
+  "export": "writes the weights of one seed into a file of their own",
   "meta": "meta-trains a rule",
   "prepare": "prepares data sets (needs the extra `prepare`)",
   "bench": "measures speed",

@@ -13,7 +13,7 @@ from benchmarks.accelerator import ROWS, SUBJECTS, Budget, Found, Line
 from benchmarks.chunks import full_scan
 from benchmarks.rows import Row
 from benchmarks.timing import Ratio
-from cljax import fit
+from cljax import loops
 from cljax.data.sample import view_at
 from cljax.errors import ConfigError
 from cljax.methods import METHODS
@@ -44,7 +44,7 @@ def taken(run, block):
 @pytest.mark.parametrize("block", [1, 2])
 def test_the_full_scan_computes_what_the_loop_computes(block):
   """Step by step and in blocks."""
-  (loop, before), (scan, _) = taken(fit.fit_chunk, 1), taken(full_scan, block)
+  (loop, before), (scan, _) = taken(loops.fit_chunk, 1), taken(full_scan, block)
   chex.assert_trees_all_close(scan, loop, rtol=0, atol=1e-6)
   assert np.abs(loop[0].params["first"]["kernel"] - before).max() > 1e-3
 

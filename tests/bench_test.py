@@ -12,7 +12,7 @@ from benchmarks import bare, convolving, problem, rows, scans, sharing, table, t
 from benchmarks.ours import config_of
 from benchmarks.rows import Result, Row
 from benchmarks.timing import Ratio, Timing
-from cljax import fit
+from cljax import loops
 from cljax.data.sample import view_at
 from cljax.errors import ConfigError
 from cljax.methods import METHODS
@@ -32,7 +32,7 @@ def method_of(name, spec, **fields):
 
 def learner(phase):
   """(state, view, task) -> (state, info) after one whole task by cljax's plain step."""
-  take = jax.jit(functools.partial(fit.fit_chunk, phase._replace(block=None), STEPS))
+  take = jax.jit(functools.partial(loops.fit_chunk, phase._replace(block=None), STEPS))
   zero, n = jnp.int32(0), jnp.int32(STEPS)
   return lambda state, view, task: take(jax.random.key(task), state, view, Clock(zero, zero, n, task * n), n)
 

@@ -82,7 +82,6 @@ def stopped(tmp_path_factory):
 
 def test_a_checkpoint_of_two_devices_goes_on_on_one(one, stopped, tmp_path):
   """Three seeds on two devices are four rows there and three in the checkpoint."""
-  assert "3 seeds on 2 devices: 1 rows are copies" in stopped[1][0].stderr
   shutil.copytree(stopped[0], tmp_path / "run")
   assert not (tmp_path / "run" / "result.json").exists()
   outcome = train(config(), tmp_path / "run", quiet=True)
@@ -92,8 +91,7 @@ def test_a_checkpoint_of_two_devices_goes_on_on_one(one, stopped, tmp_path):
 @pytest.mark.slow
 def test_a_checkpoint_of_two_devices_of_one_process_goes_on_on_one(one, tmp_path):
   """As above, without a second process."""
-  output = finish(start(2, *command(tmp_path / "run", "--max_hours=0")), code=75).stderr
-  assert "3 seeds on 2 devices: 1 rows are copies" in output
+  finish(start(2, *command(tmp_path / "run", "--max_hours=0")), code=75)
   assert not (tmp_path / "run" / "result.json").exists()
   outcome = train(config(), tmp_path / "run", quiet=True)
   assert outcome.result["accuracy"] == one[1].result["accuracy"]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import fit
+from cljax import loops
 from cljax.data.sample import view_at
 from cljax.looks import pairs
 from cljax.types import Bank, Method, Outputs, Rows, Spec, Stream, Task
@@ -172,7 +172,7 @@ def test_evaluation_counts_as_by_hand(scenario, readout, slots, group):
 @functools.cache
 def asked(scenario, readout, slots, group):
   method = linear(answers_stream(scenario)[0], slots)
-  ask = {split: jax.jit(partial(fit.evaluate, method, readout, group, split)) for split in ("test", "valid")}
+  ask = {split: jax.jit(partial(loops.evaluate, method, readout, group, split)) for split in ("test", "valid")}
   return method, method.init(jax.random.key(4)), ask
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cljax.data.sample import fetch, view_at
 from cljax.errors import ConfigError
-from cljax.fit import edge
+from cljax.loops import edge
 from cljax.methods import METHODS
 from cljax.nets import MLP
 from cljax.pieces.descent import descend

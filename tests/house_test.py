@@ -37,7 +37,7 @@ def test_loops_over_the_stream_live_in_fit():
   `meta`)."""
   loops = files_with("lax.fori_loop", "lax.scan", "lax.while_loop")
   assert loops == {
-    "cljax/fit.py",
+    "cljax/loops.py",
     "cljax/pieces/blocks.py",
     "cljax/pieces/replay.py",
     "cljax/pieces/balanced.py",

@@ -16,7 +16,7 @@ ROOMS = (
   ("declared", "disk", "divergence", "files", "host", "keys", "metrics", "paths", "values"),
   ("ops",),
   ("data", "nets", "report"),
-  ("artifacts", "fit", "readout"),
+  ("artifacts", "loops", "readout"),
   ("start",),
   ("pieces",),
   ("methods",),
@@ -95,7 +95,7 @@ BELOW_METHODS = ("types", "errors", "declared", "ops", "pieces", "nets", "artifa
 def test_a_method_imports_the_vocabulary_and_maths_only(path):
   allowed = (*(f"cljax.{room}" for room in BELOW_METHODS), "cljax.methods")
   for module, name in imports(path):
-    if module == "cljax.fit":
+    if module == "cljax.loops":
       assert name == "mean_over"
     elif module.startswith("cljax"):
       assert module.startswith(allowed), module

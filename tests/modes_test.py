@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from cljax.fit import fit_chunk
+from cljax.loops import fit_chunk
 from cljax.methods import METHODS
 from cljax.nets.heads import Heads
 from cljax.nets.modes import at_rest, begin, in_training

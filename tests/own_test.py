@@ -1,14 +1,18 @@
 """One's own arrays as a stream: the same numbers as the built-in one, and one clear line for what does not fit."""
 
+import importlib
+
 import jax
 import numpy as np
 import optax
 import pytest
 from sklearn.datasets import load_digits
 
+import cljax
 from cljax.data import STREAMS, from_arrays
 from cljax.data.bank import Source
 from cljax.errors import ConfigError
+from cljax.evaluation import evaluate_again
 from cljax.methods import METHODS
 from cljax.nets import NETS
 from cljax.run import fit
@@ -104,6 +108,36 @@ def test_a_task_of_the_domain_scenario_is_tested_on_its_own_rows():
   assert part.C == 2
 
 
+def config(**changes):
+  it = cljax.default()
+  it.update_from_flattened_dict({"num_seeds": 1, "method.name": "er", **changes})
+  it.method.capacity, it.net.hidden, it.paper, it.cell = 20, (16,), "cotraining", "mnist_perm/er"
+  return it
+
+
+def test_a_config_trains_on_them_in_place_of_its_stream(tmp_path):
+  """The same numbers as `fit`; the work dir goes on with these arrays alone, and its result is of no paper's table."""
+  spec, stream = from_arrays(pairs("train"), pairs("test"))
+  result = cljax.train(config(), tmp_path / "run", stream=(spec, stream), quiet=True).result
+  alone = accuracy(spec, stream)
+  assert result["accuracy"] == alone["accuracy"] and result["data_hash"] == alone["data_hash"]
+  assert (result["paper"], result["cell"], result["stream"], result["readout"]) == ("", "", "own", "task")
+  again = cljax.train(config(), tmp_path / "run", stream=(spec, stream), quiet=True)
+  assert again.state is None and again.result == result
+  with pytest.raises(ConfigError, match="arrays given from Python"):
+    evaluate_again(tmp_path / "run", {})
+  other = stream._replace(bank=stream.bank._replace(x=stream.bank.x // 2))
+  with pytest.raises(ConfigError, match=r"config\.stream\.hash"):
+    cljax.train(config(), tmp_path / "run", stream=(spec, other), quiet=True)
+
+
+def test_names_that_people_import():
+  for name, room in cljax.EXPORTS.items():
+    assert getattr(cljax, name) is getattr(importlib.import_module(f"cljax.{room}"), name) and name in dir(cljax)
+  with pytest.raises(AttributeError, match="no attribute 'fitt'"):
+    cljax.fitt  # noqa: B018
+
+
 def test_grey_pictures_get_a_channel_and_uint8_stays():
   spec, stream = from_arrays([(X[:50, ..., 0], Y[:50])], [(X[:50, ..., 0], Y[:50])])
   assert spec.x_shape == (8, 8, 1) and stream.bank.x.dtype == np.uint8 and spec.x_bytes == 1
@@ -140,3 +174,13 @@ def test_what_does_not_fit_is_one_clear_line(case):
     from_arrays(train, test, **options)
   text = str(caught.value)
   assert all(word in text for word in expected) and "\n" not in text, text
+
+
+def test_experts_trained_on_them_answer_alone(tmp_path):
+  """The parts of a finished run, read without the arrays."""
+  it = cljax.default()
+  small = {"batch_size": 10, "warmup_epochs": 1, "code": 4, "autoencoder_batch": 10, "autoencoder_epochs": 2}
+  it.method, it.net, it.num_seeds = {"name": "expert_gate", **small}, {"name": "mlp", "hidden": (8,)}, 1
+  half = [pairs("train", PAIRS[:2]), pairs("test", PAIRS[:2])]
+  cljax.train(it, tmp_path, stream=from_arrays(*half, valid=half[1]), quiet=True)
+  assert len(cljax.Predictor(tmp_path)(half[1][0][0][:3]).label) == 3

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import fit
+from cljax import loops
 from cljax.data.sample import fetch, view_at
 from cljax.errors import ConfigError
 from cljax.types import Block, Phase
@@ -67,7 +67,7 @@ def test_mean_over_is_the_mean(group):
     picture = batch.x + noise[:, None, None, None]
     return {"x": picture, "y": batch.y, "odd": batch.y % 2 == 1, "row": batch.place.row * 1.0, "task": batch.task}
 
-  mean = jax.jit(lambda view, rows, t: fit.mean_over(fn, view, rows, t, group))
+  mean = jax.jit(lambda view, rows, t: loops.mean_over(fn, view, rows, t, group))
   for rows, split in ((view.tasks.train, data.tasks.train), (view.tasks.valid, data.tasks.valid)):
     for t in (1, 2):
       found = mean(view, rows, jnp.int32(t))
@@ -82,7 +82,7 @@ def test_mean_over_is_the_mean(group):
 
 def test_mean_over_takes_the_task_in_training():
   view = first_view(t=1)
-  found = jax.jit(lambda view: fit.mean_over(lambda batch: batch.task, view, view.tasks.train))(view)
+  found = jax.jit(lambda view: loops.mean_over(lambda batch: batch.task, view, view.tasks.train))(view)
   assert float(found) == 1
 
 
@@ -90,7 +90,7 @@ def test_mean_over_an_empty_split_is_zero():
   _, data = toys.stream()
   valid = data.tasks.valid._replace(count=np.array([8, 0, 8], np.int32))
   view = first_view(data._replace(tasks=data.tasks._replace(valid=valid)), t=1)
-  found = jax.jit(lambda view: fit.mean_over(lambda batch: {"x": batch.x / 0, "y": batch.y}, view, view.tasks.valid))(
+  found = jax.jit(lambda view: loops.mean_over(lambda batch: {"x": batch.x / 0, "y": batch.y}, view, view.tasks.valid))(
     view
   )
   chex.assert_trees_all_equal(found, {"x": jnp.zeros((4, 4, 1)), "y": jnp.float32(0)})
@@ -208,7 +208,7 @@ def test_slots_are_noted_at_true_edges():
   assert (right[:, 1, 0] >= 0).all() and (right[:, 2] >= 0).all()
   it = hidden()
   for task, slot in ((0, 0), (1, 1)):
-    ask = partial(fit.evaluate, it.experiment.method, "task", 60, "test")
+    ask = partial(loops.evaluate, it.experiment.method, "task", 60, "test")
     one = jax.tree.map(lambda leaf: leaf[0], carry.state)
     counts = jax.jit(ask)(one, it.experiment.stream, jnp.int32(task), jnp.int32(1), jnp.int32(slot))
     assert right[0, 2, task] == counts["right"]
@@ -247,7 +247,7 @@ def test_the_method_is_not_told():
   view = view_at(jax.device_put(data._replace(tasks=data.tasks._replace(classes=classes))), None)
   assert view.t is None
   phase = Phase("fit", 10, None, epochs=1)
-  plan = fit.plan_current(phase, 3, jax.random.key(0), view, clock(0, 15), jnp.int32(3))
+  plan = loops.plan_current(phase, 3, jax.random.key(0), view, clock(0, 15), jnp.int32(3))
   batch = fetch(view, jax.tree.map(lambda leaf: leaf.reshape(-1), plan.place))
   assert (batch.task == 0).all() and batch.classes.all() and plan.live.all()
   np.testing.assert_array_equal(batch.place.task, np.arange(30))
@@ -256,7 +256,7 @@ def test_the_method_is_not_told():
 
 
 def clock(step, steps):
-  return fit.clock_at(fit.Clock(jnp.int32(0), jnp.int32(0), jnp.int32(steps), jnp.int32(0)), jnp.int32(step))
+  return loops.clock_at(loops.Clock(jnp.int32(0), jnp.int32(0), jnp.int32(steps), jnp.int32(0)), jnp.int32(step))
 
 
 def test_hidden_boundaries_take_one_phase_without_a_tick():
@@ -316,4 +316,4 @@ def test_a_chunk_that_no_block_divides_is_refused():
   view, state = first_view(), None
   for n in (6, 0):
     with pytest.raises(ValueError, match="multiple of the block's 4 steps"):
-      fit.fit_chunk(method.phases[0], n, jax.random.key(0), state, view, clock(0, 3), jnp.int32(n))
+      loops.fit_chunk(method.phases[0], n, jax.random.key(0), state, view, clock(0, 3), jnp.int32(n))

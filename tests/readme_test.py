@@ -4,6 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cljax.methods import METHODS
@@ -75,3 +76,15 @@ def test_paths_in_the_map_exist():
     README + (ROOT / "WORKSPACE.md").read_text(),
   ):
     assert (ROOT / name).exists(), name
+
+
+def test_one_s_own_things_run_as_they_stand():
+  """The block of README.md, on arrays of the names that it gives them."""
+  block = next(text for text in re.findall(r"```python\n(.*?)```", README, flags=re.S) if "from_arrays" in text)
+  draw = np.random.default_rng(0)
+  names = {}
+  for x, y in (("x0", "y0"), ("x1", "y1"), ("u0", "v0"), ("u1", "v1")):
+    names[y] = draw.integers(0, 3, 60)
+    names[x] = (draw.random((60, 5)) + np.eye(5)[names[y]] * 3).astype(np.float32)
+  exec(compile(block.replace("seeds=(0, 1)", "seeds=(0, 1), quiet=True"), "README.md", "exec"), names)
+  assert names["outcome"].result["metrics"]["ACC"]["mean"] > 0.8

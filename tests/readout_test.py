@@ -13,7 +13,7 @@ from cljax.data.bank import load
 from cljax.data.streams import split
 from cljax.drive import ask
 from cljax.errors import ConfigError
-from cljax.fit import Question
+from cljax.loops import Question
 from cljax.methods import METHODS
 from cljax.ops import probe
 from cljax.types import Bank, Method, Outputs, Rows, Spec, Stream, Task

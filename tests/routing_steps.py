@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import fit, keys
+from cljax import keys, loops
 from cljax.data.sample import fetch, view_at
 from cljax.methods.routing import routing
 from cljax.pieces import replay as memories
@@ -60,13 +60,13 @@ def make_schedule() -> Schedule:
   def plan_task(data, state, t, count, total):
     view = view_at(data, t)
     clock = Clock(jnp.int32(0), jnp.int32(0), count, total)
-    plan = fit.plan_current(phase, max(STEPS), task_key(t), view, clock, count)
+    plan = loops.plan_current(phase, max(STEPS), task_key(t), view, clock, count)
     drawn = jax.vmap(lambda k: keys.use(task_key(t), keys.PLAN, k))(steps)
     state, plan = phase.plan(drawn, state, view, plan)
     batch = jax.vmap(lambda place: fetch(view, place))(plan.place)._replace(slot=plan.slot, live=plan.live)
     drawn = jax.random.key_data(jax.vmap(lambda k: keys.use(task_key(t), keys.STEP, k))(steps))
     return state, Schedule(
-      drawn, plan, batch, jax.vmap(lambda k: fit.clock_at(clock, k))(steps), jnp.full_like(steps, t)
+      drawn, plan, batch, jax.vmap(lambda k: loops.clock_at(clock, k))(steps), jnp.full_like(steps, t)
     )
 
   state, parts = fresh(), []

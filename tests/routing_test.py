@@ -8,7 +8,7 @@ import pytest
 import scipy.special
 from flax import linen as nn
 
-from cljax import fit
+from cljax import loops
 from cljax.data.sample import view_at
 from cljax.methods.routing import routing
 from cljax.ops import gating
@@ -85,7 +85,7 @@ def test_the_engine_takes_these_steps(schedule, usual):
   def run_task(data, state, t, count, total):
     clock = Clock(jnp.int32(0), jnp.int32(0), count, total)
     n = -(-max(STEPS) // phase.block.size) * phase.block.size
-    return fit.fit_chunk(phase, n, task_key(t), state, view_at(data, t), clock, count)[0]
+    return loops.fit_chunk(phase, n, task_key(t), state, view_at(data, t), clock, count)[0]
 
   for t, count in enumerate(STEPS):
     state = run_task(DATA, state, t, count, sum(STEPS[:t]))

@@ -13,7 +13,7 @@ from cljax.config import complete, default
 from cljax.data.sample import fetch
 from cljax.data.warp import Permutation
 from cljax.experiment import Experiment, assemble
-from cljax.fit import mean_over
+from cljax.loops import mean_over
 from cljax.nets import MLP, RoutedMLP, Stack
 from cljax.ops.slots import apply_by_slot
 from cljax.ops.trees import put, take

@@ -14,7 +14,7 @@ import optax
 from flax import linen as nn
 
 from cljax.declared import at_least, declared
-from cljax.fit import mean_over
+from cljax.loops import mean_over
 from cljax.nets.features import FeatureFn, Phi, feature_function
 from cljax.ops import trees
 from cljax.ops.losses import mean_live

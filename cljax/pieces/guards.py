@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from cljax.declared import above, at_least, chosen, declared, free, one_of, shown
 from cljax.errors import ConfigError, choose
-from cljax.fit import mean_over
+from cljax.loops import mean_over
 from cljax.ops.losses import cross_entropy
 from cljax.types import FREE, Array, Batch, Guard, Key, Spec, View
 

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from cljax.fit import mean_over
+from cljax.loops import mean_over
 from cljax.nets.features import FeatureFn
 from cljax.types import Array, Rows, View
 

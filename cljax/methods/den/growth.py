@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from cljax.declared import at_least, one_of
-from cljax.fit import mean_over
+from cljax.loops import mean_over
 from cljax.methods.den.units import Wide, free_places, furthest, norms
 from cljax.ops.masks import keep_only
 from cljax.ops.slots import over_live

@@ -15,7 +15,7 @@ import optax
 from cljax.artifacts import fill
 from cljax.declared import above, at_least, free, one_of
 from cljax.errors import ConfigError
-from cljax.fit import mean_over
+from cljax.loops import mean_over
 from cljax.nets.autoencoder import KERNELS, Autoencoder
 from cljax.nets.features import FeatureFn, Phi, feature_function
 from cljax.ops import gate, trees

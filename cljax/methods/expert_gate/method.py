@@ -26,7 +26,7 @@ from flax import linen as nn
 
 from cljax.declared import any_number, at_least, declared, free, one_of
 from cljax.errors import ConfigError
-from cljax.fit import mean_over
+from cljax.loops import mean_over
 from cljax.methods.expert_gate import autoencoders as gates_of
 from cljax.methods.expert_gate.autoencoders import Autoencoders, GateLearner, Gates, gate_learner
 from cljax.ops import gate

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax.numpy as jnp
 
-from cljax.fit import mean_over
+from cljax.loops import mean_over
 from cljax.methods.lasem.em import EM, State
 from cljax.ops.trees import where
 from cljax.pieces.layered import params_of

@@ -1,0 +1,96 @@
+"""Writes the weights of one seed of a run into a file of their own.
+
+  python -m launch.export --workdir=runs/er --seed=1 --out=er_1.npz
+
+They are those of the newest checkpoint. `cljax.artifacts.tree("er_1.npz")` reads them back as what `net.apply` takes,
+and another run begins with them by --config.start_from=er_1.npz.
+"""
+
+from typing import Any
+
+import numpy as np
+from absl import flags
+from etils import epath
+
+from cljax.checkpoint import Checkpoints
+from cljax.errors import ConfigError
+from cljax.files import pack, write_atomically
+from cljax.paths import located
+from cljax.workdir import recorded
+from launch import app
+
+SEED = flags.DEFINE_integer("seed", 0, "Whose weights.", allow_override=True)
+VALUE = flags.DEFINE_integer("value", 0, "Of a sweep: which of its values, from 0.", lower_bound=0)
+OUT = flags.DEFINE_string("out", None, "The file, params.npz in the work dir by default.")
+STATE = "['state']"
+
+
+def newest(folder: epath.Path) -> dict[str, np.ndarray]:
+  """The arrays of the newest whole checkpoint by their paths, [S, ...] each.
+
+  Raises:
+    ConfigError: there is none.
+  """
+  place = folder / "checkpoints"
+  if place.is_dir():
+    checkpoints = Checkpoints(place, writes=False)
+    try:
+      for step in sorted(checkpoints.manager.all_steps(), reverse=True):
+        try:
+          return checkpoints.load(step)[0]
+        except Exception as error:  # a damaged file fails in as many ways as there are formats inside
+          checkpoints.put_aside(step, " ".join(str(error).split())[:200])
+    finally:
+      checkpoints.close()
+  raise ConfigError(
+    f"{place} holds no checkpoint that can be read; a run in training has its first after its first task"
+  )
+
+
+def row_of(folder: epath.Path, seed: int, value: int) -> int:
+  """The place of a seed, and of a value of the run's sweep, on the seed axis.
+
+  Raises:
+    ConfigError: no such run, seed or value.
+  """
+  config: Any = next(iter(recorded(folder).values()), None)
+  if config is None:
+    raise ConfigError(f"--workdir={folder} is no run's work dir")
+  first, count = config.get("seed", 0), config.get("num_seeds", 0)
+  seeds = list(config["seeds"]) if "seeds" in config else list(range(first, first + count))
+  values = int(np.prod([len(each) for each in config.get("sweep", {}).values() if each], dtype=int))
+  if seed not in seeds:
+    raise ConfigError(f"--seed={seed}: the run has the seeds {', '.join(map(str, seeds))}")
+  if value >= values:
+    raise ConfigError(f"--value={value}: the run's sweep has {values} values, from 0 on")
+  return value * len(seeds) + seeds.index(seed)
+
+
+def weights(arrays: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
+  """Params and other collections of one row, by their paths below the state.
+
+  Raises:
+    ConfigError: the method keeps none under that name.
+  """
+  own = {name.removeprefix(STATE): leaf[row] for name, leaf in arrays.items() if name.startswith(STATE)}
+  params = {name.removeprefix(".params"): leaf for name, leaf in own.items() if name.startswith(".params")}
+  if not params:
+    held = sorted({name.split("[")[0].split(".")[1] for name in own if name.startswith(".")})
+    raise ConfigError(f"this method keeps no `params` in its state, which holds {', '.join(held)}")
+  others = {name.removeprefix("."): leaf for name, leaf in own.items() if name.startswith(".collections")}
+  return params | others
+
+
+def main() -> None:
+  folder = located(app.workdir())
+  row = row_of(folder, SEED.value, VALUE.value)
+  found = weights(newest(folder), row)
+  path = located(OUT.value) if OUT.value else folder / "params.npz"
+  write_atomically(path, pack(found))
+  numbers = sum(leaf.size for leaf in found.values())
+  print(f"written: {path}, {numbers:,} numbers in {len(found)} arrays; to read them:")
+  print(f'from cljax import artifacts; variables = artifacts.tree("{path}")  # net.apply(variables, x, slot)')
+
+
+if __name__ == "__main__":
+  app.run(main)
