@@ -121,6 +121,16 @@ def after_many_epochs():
   )
 
 
+def after_500_epochs():
+  place = f"lasem/longer/{CELLS}/hps_all"
+  yield (
+    "`longer`, {} epochs, has run for all layers shared and seed 0: {:.3f} peak, {:.3f} at the end (ratio {:.2f}), "
+    "where the same seed has {:.3f} and {:.3f} in `long`",
+    *(result(place)["config"]["method"]["epochs"], peak(place), *end(place)),
+    *(result(long("hps_all"))["peak"]["values"][0], result(long("hps_all"))["metrics"]["ACC"]["values"][0]),
+  )
+
+
 def lengths():
   few, many = (result(place)["config"] for place in (quick("hps_all"), long("hps_all")))
   yield "`quick` is {} epochs at a rate of {:g}e-3", few["method"]["epochs"], 1000 * few["optimizer"]["lr"]
@@ -130,5 +140,5 @@ def lengths():
 
 
 def phrases():
-  for part in (lengths, after_few_epochs, brute_force, after_many_epochs):
+  for part in (lengths, after_few_epochs, brute_force, after_many_epochs, after_500_epochs):
     yield from part()
