@@ -79,6 +79,9 @@ def check_outer(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
   return {name: check(f"config.{name}", config[name], field) for name, field in OUTER.items()}
 
 
+BESIDE = {"stream": {"source": SOURCE}, "optimizer": {"lr": RATE}}  # fields that no factory of the section declares
+
+
 def complete(given: ConfigDict | Mapping[str, Any]) -> ConfigDict:
   """The config with every keyword of its stream, net, optimizer and method, at their defaults where it says nothing.
 
@@ -92,12 +95,15 @@ def complete(given: ConfigDict | Mapping[str, Any]) -> ConfigDict:
   """
   told = whole(given)
   config = ConfigDict({**told, **check_outer(told)})  # a lock would refuse the new fields
-  for name, table, skipped in (("stream", STREAMS, 2), ("net", NETS, 2), ("method", METHODS, 3)):
+  tables: dict[str, tuple[dict[str, Any], int]] = {
+    "stream": (STREAMS, 2),
+    "net": (NETS, 2),
+    "optimizer": (OPTIMIZERS, 1),
+    "method": (METHODS, 3),
+  }
+  for name, (table, skipped) in tables.items():
     if (name, config[name].get("name")) != ("stream", OWN):
       complete_section(config, name, table, skipped)
-  factory, rates = section(config, "optimizer", OPTIMIZERS)
-  rates = values_of("optimizer", rates, {"lr": RATE, **fields(factory, 1)})
-  config.optimizer = {"name": config.optimizer.name, **rates}
   for key, choice in choices(config).items():
     config.method[key] = complete_choice(f"config.method.{key}", config.method[key], choice)
   for key, values in config.sweep.items():
@@ -137,7 +143,10 @@ def complete_section(config: ConfigDict, name: str, table: dict[str, Any], given
     ConfigError: a keyword of another choice that was set.
   """
   factory, own = section(config, name, table)
-  known = {**({"source": SOURCE} if name == "stream" else {}), **fields(factory, given)}
+  known = {**BESIDE.get(name, {}), **fields(factory, given)}
+  if name == "optimizer" and (foreign := set(own) - set(known)):  # of another one, whose defaults go
+    before = [each for each in (defaults(other, given) for other in table.values()) if foreign <= set(each)]
+    own = {key: value for key, value in own.items() if key in foreign or all(each.get(key) != value for each in before)}
   for key, value in list(own.items()):
     others = [defaults(other, given) for other in table.values()]
     if key not in known and any(key in other for other in others):

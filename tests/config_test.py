@@ -232,3 +232,19 @@ def test_cells_on_digits_say_so(paper):
   names = [cell.cell for cell in cells]
   assert len(set(names)) == len(names) and all(cell.stream.source == "digits" for cell in cells)
   assert not any(other in name for name in names for other in ("mnist", "cifar", "usps", "fashion"))
+
+
+def test_every_keyword_of_the_optimizer_can_be_given_and_goes_with_another_choice():
+  """What the other choice does not know is dropped at its default, and refused where it was set."""
+  it = config()
+  assert it.optimizer.to_dict() == {
+    "name": "sgd", "lr": 0.1, "momentum": 0.0, "nesterov": False, "clip_norm": 0.0, "weight_decay": 0.0
+  }  # fmt: skip
+  it.optimizer.name = "adamw"
+  changed = complete(it).optimizer
+  assert changed.lr == 0.1 and changed.weight_decay == 1e-4 and "momentum" not in changed and changed.b2 == 0.999
+  it.optimizer.weight_decay = 0.2
+  assert complete(it).optimizer.weight_decay == 0.2
+  it.optimizer.momentum = 0.9
+  with pytest.raises(ConfigError, match=r"config\.optimizer\.momentum=0\.9 means nothing to .*'adamw'"):
+    complete(it)
