@@ -19,7 +19,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from cljax.disk import PASSING, code_of, remedy
-from cljax.errors import ConfigError
+from cljax.errors import ConfigError, in_short
 from cljax.files import unused
 from cljax.seals import Later, opened, sealed, unlike
 
@@ -62,11 +62,6 @@ def reading(path: epath.Path) -> Iterator[None]:
         f"{remedy(error)}, and the same command goes on"
       ) from error
     raise
-
-
-def in_short(error: BaseException) -> str:
-  """An error on one line."""
-  return " ".join(str(error).split())[:300]
 
 
 def placed(array: np.ndarray | None, like: Any) -> Any:
@@ -208,6 +203,18 @@ class Checkpoints:
       return jax.tree.unflatten(structure, restored), cursor
     if steps and self.writes:
       logging.warning("none of the %d checkpoints in %s was whole: the run begins anew", len(steps), self.folder)
+    return None
+
+  def newest(self) -> dict[str, np.ndarray] | None:
+    """The arrays of the newest whole checkpoint by their paths, whatever state they are of; None without one."""
+    for step in sorted(self.manager.all_steps(), reverse=True):
+      try:
+        with reading(self.folder / str(step)):
+          return self.load(step)[0]
+      except (Later, Unread):
+        raise
+      except Exception as error:  # as in `read`
+        self.put_aside(step, in_short(error))
     return None
 
   def load(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any], bool]:

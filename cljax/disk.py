@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from cljax.errors import in_short
+
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 PASSING = {
   errno.EMFILE,
@@ -40,7 +42,7 @@ def naming(path: epath.Path) -> Iterator[None]:
   except OSError as error:
     if error.filename is not None:
       raise
-    reason = error.strerror or " ".join(str(error).split())
+    reason = error.strerror or in_short(error)
     raise OSError(error.errno, f"{reason}; {remedy(error)}, and the same command goes on", os.fspath(path)) from error
 
 

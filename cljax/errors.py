@@ -12,6 +12,11 @@ class Busy(OSError):
   """Another process is at work in the folder: the same command can be given again once that has ended."""
 
 
+def in_short(error: BaseException, most: int = 300) -> str:
+  """What an error says, on one line of at most so many characters."""
+  return " ".join(str(error).split())[:most]
+
+
 def choose(name: str, value: str, allowed: Iterable[str]) -> str:
   """`value` if it is allowed.
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from cljax.errors import ConfigError
+from cljax.errors import ConfigError, in_short
 
 
 def plain(value: Any) -> Any:
@@ -194,7 +194,7 @@ def unpack(content: bytes) -> dict[str, np.ndarray]:
     with np.load(io.BytesIO(content)) as found:
       return {name: found[name] for name in found.files}
   except Exception as error:  # a damaged zip fails in as many ways as it has fields
-    raise ValueError(" ".join(str(error).split())[:300] or type(error).__name__) from error
+    raise ValueError(in_short(error) or type(error).__name__) from error
 
 
 # What dead processes left.

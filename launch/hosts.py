@@ -7,7 +7,7 @@ import jax
 from absl import flags
 from etils import epath
 
-from cljax.errors import ConfigError
+from cljax.errors import ConfigError, in_short
 from cljax.paths import located
 from launch import app
 
@@ -45,7 +45,7 @@ def join_hosts() -> None:
   try:
     jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
   except (RuntimeError, ValueError) as error:
-    reason = " ".join(str(error).split())[:200]
+    reason = in_short(error, 200)
     raise ConfigError(
       f"--distributed={DISTRIBUTED.value}: the processes did not find each other ({reason}); on one host use "
       "--distributed=off, elsewhere give --coordinator=HOST:PORT --processes=N --process=I"
@@ -80,7 +80,7 @@ def use_platform() -> None:
       jax.config.update("jax_platform_name", "")  # an older way to ask
     devices = jax.devices()
   except (RuntimeError, ValueError, AssertionError) as error:  # the last one where no plugin for GPUs is installed
-    reason = " ".join(str(error).split())[:200] or "JAX has no plugin for it"
+    reason = in_short(error, 200) or "JAX has no plugin for it"
     raise ConfigError(
       f"{asked_platform(wanted)}: no such device here ({reason}); use --platform=auto or --platform=cpu"
     ) from error

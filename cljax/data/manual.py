@@ -26,7 +26,7 @@ from PIL import Image
 from cljax.data.cache import Arrays
 from cljax.data.tfds import command
 from cljax.disk import PASSING, code_of, remedy
-from cljax.errors import ConfigError
+from cljax.errors import ConfigError, in_short
 
 STL_FILES = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
 STL_SHAPE = (3, 96, 96)  # as stored: channel, column, row
@@ -172,7 +172,7 @@ def picture(path: Path, side: int) -> np.ndarray:
   except Exception as error:  # Pillow's decoders raise many types
     if code_of(error) in PASSING:
       raise ConfigError(f"{path} cannot be read ({error}): {remedy(error)}") from error
-    raise damaged(path, " ".join(str(error).split())) from error
+    raise damaged(path, in_short(error)) from error
 
 
 MANUAL = {

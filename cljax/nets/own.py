@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cljax.errors import ConfigError
+from cljax.errors import ConfigError, in_short
 from cljax.nets.heads import Heads
 from cljax.types import Array, Outputs, Spec
 
@@ -63,9 +63,7 @@ def headed(net: nn.Module, spec: Spec) -> nn.Module:
   try:
     out: Any = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), *given)[0])
   except (TypeError, ValueError) as error:  # flax and JAX say so where shapes do not fit
-    raise ConfigError(
-      f"{type(net).__name__} cannot take pictures of {spec.x_shape}: {' '.join(str(error).split())[:300]}"
-    ) from error
+    raise ConfigError(f"{type(net).__name__} cannot take pictures of {spec.x_shape}: {in_short(error)}") from error
   if isinstance(out, Outputs) and takes(net, "slot"):
     return net
   if not hasattr(out, "shape") or out.ndim < 2 or out.shape[0] != 2:

@@ -3,7 +3,6 @@
 A result is a plain dict. Equal runs give equal results but for `timing` and `environment`.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from cljax.errors import ConfigError
-from cljax.files import pack, plain, unpack, unsealed, write_atomically
+from cljax.files import pack, plain, read_sealed, unpack, write_atomically
 from cljax.metrics import spread, summarize
 from cljax.paths import located
 
@@ -173,16 +172,11 @@ def read_result(path: epath.Path | str) -> dict[str, Any]:
     OSError: it cannot be read.
   """
   path = epath.Path(path)
-  try:
-    result = json.loads(path.read_bytes())
-  except (ValueError, RecursionError) as error:
-    raise ConfigError(f"{path} is damaged ({error}); {AGAIN}") from error
-  if isinstance(result, dict):
-    result = unsealed(path, result, AGAIN)
-  if isinstance(result, dict) and result.get("schema") in OLDER:
+  result = read_sealed(path, AGAIN)
+  if result.get("schema") in OLDER:
     result = {**OLDER[result["schema"]], **result, "schema": SCHEMA}
-  if not isinstance(result, dict) or result.get("schema") != SCHEMA or set(result) != set(FIELDS):
-    wrong = sorted(set(result) ^ set(FIELDS)) if isinstance(result, dict) else []
+  if result.get("schema") != SCHEMA or set(result) != set(FIELDS):
+    wrong = sorted(set(result) ^ set(FIELDS))
     hint = f" (fields missing or unknown: {', '.join(wrong)})" if wrong else ""
     raise ConfigError(f"{path} is no result of schema {SCHEMA}{hint}; another version or another hand wrote it")
   return result
