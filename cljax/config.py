@@ -10,13 +10,23 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
-from cljax.data import STREAMS
 from cljax.declared import Field, at_least, check, fields, free, shown
 from cljax.errors import ConfigError, choose
-from cljax.methods import METHODS, PLAINEST
-from cljax.nets import NETS
-from cljax.pieces.optimizers import OPTIMIZERS
-from cljax.sections import OWN, RATE, SOURCE, choices, defaults, held, numbers_of, section, values_of
+from cljax.methods import PLAINEST
+from cljax.named import pick
+from cljax.sections import (
+  BESIDE,
+  CHOICE,
+  OWN,
+  TABLES,
+  apart_of,
+  choices,
+  defaults,
+  held,
+  numbers_of,
+  section,
+  values_of,
+)
 from cljax.settings import Settings
 from cljax.values import plain
 
@@ -47,7 +57,9 @@ def default() -> ConfigDict:
       "optimizer": {"name": "sgd", "lr": 0.1},
       "method": {"name": PLAINEST},
       **Settings()._asdict(),  # what each says and may be stands there
-      "sweep": {},  # values of `lr` and of the method's numbers, each with all seeds in one run: sweep.lr=(0.1, 0.03)
+      # Values of `lr` and of the method's numbers, each with all seeds in one run, sweep.lr=(0.1, 0.03); and of all
+      # else, each in a run of its own, sweep.method=("er", "lwf").
+      "sweep": {},
       "debug": False,  # 2 tasks, 10 steps a phase
     }
   )
@@ -79,9 +91,6 @@ def check_outer(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
   return {name: check(f"config.{name}", config[name], field) for name, field in OUTER.items()}
 
 
-BESIDE = {"stream": {"source": SOURCE}, "optimizer": {"lr": RATE}}  # fields that no factory of the section declares
-
-
 def complete(given: ConfigDict | Mapping[str, Any]) -> ConfigDict:
   """The config with every keyword of its stream, net, optimizer and method, at their defaults where it says nothing.
 
@@ -95,22 +104,19 @@ def complete(given: ConfigDict | Mapping[str, Any]) -> ConfigDict:
   """
   told = whole(given)
   config = ConfigDict({**told, **check_outer(told)})  # a lock would refuse the new fields
-  tables: dict[str, tuple[dict[str, Any], int]] = {
-    "stream": (STREAMS, 2),
-    "net": (NETS, 2),
-    "optimizer": (OPTIMIZERS, 1),
-    "method": (METHODS, 3),
-  }
-  for name, (table, skipped) in tables.items():
+  for name in TABLES:
     if (name, config[name].get("name")) != ("stream", OWN):
-      complete_section(config, name, table, skipped)
+      complete_section(config, name)
   for key, choice in choices(config).items():
-    config.method[key] = complete_choice(f"config.method.{key}", config.method[key], choice)
-  for key, values in config.sweep.items():
-    choose("config.sweep field", key, ("lr", *numbers_of(config)))
+    config.method[key] = complete_choice(f"method.{key}", config.method[key], choice)
+  numbers, apart = ("lr", *numbers_of(config)), apart_of(config)
+  for key, values in list(config.sweep.items()):
+    choose("config.sweep field", key, (*numbers, *apart))
     if not isinstance(values, tuple):
-      raise ConfigError(f"config.sweep.{key}={shown(values)} must be several numbers, such as (0.1, 0.03)")
-  for key in ("lr", *numbers_of(config)):
+      raise ConfigError(f"config.sweep.{key}={shown(values)} must be several values, such as (0.1, 0.03)")
+    if key in apart and not values:
+      del config.sweep[key]
+  for key in numbers:
     if key not in config.sweep:
       config.sweep[key] = ()
   return config
@@ -133,16 +139,18 @@ def whole(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     choose("config key", key, known)
     if isinstance(known[key], Mapping) and not isinstance(value, Mapping):
       raise ConfigError(f"config.{key}={shown(value)} must be a mapping, such as {known[key] or {'lr': (0.1, 0.03)}}")
-  return {**known, **told}
+  sections = {key: told.get(key, known[key]) for key in TABLES}
+  # A section that names no choice is about the default one.
+  return {**known, **told, **{key: {"name": known[key]["name"], **own} for key, own in sections.items()}}
 
 
-def complete_section(config: ConfigDict, name: str, table: dict[str, Any], given: int) -> None:
+def complete_section(config: ConfigDict, name: str) -> None:
   """Gives a section every keyword of what its name picks; those of other choices go where they stand at their defaults.
 
   Raises:
     ConfigError: a keyword of another choice that was set.
   """
-  factory, own = section(config, name, table)
+  (factory, own), (table, given) = section(config, name), TABLES[name]
   known = {**BESIDE.get(name, {}), **fields(factory, given)}
   if name == "optimizer" and (foreign := set(own) - set(known)):  # of another one, whose defaults go
     before = [each for each in (defaults(other, given) for other in table.values()) if foreign <= set(each)]
@@ -156,6 +164,7 @@ def complete_section(config: ConfigDict, name: str, table: dict[str, Any], given
           f"which takes {', '.join(known)}"
         )
       del own[key]
+  own = {"source": "digits", **own} if name == "stream" else own
   own = values_of(name, own, known)
   own |= {key: value for key, value in defaults(factory, given).items() if key not in own}
   config[name] = {"name": config[name].name, **{key: held(value, known[key]) for key, value in own.items()}}
@@ -168,25 +177,28 @@ def completed_net(net: Mapping[str, Any]) -> dict[str, Any]:
     ConfigError: an unknown net, or a keyword of another one that was set.
   """
   config = ConfigDict({"net": dict(net)})
-  complete_section(config, "net", NETS, 2)
+  complete_section(config, "net")
   return config.net.to_dict()
 
 
-def complete_choice(where: str, given: Any, table: Mapping[str, Callable]) -> ConfigDict:
+def complete_choice(place: str, given: Any, table: Mapping[str, Callable]) -> ConfigDict:
   """{"name": ..., and its keywords}, complete; under `none` those of the whole table, without values, so that each
   can be set on a command line.
 
   Raises:
     ConfigError: an unknown name, or a keyword of another choice that was set.
   """
+  where = f"config.{place}"
   if isinstance(given, ConfigDict):
     given = given.to_dict()
   if not isinstance(given, Mapping):
     raise ConfigError(f"{where}={shown(given)} must be a mapping, such as {{'name': '{next(iter(table))}'}}")
   own = dict(given)
-  name = choose(f"{where}.name", str(own.pop("name", "none")), ("none", *table))
-  all_fields = {key: field for factory in table.values() for key, field in fields(factory, 2).items()}
-  taken = fields(table[name], 2) if name != "none" else {}
+  name = str(own.pop("name", "none"))
+  factory = pick(place, name, {"none": None, **table}, CHOICE)
+  all_fields = {key: field for each in table.values() for key, field in fields(each, CHOICE).items()}
+  taken = fields(factory, CHOICE) if factory else {}
+  all_fields |= taken
   for key, value in own.items():
     choose(f"{where} field", key, all_fields)
     if value is not None and key not in taken:
@@ -194,7 +206,7 @@ def complete_choice(where: str, given: Any, table: Mapping[str, Callable]) -> Co
         f"{where}.{key}={value!r} means nothing to {where}.name={name!r}, which takes {', '.join(taken)}"
       )
   own = {key: value for key, value in own.items() if value is not None}
-  own = values_of(where.removeprefix("config."), own, taken)
+  own = values_of(place, own, taken)
   found = ConfigDict({"name": name})
   for key, field in (taken or all_fields).items():
     found[key] = held(own.get(key, field.default) if taken else None, field)
@@ -212,32 +224,3 @@ def completed(recorded: Mapping[str, Any]) -> ConfigDict:
       "the run was begun from Python by `fit`, so no config tells its data and its method; ask it from Python, too"
     )
   return complete(recorded)
-
-
-def with_fields(recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> ConfigDict:
-  """The config that a config.json tells, with other values under dotted names, complete again.
-
-  Raises:
-    ConfigError: a value that goes with another choice.
-  """
-  config = completed(recorded)
-  for key, value in changes.items():
-    *sections, field = key.split(".")
-    place = config
-    for name in sections:
-      place = place[name]
-    del place[field]  # a new type, such as a number in place of None, is no concern here
-    place[field] = value
-  return complete(config)
-
-
-def relabel(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
-  """Drops the labels that a config lost by what the user overrode.
-
-  Another method or stream is another cell, of no paper's table; another number of rows or epochs is another scale, so
-  that no published number is held against it.
-  """
-  if {"method.name", "stream.name", "stream.source"} & set(overrides):
-    config.paper = config.cell = config.preset = ""
-  elif "method.epochs" in overrides or any(key.startswith("stream.") for key in overrides):
-    config.preset = ""

@@ -25,6 +25,7 @@ from cljax.errors import ConfigError, choose
 LONGEST_SHOWN = 60  # characters
 LARGEST = {int: 2**31 - 1, float: 3e38}  # what int32 and float32 hold
 SMALLEST = 1.2e-38  # what float32 tells from 0
+PLAIN = (bool, int, float, str)  # what a config holds; a bool is an int, too
 REQUIRED = inspect.Parameter.empty
 Made = TypeVar("Made", bound=Callable[..., Any])
 
@@ -91,6 +92,14 @@ def field_of(annotation: Any, default: Any) -> Field:
     bound = next((extra for extra in extras if isinstance(extra, Bound)), free(""))
     return Field(kind, bound, default)
   return Field(annotation, free(""), default)
+
+
+def hints_of(factory: Any) -> dict[str, Any]:
+  """The annotations of a function or a class; {} where they name what cannot be found, as in some libraries."""
+  try:
+    return typing.get_type_hints(inspect.unwrap(factory), include_extras=True)
+  except (NameError, TypeError, AttributeError):
+    return {}
 
 
 @functools.cache

@@ -17,7 +17,6 @@ from etils import epath
 
 from cljax import files, seals
 from cljax.checkpoint import Checkpoints
-from cljax.config import completed, with_fields
 from cljax.cursor import Carry, resume, steps_done
 from cljax.drive import ask, start
 from cljax.errors import ConfigError, choose
@@ -26,13 +25,15 @@ from cljax.files import flatten, read_json
 from cljax.loops import split_of
 from cljax.mesh import gather
 from cljax.metrics import accuracy, spread
+from cljax.overrides import with_fields
 from cljax.paths import located
 from cljax.recipe import Laid, build_stream, seeds_of
+from cljax.recorded import told_by
 from cljax.report import store
 from cljax.run import compile_events
 from cljax.types import PyTree
 from cljax.values import typed
-from cljax.workdir import environment, recorded
+from cljax.workdir import environment
 
 FILE = "evaluations.json"
 SCHEMA = 1
@@ -107,26 +108,6 @@ def evaluations(
       found = {name: counts_of(experiment, compiled, carry, name) for name in experiment.readouts}
     for v in range(len(experiment.values)):
       yield entry_of(run, experiment, setting, found, v)
-
-
-def told_by(folder: epath.Path) -> Mapping[str, Any]:
-  """The config of a work dir: its config.json, or what its checkpoints tell.
-
-  Raises:
-    ConfigError: it has none; names the runs below or above it.
-  """
-  if told := recorded(folder):
-    source, found = next(iter(told.items()))
-    with files.telling(folder / source):
-      completed(found)
-    return found
-  near = [folder.parent] if (folder.parent / "config.json").exists() else []
-  for pattern in ("*/config.json", "*/*/config.json") if folder.is_dir() else ():
-    near += sorted(each.parent for each in folder.glob(pattern))
-  hint = "python -m launch.train --config=... --workdir=... makes one"
-  if near:
-    hint = "give that of a run, for example " + ", ".join(f"--workdir={each}" for each in near[:5])
-  raise ConfigError(f"--workdir={folder} holds no config.json, so it is no run's work dir; {hint}")
 
 
 def settings_of(recorded: Mapping[str, Any], over: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -267,7 +248,7 @@ def entry_of(
     "steps": run.steps,
     "readouts": readouts,
     "data_hash": experiment.data_hash,
-    "environment": environment(),
+    "environment": environment(run.recorded),
   }
   return files.plain({name: entry[name] for name in FIELDS})
 

@@ -1,5 +1,6 @@
 """What a run leaves: in memory an `Outcome`, in its folder a result file, report arrays, parts and figures."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -101,7 +102,7 @@ def result_of(experiment: Experiment, carry: Carry, v: int = 0) -> dict[str, Any
       "steps": steps,
       "steps_per_second": per_second,
     },
-    environment=environment(),
+    environment=environment(experiment.config),
     data_hash=experiment.data_hash,
     experiment={
       "precision": experiment.settings.matmul_precision,
@@ -120,10 +121,20 @@ def outcome_of(experiment: Experiment, carry: Carry, v: int = 0) -> Outcome:
   return Outcome(result_of(experiment, carry, v), reports, state, experiment)
 
 
-def names_of(values: Sequence[Mapping[str, float]]) -> list[str]:
+def as_folder(text: str) -> str:
+  """Words that a folder may be called."""
+  return re.sub(r"[^\w.+-]+", "_", text).strip("_")
+
+
+def shortly(value: Any) -> str:
+  """A number in six digits, anything else as it is typed."""
+  return f"{value:g}" if isinstance(value, float) else as_folder(str(value))
+
+
+def names_of(values: Sequence[Mapping[str, Any]]) -> list[str]:
   """The folder of each value of a sweep, below that of the run: of six digits, or of all where these are not enough."""
-  short = [",".join(f"{key}={number:g}" for key, number in value.items()) for value in values]
-  exact = [",".join(f"{key}={number!r}" for key, number in value.items()) for value in values]
+  short = [",".join(f"{key}={shortly(one)}" for key, one in value.items()) for value in values]
+  exact = [",".join(f"{key}={as_folder(repr(one))}" for key, one in value.items()) for value in values]
   return [name if short.count(name) == 1 else all_digits for name, all_digits in zip(short, exact, strict=True)]
 
 

@@ -22,6 +22,7 @@ from cljax.errors import ConfigError
 from cljax.files import read_sealed, telling
 from cljax.paths import located
 from cljax.recipe import recipe
+from cljax.recorded import found_again
 from cljax.types import Array, Method, Spec
 
 
@@ -98,7 +99,7 @@ class Predictor:
       self.spec = Spec(**spec)
       self.config: Mapping[str, Any] = told["config"]
       if method is None:
-        method = recipe(completed(self.config), self.spec)({})
+        method = recipe(completed(found_again(located(workdir), self.config)), self.spec)({})
       by_source = "float32" if self.config.get("stream", {}).get("source") == "synthetic" else "uint8"
       self.pictures: str = told.get("pictures", by_source)  # older runs do not tell
       self.serve: Any = method.serve

@@ -14,7 +14,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from cljax.checkpoint import by_path, checksum
-from cljax.data import STREAMS, bank, join
+from cljax.data import bank, join
 from cljax.data.arrays import laid_out
 from cljax.data.bank import Source
 from cljax.data.streams import stack
@@ -22,9 +22,7 @@ from cljax.declared import check
 from cljax.errors import ConfigError, choose
 from cljax.host import fit_into, host_bytes
 from cljax.keys import STREAM
-from cljax.methods import METHODS
-from cljax.nets import NETS
-from cljax.pieces.optimizers import OPTIMIZERS
+from cljax.nets import headed
 from cljax.sections import OWN, RATE, keywords, numbers_of, section
 from cljax.sweep import sweep_values
 from cljax.types import Method, Spec, Stream
@@ -52,7 +50,7 @@ def build_stream(
   """
   if config.stream.name == OWN:
     raise ConfigError("the run was trained on arrays given from Python: train(config, workdir, stream=...) takes them")
-  builder, fields = section(config, "stream", STREAMS)
+  builder, fields = section(config, "stream")
   source_name = fields.pop("source", "digits")
   fields = keywords("stream", fields, builder, 2)
   shape = {key: fields[key] for key in ("size", "channels", "fit") if key in fields}
@@ -156,10 +154,10 @@ def recipe(config: ConfigDict, spec: Spec) -> Callable[[Mapping[str, Any]], Meth
   Raises:
     ConfigError: an unknown name, a field that is unknown or missing, or choices that do not go together.
   """
-  factory, fields = section(config, "method", METHODS)
-  net_type, net_fields = section(config, "net", NETS)
-  net = net_type(heads=spec.heads, classes=spec.C, **keywords("net", net_fields, net_type))
-  optimizer, rates = section(config, "optimizer", OPTIMIZERS)
+  factory, fields = section(config, "method")
+  net_type, net_fields = section(config, "net")
+  net = headed(net_type(heads=spec.heads, classes=spec.C, **keywords("net", net_fields, net_type, 2)), spec)
+  optimizer, rates = section(config, "optimizer")
   if "lr" not in rates:
     raise ConfigError("config.optimizer.lr is missing")
   check("config.optimizer.lr", rates["lr"], RATE)

@@ -7,13 +7,26 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
+from cljax.data import STREAMS
 from cljax.declared import REQUIRED, Field, at_least, checked, fields, free, kinds_of
-from cljax.errors import ConfigError, choose
+from cljax.errors import ConfigError
 from cljax.methods import METHODS
+from cljax.named import pick
+from cljax.nets import NETS
+from cljax.pieces.optimizers import OPTIMIZERS
+from cljax.settings import Settings
 
 OWN = "own"  # name of a stream whose arrays were given
+TABLES: dict[str, tuple[Mapping[str, Any], int]] = {  # section -> (table, first parameters that the engine passes)
+  "stream": (STREAMS, 2),
+  "net": (NETS, 2),
+  "optimizer": (OPTIMIZERS, 1),
+  "method": (METHODS, 3),
+}
+CHOICE = 2  # of a keyword that is chosen from a table: first parameters of what it picks
 RATE = Field(float, at_least(0, "the learning rate, for example 0.1"), REQUIRED)
-SOURCE = Field(str, free("the data set, or several joined by +, for example digits"), REQUIRED)
+SOURCE = Field(str, free("the data set, or several joined by +, for example digits"), "digits")
+BESIDE = {"stream": {"source": SOURCE}, "optimizer": {"lr": RATE}}  # fields that no factory of the section declares
 
 
 def keywords(section: str, given: Mapping[str, Any], factory: Callable, skipped: int = 0) -> dict[str, Any]:
@@ -46,21 +59,21 @@ def held(value: Any, field: Field) -> Any:
   alternatives = [one for one in kinds_of(field.kind) if one is not type(None)]
   kinds = [one for one in (float, bool, int, str) if one in alternatives]
   if value is None:
-    return placeholder(kinds[0])
+    return placeholder(kinds[0] if kinds else object)
   several = any(typing.get_origin(one) is tuple for one in alternatives)
   return FieldReference(value, field_type=object) if several and kinds else value
 
 
 def choices(config: ConfigDict) -> dict[str, Mapping[str, Callable]]:
   """The keywords of the method that are chosen from a table, and the table."""
-  found = fields(METHODS[config.method.name], 3)
+  found = fields(factory_of("method", config.method.name), 3)
   return {key: field.bound.table() for key, field in found.items() if field.bound.table}
 
 
 class Number(NamedTuple):
-  """A real number of the method."""
+  """A value that a sweep may vary."""
 
-  place: tuple[str, ...]  # below config.method
+  place: tuple[str, ...]  # of the method's real numbers below config.method
   field: Field
 
 
@@ -68,15 +81,37 @@ def numbers_of(config: ConfigDict) -> dict[str, Number]:
   """The keywords of the method that are real numbers, those that a sweep may vary; those of a choice have its name
   before theirs, `guard_strength`."""
   found: dict[str, Number] = {}
-  for key, field in fields(METHODS[config.method.name], 3).items():
+  for key, field in fields(factory_of("method", config.method.name), 3).items():
     table = field.bound.table() if field.bound.table else {}
     choice = config.method.get(key, field.default)["name"] if table else ""
-    if choice in table:
-      below = fields(table[choice], 2)
+    if choice != "none" and table:
+      below = fields(pick(f"method.{key}", choice, table, CHOICE), CHOICE)
       found |= {f"{key}_{name}": Number((key, name), own) for name, own in below.items() if float in kinds_of(own.kind)}
-    elif not choice and float in kinds_of(field.kind):
+    elif not table and float in kinds_of(field.kind):
       found[key] = Number((key,), field)
   return found
+
+
+def apart_of(config: ConfigDict) -> dict[str, Number]:
+  """What a sweep may vary in runs of their own: the choices, and all keywords and settings but `lr` and `numbers_of`.
+
+  A key is the keyword's name; where two sections have one of that name, it is the later one's of settings, stream,
+  optimizer, net and method. Places are those from the top of the config.
+  """
+  found = {key: Number((key,), field) for key, field in fields(Settings).items()}
+  for name in ("stream", "optimizer", "net", "method"):
+    if (name, config[name].name) == ("stream", OWN):
+      continue
+    known = {**BESIDE.get(name, {}), **fields(factory_of(name, config[name].name), TABLES[name][1])}
+    found |= {key: Number((name, key), field) for key, field in known.items() if not field.bound.table}
+  word = Field(str, free("a name"), REQUIRED)
+  found |= {name: Number((name, "name"), word) for name in TABLES}
+  for key, table in choices(config).items():
+    found[key] = Number(("method", key, "name"), word)
+    if (choice := config.method[key]["name"]) != "none":
+      below = fields(pick(f"method.{key}", choice, table, CHOICE), CHOICE)
+      found |= {f"{key}_{name}": Number(("method", key, name), own) for name, own in below.items()}
+  return {key: number for key, number in found.items() if key not in ("lr", *numbers_of(config))}
 
 
 def defaults(factory: Callable, given: int) -> dict[str, Any]:
@@ -84,7 +119,17 @@ def defaults(factory: Callable, given: int) -> dict[str, Any]:
   return {name: dict(f.default) if f.bound.table else f.default for name, f in fields(factory, given).items()}
 
 
-def section(config: ConfigDict, name: str, table: dict[str, Any]) -> tuple[Callable, dict[str, Any]]:
-  """(what `config.<name>.name` picks from the table, the other fields); a list in a field becomes a tuple."""
+def factory_of(section: str, name: str) -> Any:
+  """What a name picks for a section.
+
+  Raises:
+    ConfigError: nothing of its table, and no `FILE.py:NAME`.
+  """
+  table, given = TABLES[section]
+  return pick(section, name, table, given)
+
+
+def section(config: ConfigDict, name: str) -> tuple[Callable, dict[str, Any]]:
+  """(what `config.<name>.name` picks, the other fields); a list in a field becomes a tuple."""
   own = {key: tuple(v) if isinstance(v, list) else v for key, v in config[name].to_dict().items()}
-  return table[choose(f"config.{name}.name", str(own.pop("name", "")), table)], own
+  return factory_of(name, str(own.pop("name", ""))), own

@@ -7,10 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from cljax.declared import expected, shown
+from cljax.declared import PLAIN, expected, shown
 from cljax.errors import ConfigError
-
-PLAIN = (bool, int, float, str)  # a bool is an int, too
 
 
 def plain(name: str, value: Any) -> Any:

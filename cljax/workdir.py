@@ -16,6 +16,7 @@ from etils import epath
 
 from cljax.errors import ConfigError
 from cljax.files import as_json, flatten, read_json, write_json
+from cljax.named import OWN_FILES, check_own_files, own_files
 from cljax.seals import told
 
 Keys = tuple[str, ...]  # from the outside in
@@ -34,9 +35,9 @@ SWITCHES = (
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "cljax")
 
 
-def environment() -> dict[str, Any]:
-  """Versions, devices, commit and command of this process."""
-  devices = jax.devices()
+def environment(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+  """Versions, devices, commit and command of this process, and the files of one's own that a config names."""
+  devices, own = jax.devices(), own_files(config or {})
   return {
     "python": platform.python_version(),
     "platform": platform.platform(),
@@ -47,6 +48,7 @@ def environment() -> dict[str, Any]:
     "switches": switches(),
     "git_commit": git_commit(),
     "command": command(),
+    **({OWN_FILES: own} if own else {}),
   }
 
 
@@ -279,6 +281,8 @@ def note_environment(folder: epath.Path, now: Mapping[str, Any]) -> None:
     if told(folder / "checkpoints", only_sealed=False):
       then = before.get("switches")
       check_switches(then if isinstance(then, dict) else {}, as_json(now.get("switches", {})))
+      began = before.get(OWN_FILES)
+      check_own_files(began if isinstance(began, dict) else {}, now.get(OWN_FILES, {}))
     changed = [
       name for name in ("packages", "backend", "devices", "platform") if before.get(name) != as_json(now)[name]
     ]

@@ -9,15 +9,16 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from cljax.config import relabel
 from cljax.errors import ConfigError
-from cljax.files import flatten
 from cljax.methods.exhibits import EXHIBITS
+from cljax.outcome import names_of
+from cljax.overrides import changed, relabel
 from cljax.report.apart import names
 from cljax.report.pages import read_published, write_report
 from cljax.report.store import find_results
 from cljax.report.tables import readme_table, splice, text_table
 from cljax.run import train
+from cljax.sweep import cells
 from launch.app import begins, stop_asked
 from launch.config_files import ROOT, written_in
 
@@ -30,28 +31,40 @@ def cell_config(module: ModuleType, cell: Mapping[str, str], overrides: Mapping[
   """
   with written_in(str(module.__file__)):
     config = module.get_config(",".join(f"{key}={value}" for key, value in cell.items()))
-  known = flatten(config.to_dict())
-  for key, value in overrides.items():
-    if key not in known:
-      raise ConfigError(
-        f"--config.{key} does not exist in the cell {config.cell!r}; narrow the config to one cell, "
-        f"for example by :{','.join(f'{k}={v}' for k, v in cell.items())}"
-      )
-    config.update_from_flattened_dict({key: value})
-  return config
+  try:
+    return changed(config, overrides)
+  except ConfigError as error:
+    narrow = ",".join(f"{key}={value}" for key, value in cell.items())
+    raise ConfigError(
+      f"the cell {config.cell!r}: {error}. Narrow the config to one cell, for example by :{narrow}"
+    ) from error
+
+
+def spread(config: ConfigDict, overrides: Mapping[str, Any]) -> dict[str, ConfigDict]:
+  """{folder below the work dir: config} of one cell, or of each value of its sweep that is a run of its own."""
+  found = cells(config, overrides)
+  names = names_of([values for values, _ in found])
+  return {"/".join(filter(None, (config.cell, name))): own for name, (_, own) in zip(names, found, strict=True)}
 
 
 def run_cells(
   module: ModuleType, cells: list[dict[str, str]], workdir: str, overrides: Mapping[str, Any], data_dir: str | None
 ) -> None:
   """Runs all cells into `<workdir>/<cell>/`, then prints and writes the table of the work dir."""
-  configs = [cell_config(module, cell, overrides) for cell in cells]  # all of them first: a mistake costs no run
-  for i, config in enumerate(configs):
-    print(f"cell {i + 1} of {len(configs)}: {config.cell}", file=sys.stderr)
-    folder = epath.Path(workdir) / config.cell
+  # All of them first: a mistake costs no run.
+  configs = [spread(cell_config(module, cell, overrides), overrides) for cell in cells]
+  run_configs({folder: config for each in configs for folder, config in each.items()}, workdir, overrides, data_dir)
+
+
+def run_configs(
+  configs: Mapping[str, ConfigDict], workdir: str, overrides: Mapping[str, Any], data_dir: str | None
+) -> None:
+  """Runs each config into its folder below the work dir, then prints and writes the table of the work dir."""
+  for i, (folder, config) in enumerate(configs.items()):
+    print(f"cell {i + 1} of {len(configs)}: {folder}", file=sys.stderr)
     relabel(config, overrides)
     begins()
-    train(config, folder, data_dir=data_dir, overrides=overrides, stop_asked=stop_asked)
+    train(config, epath.Path(workdir) / folder, data_dir=data_dir, overrides=overrides, stop_asked=stop_asked)
   if jax.process_index() == 0:
     finish(workdir)
 

@@ -2,31 +2,24 @@
 
 import contextlib
 import importlib.util
-import traceback
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from cljax import named
 from cljax.errors import ConfigError, choose
 from cljax.files import flatten
+from cljax.overrides import is_name, opened, renamed
 
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout: configs/ lies beside launch/
 
 
-@contextlib.contextmanager
-def written_in(path: str) -> Iterator[None]:
+def written_in(path: str) -> contextlib.AbstractContextManager[None]:
   """What the code of a config file raises, as one line that names the line."""
-  try:
-    yield
-  except ConfigError:
-    raise
-  except Exception as error:  # anything may be written there
-    frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-    line = getattr(error, "lineno", None) or (frames[-1] if frames else None)
-    where = f"--config={path}" + (f", line {line}" if line else "")
-    raise ConfigError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+  return named.written_in(f"--config={path}", path)
 
 
 def load_config(path: str) -> ModuleType:
@@ -61,7 +54,28 @@ def keys_of(argv: list[str]) -> list[str]:
     config = module.get_config(arg)
   if not isinstance(config, ConfigDict):
     raise ConfigError(f"--config={path}: get_config gives {type(config).__name__}, not a ConfigDict")
-  return list(flatten(config.to_dict()))
+  return list(flatten(prepared(config, argv).to_dict()))
+
+
+def prepared(config: Any, argv: Sequence[str]) -> Any:
+  """A run's config as flags may change it: with the choices that a command line names and all of their keywords.
+
+  Raises:
+    ConfigError: an unknown choice, or a config that is wrong by itself.
+  """
+  if not isinstance(config, ConfigDict) or "method" not in config:  # of a meta-training, or nothing yet
+    return config
+  return opened(renamed(config, {key: value for key, value in typed_in(argv).items() if is_name(key)}))
+
+
+def typed_in(argv: Sequence[str]) -> dict[str, str]:
+  """The overrides of a command line as they are typed: `--config.KEY=VALUE`, or the value as the next word."""
+  found = {}
+  for word, after in zip(argv, [*argv[1:], ""], strict=False):
+    flag, is_whole, value = word.lstrip("-").partition("=")
+    if word.startswith("-") and flag.startswith("config."):
+      found[flag.removeprefix("config.")] = value if is_whole else after
+  return found
 
 
 def meant(flag: str, argv: list[str]) -> str:
@@ -81,4 +95,6 @@ def check_overrides(argv: list[str]) -> None:
   words = [word.lstrip("-").partition("=") for word in argv if word.startswith("-")]
   for name, _, _ in words if known else ():
     if name.startswith("config."):
-      choose("--config key", name.removeprefix("config."), known)
+      key = name.removeprefix("config.")
+      alike = [one for one in known if one.startswith("sweep.") == key.startswith("sweep.")]
+      choose("--config key", key, alike)

@@ -1,9 +1,13 @@
 """The flag --config, which two mains share."""
 
+import sys
 from typing import Any
 
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
+
+from launch.config_files import prepared
 
 by_attribute = config_path._get_item_or_attribute
 
@@ -20,4 +24,19 @@ def field_first(config: Any, field: Any, field_path: str | None = None) -> Any:
 
 config_path._get_item_or_attribute = field_first
 
+
+class Parser(flags.ArgumentParser):
+  """Reads a config file, and then the choices that the command line names, which bring keywords of their own."""
+
+  def __init__(self, of_file: flags.ArgumentParser):
+    self.of_file = of_file
+
+  def parse(self, path: str) -> Any:
+    config = prepared(self.of_file.parse(path), flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False))
+    if isinstance(config, ConfigDict):
+      config.lock()
+    return config
+
+
 CONFIG = config_flags.DEFINE_config_file("config", None, "File and variant, FILE.py:key=value.", lock_config=True)
+flags.FLAGS["config"].parser = Parser(flags.FLAGS["config"].parser)

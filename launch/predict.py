@@ -18,6 +18,7 @@ from cljax.errors import ConfigError
 from cljax.paths import located
 from cljax.predict import Predictor
 from cljax.recipe import build_stream
+from cljax.recorded import found_again
 from launch import app, hosts
 
 PICTURES = flags.DEFINE_string("pictures", "", "A .npy file of pictures [N, height, width, channels], uint8 or 0 to 1.")
@@ -34,7 +35,8 @@ def pictures(config: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None, 
     except (OSError, ValueError) as error:
       raise ConfigError(f"--pictures={path} cannot be read as .npy: {error}") from error
     return found, None, None
-  _, stream, _, _ = build_stream(completed(config), (SEED.value,), app.DATA_DIR.value)
+  own = completed(found_again(located(app.workdir()), config))
+  _, stream, _, _ = build_stream(own, (SEED.value,), app.DATA_DIR.value)
   warp, tables = stream.test.warp, stream.test
   if warp is not None:
     raise ConfigError("the run's tasks change their pictures; give --pictures as the tasks show them")

@@ -11,9 +11,10 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from cljax.config import relabel
+from cljax.config import complete
 from cljax.errors import ConfigError
 from cljax.methods.exhibits import EXHIBITS
+from cljax.overrides import relabel
 from cljax.report.tables import text_table
 from cljax.run import train
 from launch import app, cells, config_files, hosts
@@ -33,10 +34,12 @@ def main() -> int | None:
   if len(found) > 1:
     cells.run_cells(module, found, app.workdir(), overrides, app.DATA_DIR.value)
     return None
-  relabel(CONFIG.value, overrides)
-  outcome = train(
-    CONFIG.value, app.workdir(), data_dir=app.DATA_DIR.value, overrides=overrides, stop_asked=app.stop_asked
-  )
+  config = complete(CONFIG.value)
+  if len(spread := cells.spread(config, overrides)) > 1:
+    cells.run_configs(spread, app.workdir(), overrides, app.DATA_DIR.value)
+    return None
+  relabel(config, overrides)
+  outcome = train(config, app.workdir(), data_dir=app.DATA_DIR.value, overrides=overrides, stop_asked=app.stop_asked)
   if jax.process_index() == 0:
     if outcome.sweep:
       cells.finish(app.workdir())

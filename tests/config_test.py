@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from cljax.advice import idle, trivial
-from cljax.config import complete, default, relabel
+from cljax.config import complete, default
 from cljax.data import bank
 from cljax.errors import ConfigError
 from cljax.experiment import build
 from cljax.outcome import names_of
+from cljax.overrides import relabel
 from cljax.recipe import build_stream
 from cljax.run import train
 from cljax.sweep import sweep_values, with_values

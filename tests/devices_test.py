@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cljax import artifacts
-from cljax.config import relabel
+from cljax.overrides import relabel
 from cljax.report.store import equal, read_result
 from cljax.run import train
 from launch.config_files import load_config

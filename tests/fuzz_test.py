@@ -10,10 +10,11 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from cljax.config import complete, default, relabel
+from cljax.config import complete, default
 from cljax.errors import ConfigError
 from cljax.experiment import build
 from cljax.methods import METHODS
+from cljax.overrides import relabel
 from cljax.run import train
 from cljax.workdir import flatten
 from launch import config_flag

@@ -13,7 +13,7 @@ from tests.tree import MODULES, TABLES_OF_METHODS, TREES, arrows, dotted, import
 # and there is no circle anywhere. A name stands for the module and for all that it holds.
 ROOMS = (
   ("errors", "types"),
-  ("declared", "disk", "divergence", "files", "host", "keys", "metrics", "paths", "values"),
+  ("declared", "disk", "divergence", "files", "host", "keys", "metrics", "named", "paths", "values"),
   ("ops",),
   ("data", "nets", "report"),
   ("artifacts", "loops", "readout"),
@@ -23,6 +23,7 @@ ROOMS = (
   ("checkpoint", "journal", "lock", "looks", "memory", "mesh", "monitor", "seals", "timeline", "workdir"),
   ("sections", "settings"),
   ("config",),
+  ("overrides", "recorded"),
   ("sweep",),
   ("recipe",),
   ("experiment",),

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from cljax.declared import above, at_least, chosen, declared, free, one_of, shown
-from cljax.errors import ConfigError, choose
+from cljax.errors import ConfigError
 from cljax.loops import mean_over
+from cljax.named import pick
 from cljax.ops.losses import cross_entropy
 from cljax.types import FREE, Array, Batch, Guard, Key, Spec, View
 
@@ -163,11 +164,10 @@ def guarding(guard: Mapping[str, Any] | Guard, spec: Spec) -> Callable[[AnswerFn
   if not isinstance(guard, Mapping):
     raise ConfigError(f"config.method.guard={shown(guard)} must be a name and keywords, as {{'name': 'ewc'}}")
   keywords = dict(guard)
-  name = choose("config.method.guard.name", keywords.pop("name", "none"), ("none", *GUARDS))
+  name = keywords.pop("name", "none")
   keywords = {key: value for key, value in keywords.items() if value is not None}
-  if name == "none":
+  if (factory := pick("method.guard", name, {"none": None, **GUARDS}, 2)) is None:
     return None
-  factory = GUARDS[name]
   factory(lambda params, batch: batch.y, spec, **keywords)  # a wrong keyword is refused here and not in a trace
   strength = keywords.get("strength")
   if isinstance(strength, int | float) and strength == 0:
