@@ -98,13 +98,6 @@ def test_values_that_agree_in_six_digits_have_names_of_their_own():
   assert names_of(near) == ["lr=0.1234561,noise=1.0", "lr=0.1234562,noise=1.0", "lr=0.5,noise=1"]
 
 
-def test_a_sweep_of_what_is_no_number_is_refused():
-  it = config()
-  it.sweep.capacity = (10, 100)
-  with pytest.raises(ConfigError, match=r"config.sweep field='capacity'.*lr"):
-    complete(it)
-
-
 @pytest.mark.parametrize("devices", [3, 0])
 def test_data_devices_must_divide_the_devices(devices):
   with pytest.raises(ConfigError, match="data_devices"):

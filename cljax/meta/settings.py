@@ -10,9 +10,8 @@ from cljax.errors import ConfigError, choose
 from cljax.meta.curriculum import Curriculum
 from cljax.meta.outer import Adam
 from cljax.meta.unroll import Inner
-from cljax.nets import NETS
 from cljax.pieces.rule import Rule
-from cljax.sections import keywords
+from cljax.sections import factory_of, keywords
 
 
 class Data(NamedTuple):
@@ -130,10 +129,15 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     raise ConfigError("config.trains='start' trains one network: set config.start.networks=1")
   net = completed_net(config.get("net", known["net"]))
   net_fields = {key: tuple(value) if isinstance(value, list) else value for key, value in net.items() if key != "name"}
-  net_type = NETS[net["name"]]
-  own = keywords("net", net_fields, net_type)
+  net_type = factory_of("net", net["name"])
+  own = keywords("net", net_fields, net_type, 2)
   seeds = tuple(range(outer["seed"], outer["seed"] + outer["num_seeds"]))
   made = net_type(heads=data.tasks + 1, classes=data.classes, **own)
+  if not {"heads", "classes"} <= set(type(made).__dataclass_fields__):
+    raise ConfigError(
+      f"config.net.name={net['name']!r} makes {type(made).__name__}, which has no fields heads and classes; a "
+      "teacher's net gives Outputs of (x, slot) with a head for each task, as cljax.nets.MLP does"
+    )
   return Settings(**{**read, "curriculum": curriculum.checked()}, net=made, trains=outer["trains"], seeds=seeds)
 
 
