@@ -16,7 +16,7 @@ from cljax.looks import counts_of
 from cljax.mesh import agree, gather
 from cljax.methods.exhibits import EXHIBITS
 from cljax.predict import told_of
-from cljax.report import plots, store
+from cljax.report import gallery, plots, store
 from cljax.settings import Labels, Settings
 from cljax.types import Method, Spec, State, nothing
 from cljax.workdir import Older, check_claim, environment
@@ -184,5 +184,5 @@ def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
       it = outcome.experiment
       files.write_sealed(folder / "parts" / "spec.json", told_of(it.config, it.spec, it.stream.bank.x.dtype))
   store.write_report_arrays(folder / "report.npz", outcome.arrays)
-  plots.save(folder / "figures", plots.run_figures(outcome.result, outcome.arrays, EXHIBITS))
+  plots.save(folder / "figures", gallery.run_figures(outcome.result, outcome.arrays, EXHIBITS))
   files.write_sealed(folder / "result.json", outcome.result)

@@ -1,7 +1,8 @@
 """A config file's `sweep()` as runs: each cell in a folder of its own, finished ones skipped, the table at the end."""
 
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -10,13 +11,16 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from cljax.errors import ConfigError
+from cljax.files import write_atomically
 from cljax.methods.exhibits import EXHIBITS
 from cljax.outcome import names_of
 from cljax.overrides import changed, relabel
 from cljax.report.apart import names
+from cljax.report.overview import Panels, points, side_by_side
 from cljax.report.pages import read_published, write_report
+from cljax.report.plots import png
 from cljax.report.store import find_results
-from cljax.report.tables import readme_table, splice, text_table
+from cljax.report.tables import order, readme_table, splice, text_table
 from cljax.run import train
 from cljax.sweep import cells
 from launch.app import begins, stop_asked
@@ -90,6 +94,37 @@ def write_readme(workdir: str, name: str, search: str | None) -> None:
       written += 1
   if not written:
     raise ConfigError(f"--readme={name}: no README has a part <!-- results:{name} --> ... <!-- /results:{name} -->")
+
+
+def panels_of(workdir: str, folders: Sequence[str]) -> Panels:
+  """The results below each of the folders, by stream, under the names that their papers have for them.
+
+  Raises:
+    ConfigError: a folder holds no result.
+  """
+  panels: dict[str, tuple[list[Any], list[str]]] = {}
+  for folder in folders:
+    paths, results, _ = zip(*find_results(epath.Path(workdir) / folder), strict=True)
+    published = read_published(results[0]["paper"], ROOT / "configs")
+    methods, streams = published.get("methods", {}), published.get("streams", {})
+    called = names(results, paths)
+    for i in order(results, published):
+      shown, beside = panels.setdefault(streams.get(results[i]["stream"], results[i]["stream"]), ([], []))
+      shown.append(results[i])
+      beside.append(methods.get(called[i], called[i]))
+  return panels
+
+
+def draw(workdir: str, folders: Sequence[str], path: epath.Path | str) -> None:
+  """Writes accuracy against forgetting of some folders of a work dir as one PNG, its numbers in its description.
+
+  Raises:
+    ConfigError: a folder holds no result.
+    OSError: it cannot be written.
+  """
+  panels, path = panels_of(workdir, folders), epath.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  write_atomically(path, png(side_by_side(panels), json.dumps(points(panels))))
 
 
 def finish(workdir: str) -> None:

@@ -4,20 +4,30 @@ python -m launch.report --workdir=runs/gem1000
 python -m launch.report --workdir=runs/gem1000 --compare=results/cotraining/gem1000
 python -m launch.report --workdir=results/cotraining/gem1000 --readme=gem1000
 python -m launch.report --workdir=results/cotraining/paper --readme=paper --search=results/cotraining/search/scale
+python -m launch.report --workdir=results --picture=docs/forgetting.png --panels=cotraining/paper,subnetwork/robust/long
 """
 
 from absl import flags
 
+from cljax.paths import located
 from cljax.report.compare import HEADINGS, NOISE, compare
 from cljax.report.tables import aligned
 from launch import app, cells
 
 COMPARE = flags.DEFINE_string("compare", None, "Another such folder: prints both, and in what they differ.")
 SEARCH = flags.DEFINE_string("search", None, "With --readme: other settings, for the orderings at the best of each.")
-README = flags.DEFINE_string("readme", None, "Only writes the table between the markers of this name in README.md.")
+README = flags.DEFINE_string(
+  "readme", None, "Only writes the table between the markers of this name in README.md and docs/results.md."
+)
+PICTURE = flags.DEFINE_string("picture", None, "Only draws accuracy against forgetting, a panel a stream, as this PNG.")
+PANELS = flags.DEFINE_list("panels", ["."], "With --picture: the folders below --workdir whose results it shows.")
 
 
 def main() -> int:
+  if PICTURE.value is not None:
+    cells.draw(app.workdir(), PANELS.value, located(PICTURE.value))
+    print(f"written: {PICTURE.value}")
+    return 0
   if README.value is not None:
     cells.write_readme(app.workdir(), README.value, SEARCH.value)
     return 0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cljax.report import apart, plots, tables
+from cljax.report import apart, gallery, tables
 from tests.results import fake
 
 BASE = {
@@ -129,8 +129,8 @@ def test_values_that_agree_in_six_digits_stay_apart():
 def test_scenarios_have_figures_of_their_own():
   results = [run("er"), run("routing"), run("er", stream__scenario="class")]
   names = apart.names(results, "abc")
-  found = plots.table_figures(results, [{}, {}, {}], names)
+  found = gallery.table_figures(results, [{}, {}, {}], names)
   assert {name for name in found if "drops" in name} == {"mnist_perm_task_drops", "mnist_perm_class_drops"}
   lines = [line.get_label() for line in found["mnist_perm_class_drops"].axes[0].lines if line.get_label()[0] != "_"]
   assert lines == [names[2]] and names[2] == "er, scenario=class"
-  assert set(plots.table_figures(results[:2], [{}, {}])) == {"mnist_perm_task_curves", "mnist_perm_drops"}
+  assert "mnist_perm_drops" in gallery.table_figures(results[:2], [{}, {}])

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cljax.metrics import spread
-from cljax.report import pages, plots, tables
+from cljax.report import gallery, pages, plots, tables
 from cljax.report.exhibits import Exhibit, columns_of, field_of, figures_of, table_figures_of
 from tests.results import S, T, fake, leave
 
@@ -21,7 +21,9 @@ def asked(seen):
 
   def table_figures(results, arrays):
     seen.append([result["method"] for result in results])
-    return {"all": plots.canvas(1, 1)[0]}
+    figure, axes = plots.canvas(2, 2)
+    axes[0, 0].plot([1, 2])
+    return {"all": figure}
 
   def columns(result):
     return {"mine": spread(result["report"]["mine"]), "word": "a text"}
@@ -37,7 +39,7 @@ def results():
 def test_an_exhibit_sees_the_results_that_have_what_it_needs():
   seen = []
   exhibits = {"mine": asked(seen)}
-  found = plots.table_figures(results(), [{}, ARRAYS, ARRAYS], exhibits=exhibits)
+  found = gallery.table_figures(results(), [{}, ARRAYS, ARRAYS], exhibits=exhibits)
   assert {name for name in found if "mine" in name or "all" in name} == {"mnist_perm_all", "mnist_perm_own_mine"}
   assert seen == [["own"], ("own", "mnist_perm, own")]
   assert table_figures_of(results(), [{}, {}, {}], exhibits) == {} and len(seen) == 2

@@ -13,7 +13,7 @@ from cljax.methods.exhibits import EXHIBITS
 from cljax.methods.expert_gate.exhibits import parent_relatedness, transfer_figures
 from cljax.pieces.experts import FINETUNE, LWF
 from cljax.predict import Predictor, checked_pictures
-from cljax.report import plots
+from cljax.report import gallery
 from cljax.run import train
 from tests import toys
 
@@ -160,7 +160,7 @@ def test_a_run_has_its_gate_s_figures(run):
   _, outcome = run
   config = outcome.result["config"]
   result = {**outcome.result, "config": {**config, "stream": {**config["stream"], "angles": (0.0, 0.0, 20.0)}}}
-  found = plots.run_figures(result, outcome.arrays, EXHIBITS)
+  found = gallery.run_figures(result, outcome.arrays, EXHIBITS)
   assert {"gate_confusion", "relatedness", "turned"} <= set(found)
   line = found["turned"].axes[0].lines[0]
   np.testing.assert_array_equal(line.get_xdata(), [0, 20])
@@ -175,7 +175,7 @@ def test_a_table_shows_what_lwf_gave(run):
   R = np.array(outcome.result["accuracy"], float)
   results = [{**outcome.result, "accuracy": (share * R).tolist()} for share in (0.9, 1.0)]
   arrays = [{**outcome.arrays, "mode": np.where(outcome.arrays["mode"] > 0, mode, 0)} for mode in (FINETUNE, LWF)]
-  found = plots.table_figures(results, arrays, ["tuned", "held"], EXHIBITS)
+  found = gallery.table_figures(results, arrays, ["tuned", "held"], EXHIBITS)
   figure = next(figure for name, figure in found.items() if name.endswith("_transfer"))
   points = figure.axes[0].collections[0].get_offsets()
   shown = np.asarray(points)[~np.isnan(np.asarray(points)[:, 0].astype(float))]

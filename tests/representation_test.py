@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from cljax.methods.exhibits import EXHIBITS
-from cljax.report import plots, tables
+from cljax.report import gallery, plots, tables
 from cljax.report.exhibits import columns_of
 from cljax.report.representation import LEAST, READOUT, READOUT_ADAM, over_tasks
 from tests.results import RIGHT, S, T, fake
@@ -81,14 +81,14 @@ def test_output_and_probe_of_a_method_share_a_colour():
 
 def test_figures_of_runs_and_tables():
   results = [asked(), asked(method="er"), fake("finetune")]
-  found = plots.table_figures(results, [{}] * 3, exhibits=EXHIBITS)
+  found = gallery.table_figures(results, [{}] * 3, exhibits=EXHIBITS)
   assert {name for name in found if name.endswith("readout")} == {
     "mnist_perm_readout",
     "mnist_perm_routing_cotrain_readout",
     "mnist_perm_er_readout",
   }
   assert len(found["mnist_perm_readout"].axes[0].lines) == 4
-  assert plots.png(plots.run_figures(results[0], {}, EXHIBITS)["readout"])
+  assert plots.png(gallery.run_figures(results[0], {}, EXHIBITS)["readout"])
 
 
 def test_one_task_and_few_pairs_have_a_figure_too():

@@ -6,7 +6,7 @@ import pytest
 from cljax.methods.exhibits import EXHIBITS
 from cljax.methods.subnetwork import exhibits as subnets
 from cljax.methods.subnetwork.exhibits import Onsets, match
-from cljax.report import plots, tables
+from cljax.report import gallery, tables
 from cljax.report.exhibits import columns_of
 from tests.results import fake
 
@@ -86,13 +86,13 @@ def test_the_table_has_the_columns_where_a_method_tells_them():
 
 
 def test_figures_are_drawn_from_what_is_there():
-  found = plots.run_figures(result(), arrays(), EXHIBITS)
+  found = gallery.run_figures(result(), arrays(), EXHIBITS)
   assert {"frozen_share", "task_lines", "onsets"} <= set(found)
   lines = found["frozen_share"].axes[0].get_lines()
   np.testing.assert_allclose(lines[0].get_ydata(), [10, 10, 20])  # mean of the experts in use
   marks = [line.get_xdata()[0] for line in found["onsets"].axes[0].get_lines()[1:]]
   assert marks == [6, 10]
   told = {name: value for name, value in arrays().items() if not name.startswith(("onset", "trace"))}
-  assert "onsets" not in plots.run_figures(result(report=told), told, EXHIBITS)
-  assert "frozen_share" not in plots.run_figures(fake(), {}, EXHIBITS)
-  assert "onsets" not in plots.run_figures(result(config={"method": {"phases": []}}), arrays(), EXHIBITS)
+  assert "onsets" not in gallery.run_figures(result(report=told), told, EXHIBITS)
+  assert "frozen_share" not in gallery.run_figures(fake(), {}, EXHIBITS)
+  assert "onsets" not in gallery.run_figures(result(config={"method": {"phases": []}}), arrays(), EXHIBITS)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cljax.report.exhibits import Arrays, Exhibit, Result
-from cljax.report.plots import COLOURS, band, canvas, legend_below, spread_note
+from cljax.report.plots import COLOURS, band, canvas, captioned, legend_below, spread_note
 
 CALLED = {"output_within": "accuracy", "readout_within": "readout accuracy"}  # by the look that asked
 
@@ -47,7 +47,11 @@ def table_figures(look: str, results: Sequence[Result], arrays: Sequence[Arrays]
   note = spread_note(results) if banded else spread_note(results).replace(" ± s.d.", "")
   figure.suptitle(f"{results[0]['stream']}: {CALLED[look]} in training {note}", fontsize=10)
   legend_below(figure, axes[0, 0])
-  return {look: figure}
+  text = (
+    f"{CALLED[look].capitalize()} on {results[0]['stream']} during training: what is kept of the first task, and how "
+    "well the tasks after it are learnt."
+  )
+  return {look: captioned(figure, text)}
 
 
 def figures(look: str, result: Result, arrays: Arrays, title: str) -> dict[str, Figure]:

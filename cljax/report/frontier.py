@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from cljax.metrics import spread
 from cljax.report.exhibits import Exhibit, Result, Summary
-from cljax.report.plots import COLOURS, canvas
+from cljax.report.plots import COLOURS, canvas, captioned
 
 LOOK = "readout"
 LEAST = 3  # rates of a frontier
@@ -88,7 +88,11 @@ def plane(results: Sequence[Result], arrays: Sequence[Any]) -> dict[str, Figure]
   axis.set_title("forgetting against learning", fontsize=10)
   axis.grid(alpha=0.3)
   figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-  return {"forgetting_against_learning": figure}
+  text = (
+    "What is kept of the old task against what is learnt of the new ones, by a linear probe at the end. The line is "
+    "what the choice of a learning rate alone gives; a method that does more lies above it."
+  )
+  return {"forgetting_against_learning": captioned(figure, text)}
 
 
 FIELDS = (f"readouts.{LOOK}", "config.stream.old")

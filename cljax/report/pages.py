@@ -1,7 +1,8 @@
-"""`report.md` and `report.html` of a work dir, from result files only: a section for each paper and preset."""
+"""The report of a work dir, from result files only: a section for each paper and preset.
 
-import base64
-import html
+`report.md` and `report.html` for people, `report.csv` and `report.tex` for programs and papers, pictures in `figures/`.
+"""
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +14,11 @@ from cljax import files
 from cljax.errors import ConfigError
 from cljax.metrics import METRICS
 from cljax.paths import located
-from cljax.report import apart, plots, store, tables
+from cljax.report import apart, formats, gallery, plots, store, tables, web
 from cljax.report.exhibits import NO_EXHIBITS, Exhibits
+from cljax.report.losses import curves_of
 from cljax.report.published import SHOWN, remarks
 
-STYLE = (
-  "body{font:15px/1.5 sans-serif;max-width:72em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
-  "th,td{padding:.25em .7em;border-bottom:1px solid #ccc;text-align:left}img{max-width:100%}"
-)
 Found = tuple[str, dict[str, Any], epath.Path]  # as store.find_results has them
 
 
@@ -63,34 +61,24 @@ def sections(found: Sequence[Found]) -> dict[tuple[str, str], list[Found]]:
   return dict(sorted(parts.items()))
 
 
-def as_markdown(title: str, table: tuple, beside: Sequence[str], pictures: Sequence[epath.Path]) -> str:
+def as_markdown(title: str, table: tuple, beside: Sequence[str], pictures: Sequence[web.Picture]) -> str:
   """A section of report.md; pictures by their path from there."""
   lines = "\n".join(f"- {line}" for line in beside)
-  images = [f"![{path.stem}](figures/{path.name})" for path in pictures]
+  images = [f"![{path.stem}](figures/{path.name})\n\n{caption}" for path, caption in pictures]
   return "\n\n".join([f"## {title}", tables.markdown(*table), lines, *images])
-
-
-def as_page(title: str, table: tuple, beside: Sequence[str], pictures: Sequence[epath.Path]) -> str:
-  """A section of report.html; pictures inside."""
-  page = [f"<h2>{html.escape(title)}</h2>", tables.as_html(*table), "<ul>"]
-  page += [*(f"<li>{html.escape(line)}</li>" for line in beside), "</ul>"]
-  for path in pictures:
-    name, content = html.escape(path.stem), base64.b64encode(path.read_bytes()).decode()
-    page.append(f"<h3>{name}</h3><img alt='{name}' src='data:image/png;base64,{content}'>")
-  return "\n".join(page)
 
 
 def write_report(
   workdir: epath.Path | str, configs: Path | None = None, exhibits: Exhibits = NO_EXHIBITS
 ) -> list[epath.Path]:
-  """Writes report.md (pictures in figures/) and report.html (pictures inside) into the work dir.
+  """Writes report.md (pictures in figures/), report.html (pictures inside), report.csv and report.tex into a work dir.
 
   Args:
     configs: the folder of configs whose published numbers stand beside ours; None shows ours alone.
     exhibits: what methods show beside the columns and figures of all results.
 
   Returns:
-    The two files.
+    The four files.
 
   Raises:
     ConfigError: no results, or a damaged file.
@@ -98,22 +86,27 @@ def write_report(
   """
   root = located(workdir)
   files.tidy([root, root / "figures"])
-  text, page = ["# Results"], [f"<style>{STYLE}</style></head>\n<body><h1>Results</h1>"]
+  text, page, all_rows = ["# Results"], [], {}
   for (paper, preset), found in sections(store.find_results(root)).items():
     published = read_published(paper, configs)
     found = [found[i] for i in tables.order([result for _, result, _ in found], published)]
-    results = [result for _, result, _ in found]
+    results, folders = [result for _, result, _ in found], [folder for _, _, folder in found]
     names = apart.names(results, [path for path, _, _ in found])
-    arrays = [store.read_report_arrays(folder) for _, _, folder in found]
-    figures = plots.table_figures(results, arrays, names, exhibits)
+    arrays, curves = [store.read_report_arrays(folder) for folder in folders], [curves_of(one) for one in folders]
+    figures = gallery.table_figures(results, arrays, names, exhibits, curves)
     figures = {f"{paper or 'runs'}_{preset}_{name}": figure for name, figure in figures.items()}
     title = f"{paper or 'runs'}, preset {preset}" if preset else paper or "runs"
-    table, beside = tables.rows(results, published, names, exhibits), notes(results, published, names)
-    pictures = plots.save(root / "figures", figures)
-    text.append(as_markdown(title, table, beside, pictures))
-    page.append(as_page(title, table, beside, pictures))
-  head = "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>Results</title>"
-  written = [root / "report.md", root / "report.html"]
-  files.write_atomically(written[0], ("\n\n".join(text) + "\n").encode())
-  files.write_atomically(written[1], "\n".join([head, *page, "</body></html>\n"]).encode())
-  return written
+    all_rows[title] = tables.rows(results, published, names, exhibits, costs=True)
+    beside, captions = notes(results, published, names), [plots.caption_of(figure) for figure in figures.values()]
+    pictures = list(zip(plots.save(root / "figures", figures), captions, strict=True))
+    text.append(as_markdown(title, all_rows[title], beside, pictures))
+    page.append(web.section(title, all_rows[title], beside, pictures))
+  contents = {
+    "report.md": "\n\n".join(text) + "\n",
+    "report.html": web.whole(page),
+    "report.csv": formats.as_csv(all_rows),
+    "report.tex": formats.as_latex(all_rows),
+  }
+  for name, content in contents.items():
+    files.write_atomically(root / name, content.encode())
+  return [root / name for name in contents]

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cljax.files import write_atomically
-from cljax.report import apart
-from cljax.report.exhibits import NO_EXHIBITS, Arrays, Exhibits, Result, figures_of, table_figures_of
+from cljax.report.exhibits import Result
 
 # Okabe and Ito's palette, told apart by colour-blind readers too; more than seven lines differ by their dashes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":", "-.")
+MOST_NUMBERED = 24  # tasks of an accuracy matrix whose cells have numbers
 
 
 def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **shared: Any) -> tuple[Figure, np.ndarray]:
@@ -56,25 +56,83 @@ def legend_below(figure: Figure, axis: Axes) -> None:
   figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(names)), frameon=False)
 
 
+def captioned(figure: Figure, text: str) -> Figure:
+  """The figure, with what a page says below it."""
+  figure.set_label(text)
+  return figure
+
+
+def caption_of(figure: Figure) -> str:
+  """What the figure says of itself: its caption, else its title."""
+  titles = [figure.get_suptitle(), *(axis.get_title() for axis in figure.axes)]
+  return str(figure.get_label()) or next(filter(None, titles), "")
+
+
+def is_empty(axis: Axes) -> bool:
+  """Whether a panel shows no number; a line across it, such as zero, is none."""
+  bounds = np.stack([axis.dataLim.intervalx, axis.dataLim.intervaly])
+  shown: list[np.ndarray] = [np.ma.filled(np.ma.asarray(image.get_array(), float), np.nan) for image in axis.images]
+  return not np.isfinite(bounds).all() or (bool(shown) and all(np.isnan(values).all() for values in shown))
+
+
+def trimmed(figure: Figure) -> Figure | None:
+  """The figure without panels that show no number, the others side by side where some go; None where all go."""
+  panels = [axis for axis in figure.axes if axis.get_visible() and axis.get_subplotspec() is not None]
+  kept = [axis for axis in panels if not is_empty(axis)]
+  if not kept:
+    return None
+  if len(kept) < len(panels):
+    grid = figure.add_gridspec(1, len(kept))
+    for axis in set(panels) - set(kept):
+      figure.delaxes(axis)
+    for place, axis in enumerate(kept):
+      axis.set_subplotspec(grid[place])
+      axis.tick_params(labelleft=True, labelbottom=True)
+    figure.set_size_inches(figure.get_figwidth() * len(kept) / len(panels), figure.get_figheight())
+  return figure
+
+
+def not_empty(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+  """The figures with something to see, each without its empty panels."""
+  return {name: kept for name, figure in figures.items() if (kept := trimmed(figure)) is not None}
+
+
+def seeds_of(results: Sequence[Result]) -> str:
+  """`5 seeds`, `1 seed`, `3 or 5 seeds`."""
+  counts = sorted({len(result["seeds"]) for result in results})
+  return f"{' or '.join(map(str, counts))} seed{'' if counts == [1] else 's'}"
+
+
 def spread_note(results: Sequence[Result]) -> str:
   """` (mean ± s.d. of 5 seeds)`."""
-  counts = sorted({len(result["seeds"]) for result in results})
-  seeds = f"{counts[0]} seed" if counts == [1] else f"{' or '.join(map(str, counts))} seeds"
-  return f"({'mean ± s.d. of ' if counts[-1] > 1 else ''}{seeds})"
+  several = any(len(result["seeds"]) > 1 for result in results)
+  return f"({'mean ± s.d. of ' if several else ''}{seeds_of(results)})"
 
 
-def accuracy_matrix(result: Result) -> Figure:
-  """Mean over seeds: rows after each task, columns tasks; white where some seed was not asked."""
+def accuracy_matrix(result: Result, name: str = "") -> Figure:
+  """Mean over seeds, with numbers where there is room: rows after each task, columns tasks; white where some seed was
+  not asked.
+
+  Args:
+    name: of the result in the title; "" is its cell.
+  """
   mean = matrices(result).mean(axis=0)
   T = mean.shape[1]
-  figure, axes = canvas(6, 5)
+  side = min(max(5.0, 0.36 * T + 1.6), 10.0)
+  figure, axes = canvas(side + 1, side)
   image = axes[0, 0].imshow(mean, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+  if T <= MOST_NUMBERED:
+    numbers(axes[0, 0], mean, most=mean.size, size=8 if T <= 12 else 6, dark_below=0.55)
   axes[0, 0].set(xlabel="test task", ylabel="after task (0: before training)")
-  axes[0, 0].set_title(f"{result['cell']} {spread_note([result]).replace(' ± s.d.', '')}", fontsize=10)
+  axes[0, 0].set_title(f"{name or result['cell']} {spread_note([result]).replace(' ± s.d.', '')}", fontsize=10)
   axes[0, 0].set_xticks(range(0, T, step_of(T)), range(1, T + 1, step_of(T)))
   axes[0, 0].set_yticks(range(0, T + 1, step_of(T)))
   figure.colorbar(image, ax=axes[0, 0], label="test accuracy (white: not evaluated)")
-  return figure
+  return captioned(
+    figure,
+    f"{name or result['cell']}: accuracy on each task (column) after each task (row), mean over {seeds_of([result])}. "
+    "Down a column one sees a task being learnt and forgotten; the last row is what is left. White was not asked.",
+  )
 
 
 def step_of(count: int) -> int:
@@ -101,7 +159,12 @@ def task_curves(results: Sequence[Result], names: Sequence[str] | None = None) -
     number_tasks(axis)
   figure.suptitle(f"{results[0]['stream']}: accuracy over time {spread_note(results)}", fontsize=10)
   legend_below(figure, axes[0, 0])
-  return figure
+  which = " and ".join(f"task {task + 1}" for task in tasks)
+  return captioned(
+    figure,
+    f"How {which} of {results[0]['stream']} fare{'s' if len(tasks) == 1 else ''} while later tasks are learnt: test "
+    f"accuracy from the end of the task's own training on. Bands are one standard deviation over {seeds_of(results)}.",
+  )
 
 
 def drops(results: Sequence[Result], names: Sequence[str] | None = None) -> Figure:
@@ -117,16 +180,26 @@ def drops(results: Sequence[Result], names: Sequence[str] | None = None) -> Figu
   title = f"{results[0]['stream']}: drop from right after the task to the end {spread_note(results)}"
   axes[0, 0].set_title(title, fontsize=10)
   legend_below(figure, axes[0, 0])
-  return figure
+  return captioned(
+    figure,
+    f"How much of each task of {results[0]['stream']} is lost between the end of its own training and the end of the "
+    "run. Early tasks have longer to be forgotten; below zero a task gained by what came after it.",
+  )
 
 
-def numbers(axis: Axes, values: np.ndarray) -> None:
-  """The value of each cell, where there is room."""
-  if values.size > 150:
+def numbers(axis: Axes, values: np.ndarray, most: int = 150, size: int = 8, dark_below: float = -np.inf) -> None:
+  """The value of each cell, two places behind the point, where there is room: at most `most` cells.
+
+  Args:
+    dark_below: cells below are dark, their numbers white.
+  """
+  if values.size > most:
     return
   for (row, column), value in np.ndenumerate(values):
     if np.isfinite(value):
-      axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color="black")
+      colour = "white" if value < dark_below else "black"
+      text = axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=size, color=colour)
+      text.set_in_layout(False)  # else the layout measures every one
 
 
 def confusion_figure(result: Result, title: str) -> Figure:
@@ -141,46 +214,11 @@ def confusion_figure(result: Result, title: str) -> Figure:
   axes[0, 0].set_title(f"{title}: task inferred, share of test rows", fontsize=10)
   numbers(axes[0, 0], share)
   figure.colorbar(image, ax=axes[0, 0])
-  return figure
-
-
-def run_figures(result: Result, arrays: Arrays, exhibits: Exhibits = NO_EXHIBITS) -> dict[str, Figure]:
-  """The figures of one run by file name, its exhibits' among them; arrays [S, T, ...]."""
-  found = {"accuracy_matrix": accuracy_matrix(result), "task_curves": task_curves([result]), "drops": drops([result])}
-  return found | own_figures(result, arrays, result["cell"], exhibits)
-
-
-def own_figures(result: Result, arrays: Arrays, title: str, exhibits: Exhibits) -> dict[str, Figure]:
-  """The figures that only some results have: whom a method takes for whom, and what its exhibits show."""
-  found = {} if result["task_confusion"] is None else {"gate_confusion": confusion_figure(result, title)}
-  return found | figures_of(result, arrays, title, exhibits)
-
-
-def table_figures(
-  results: Sequence[Result],
-  arrays: Sequence[Arrays],
-  names: Sequence[str] | None = None,
-  exhibits: Exhibits = NO_EXHIBITS,
-) -> dict[str, Figure]:
-  """The figures of a table by file name: curves and drops by stream and scenario, exhibits by these and by result.
-
-  Args:
-    arrays: of each result, its report arrays [S, T, ...].
-    names: of each result, unique within its stream; None are their methods.
-  """
-  names = list(names) if names else [result["method"] for result in results]
-  found: dict[str, Figure] = {}
-  groups = apart.streams(results)
-  for (name, scenario), group in groups.items():
-    stream = name if sum(other == name for other, _ in groups) == 1 else f"{name}_{scenario}"
-    ours, called = [results[i] for i in group], [names[i] for i in group]
-    found |= {f"{stream}_task_curves": task_curves(ours, called), f"{stream}_drops": drops(ours, called)}
-    own = table_figures_of(ours, [arrays[i] for i in group], exhibits)
-    found |= {f"{stream}_{kind}": figure for kind, figure in own.items()}
-    for i in group:
-      own = own_figures(results[i], arrays[i], f"{stream}, {names[i]}", exhibits)
-      found |= {f"{stream}_{file_name(names[i])}_{kind}": figure for kind, figure in own.items()}
-  return found
+  return captioned(
+    figure,
+    f"{title}: for which task's own part the method takes the test rows of each task when it is not told. On the "
+    "diagonal it is right.",
+  )
 
 
 def file_name(text: str) -> str:
@@ -202,8 +240,8 @@ def save(folder: epath.Path, figures: Mapping[str, Figure]) -> list[epath.Path]:
   return paths
 
 
-def png(figure: Figure) -> bytes:
-  """The bytes of a figure's PNG file."""
+def png(figure: Figure, about: str = "") -> bytes:
+  """The bytes of a figure's PNG file, with a text about it inside."""
   content = io.BytesIO()
-  figure.savefig(content, format="png")
+  figure.savefig(content, format="png", metadata={"Description": about} if about else None)
   return content.getvalue()

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from cljax.metrics import accuracy, backward_transfer, spread
 from cljax.report.exhibits import Arrays, Exhibit, Result, Summary
-from cljax.report.plots import COLOURS, band, canvas, legend_below, matrices, number_tasks, spread_note
+from cljax.report.plots import COLOURS, band, canvas, captioned, legend_below, matrices, number_tasks, spread_note
 
 CALLED = {"readout": "readout", "readout_adam": "readout by Adam"}  # by the look that asked
 LEAST = 0.005  # forgotten by the output; of less a share would be noise
@@ -48,7 +48,11 @@ def over_tasks(look: str, results: Sequence[Result], title: str) -> Figure:
     number_tasks(axis)
   figure.suptitle(f"{title}: output against {CALLED[look]} {spread_note(results)}", fontsize=10)
   legend_below(figure, axes[0, 0])
-  return figure
+  return captioned(
+    figure,
+    f"{title}: what the network still answers, and what a linear probe, learnt anew on its frozen features, still "
+    "finds. Where the second stays up, the task is not forgotten but only no longer read out.",
+  )
 
 
 def figures(look: str, result: Result, arrays: Arrays, title: str) -> dict[str, Figure]:

@@ -1,6 +1,5 @@
 """Results as tables: ours as mean ± standard deviation, the published number beside it, a verdict by a written rule."""
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,13 @@ HEADINGS = {
 }
 PEAK = "peak (test at best validation)"
 SIZE = "state, MB"  # of one seed
+SECOND = {  # how other readouts than the main one are called; those that have columns of their own are not here
+  "task": "task given",
+  "class": "task not given, classes so far",
+  "domain": "classes of all tasks alike",
+  "valid": "validation rows",
+  "before_exit": "before each task's end",
+}
 
 
 def cell_text(summary: Mapping[str, Any]) -> str:
@@ -55,6 +61,7 @@ def rows(
   published: Published,
   names: Sequence[str] | None = None,
   exhibits: Exhibits = NO_EXHIBITS,
+  costs: bool = False,
 ) -> tuple[list[str], list[list[str]]]:
   """(headings, rows of texts): ours, and where the paper has a number that number and, at its own preset, a verdict.
 
@@ -62,6 +69,7 @@ def rows(
     published: the paper's published.json, or {}.
     names: of each result, see `labels`; None are its methods.
     exhibits: whose columns come last, of those results that meet their needs.
+    costs: columns for the other readouts, parameters, memory and time, too.
   """
   compared = [m for m in SHOWN if any(published_value(r, m, published) is not None for r in results)]
   several = len({result["preset"] for result in results}) > 1
@@ -76,6 +84,8 @@ def rows(
   headings += [PEAK] if watched else []
   sized = any(result["state_bytes"] for result in results)  # unknown to older results
   headings += [SIZE] if sized else []
+  beside = beside_of(results) if costs else {}
+  headings += beside
   own = [columns_of(result, exhibits, results) for result in results]
   extra = list(dict.fromkeys(heading for found in own for heading in found))
   table = []
@@ -96,11 +106,28 @@ def rows(
     line += inferred_texts(result) if infers else []
     line += [cell_text(result["peak"]) if result["peak"] else "-"] if watched else []
     line += [f"{result['state_bytes'] / 1e6:.3g}" if result["state_bytes"] else "-"] if sized else []
+    line += [texts[i] for texts in beside.values()]
     for heading in extra:
       told = own[i].get(heading, "-")
       line.append(told if isinstance(told, str) else cell_text(told))
     table.append([*line, *([mark[i]] if mark else [])])
   return [*headings, *extra, *([MARK] if mark else [])], table
+
+
+def beside_of(results: Sequence[Result]) -> dict[str, list[str]]:
+  """{heading: a text for each result}: accuracy by the other readouts, and what it cost to learn."""
+  found = {}
+  for readout, said in SECOND.items():
+    others = [result["readouts"].get(readout) for result in results]
+    if any(others):
+      found[f"ACC, {said}"] = [cell_text(other["metrics"]["ACC"]) if other else "-" for other in others]
+  spent = [sum(r["timing"][f"{part}_seconds"] for part in ("compile", "train", "eval")) / 60 for r in results]
+  return {
+    **found,
+    "parameters": [str(result["parameters"]) for result in results],
+    "stored examples, MB": [f"{result['memory_bytes'] / 1e6:.3g}" for result in results],
+    "minutes, all seeds": [f"{minutes:.3g}" for minutes in spent],
+  }
 
 
 def inferred_texts(result: Result) -> list[str]:
@@ -116,13 +143,6 @@ def markdown(headings: Sequence[str], table: Sequence[Sequence[str]]) -> str:
   """A table for a README or report.md."""
   lines = [headings, ["---"] * len(headings), *table]
   return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
-
-
-def as_html(headings: Sequence[str], table: Sequence[Sequence[str]]) -> str:
-  """A table for report.html."""
-  head = "".join(f"<th>{html.escape(text)}</th>" for text in headings)
-  body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in line) + "</tr>" for line in table)
-  return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def aligned(headings: Sequence[str], table: Sequence[Sequence[str]]) -> str:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from cljax.pieces.experts import MODES
 from cljax.report.exhibits import Arrays, Exhibit, Result
-from cljax.report.plots import canvas, numbers
+from cljax.report.plots import canvas, captioned, numbers
 
 
 def relatedness_figure(arrays: Arrays, title: str) -> Figure:
@@ -28,7 +28,11 @@ def relatedness_figure(arrays: Arrays, title: str) -> Figure:
   axis.set_yticks(range(T), [f"{task + 1}, {MODES[int(mode[task])]}" for task in range(T)])
   axis.set_title(f"{title}: relatedness, parent framed", fontsize=10)
   figure.colorbar(image, ax=axis)
-  return figure
+  return captioned(
+    figure,
+    f"{title}: how related each new task (row) is to the earlier ones by their autoencoders. The frame is the task "
+    "whose expert the new one started from; beside the row stands how it was trained.",
+  )
 
 
 def turned_figure(result: Result, arrays: Arrays, title: str) -> Figure:
@@ -42,7 +46,11 @@ def turned_figure(result: Result, arrays: Arrays, title: str) -> Figure:
   axis.set(xlabel="degrees", ylabel="relatedness to task 1 (dashed: the threshold)")
   axis.set_title(title, fontsize=10)
   axis.grid(alpha=0.3)
-  return figure
+  return captioned(
+    figure,
+    f"{title}: relatedness of the first task to copies of it that are turned, one line a seed. Above the dashed "
+    "threshold an expert is trained by LwF, below it by fine-tuning.",
+  )
 
 
 def parent_relatedness(arrays: Arrays) -> np.ndarray:
@@ -75,7 +83,11 @@ def transfer_figures(results: Sequence[Result], arrays: Sequence[Arrays]) -> dic
   axes[0, 0].set(xlabel="relatedness to the parent (dashed: .85)", ylabel="LwF minus fine-tuning, points of accuracy")
   axes[0, 0].set_title(f"{results[held]['stream']}: every task of every seed", fontsize=10)
   axes[0, 0].grid(alpha=0.3)
-  return {"transfer": figure}
+  text = (
+    f"What training by LwF in place of fine-tuning gave each task of {results[held]['stream']}, against its "
+    "relatedness to the expert it started from. Above zero LwF was the better choice."
+  )
+  return {"transfer": captioned(figure, text)}
 
 
 def relatedness_figures(result: Result, arrays: Arrays, title: str) -> dict[str, Figure]:

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from cljax.metrics import forgetting_ratio, half_interval, spread
 from cljax.report.exhibits import Arrays, Exhibit, Result, Summary
-from cljax.report.plots import canvas, matrices, step_of
+from cljax.report.plots import canvas, captioned, matrices, step_of
 
 
 def ratios(result: Result) -> dict[str, Summary]:
@@ -48,7 +48,11 @@ def figures(result: Result, arrays: Arrays, title: str) -> dict[str, Figure]:
   axes[0, 1].bar(range(1, L + 1), shared.mean(axis=(0, 1)))
   axes[0, 1].set(xlabel="layer", ylabel="share of tasks and seeds", title="how often each layer is shared", ylim=(0, 1))
   figure.suptitle(title, fontsize=10)
-  return {"shared_layers": figure}
+  text = (
+    f"{title}: which layers each task shares with the others, as a share of the seeds, and on the right how often each "
+    "layer is shared over all tasks."
+  )
+  return {"shared_layers": captioned(figure, text)}
 
 
 def em_columns(result: Result) -> dict[str, Summary | str]:

@@ -5,7 +5,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cljax.report.exhibits import Arrays, Exhibit, Result
-from cljax.report.plots import canvas
+from cljax.report.plots import canvas, captioned
 
 PREFIX, COLUMNS = "multipliers/", 4
 WIDEST = 3.0  # of the bins' outer edges, as `pieces.rule` counts; an exhibit imports nothing that trains
@@ -28,7 +28,11 @@ def figures(result: Result, arrays: Arrays, title: str) -> dict[str, Figure]:
   for axis in axes.ravel()[len(found) :]:
     axis.set_visible(False)
   figure.suptitle(f"{title}: multipliers of the last task's steps (share; dotted: plain SGD)", fontsize=10)
-  return {"multipliers": figure}
+  text = (
+    f"{title}: by what the learned rule multiplies the gradients of each tensor in the last task. Plain SGD would put "
+    "everything at 1 (dotted); mass near 0 is what the rule protects."
+  )
+  return {"multipliers": captioned(figure, text)}
 
 
 MULTIPLIERS = Exhibit((), ("config.method.count_multipliers",), figures=figures)

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cljax.report.exhibits import Arrays, Exhibit, Result
-from cljax.report.plots import COLOURS, band, canvas, legend_below, number_tasks, spread_note, step_of
+from cljax.report.plots import COLOURS, band, canvas, captioned, legend_below, number_tasks, spread_note, step_of
 
 
 def per_layer(values: np.ndarray, title: str, columns: str, label: str) -> Figure:
@@ -23,13 +23,21 @@ def per_layer(values: np.ndarray, title: str, columns: str, label: str) -> Figur
 
 def routing_matrices(routing: np.ndarray, title: str) -> Figure:
   """Gates [L, T, E] of one seed after the last task (the paper's Figure 4)."""
-  return per_layer(routing, f"{title}: routing after the last task", "expert", "routing weight")
+  return captioned(
+    per_layer(routing, f"{title}: routing after the last task", "expert", "routing weight"),
+    f"{title}: which experts each task (row) uses, layer by layer, after the last task. Tasks that share a column "
+    "share an expert.",
+  )
 
 
 def task_similarity(routing: np.ndarray, title: str) -> Figure:
   """R R^T of each layer (the paper's Figure 5); routing [L, T, E]."""
   similarity = np.einsum("lte,lse->lts", routing, routing)
-  return per_layer(similarity, f"{title}: similarity of tasks", "task", "$R R^T$")
+  return captioned(
+    per_layer(similarity, f"{title}: similarity of tasks", "task", "$R R^T$"),
+    f"{title}: how alike two tasks are routed, the inner product of their rows of weights. Dark off the diagonal means "
+    "shared experts; related tasks should stand out.",
+  )
 
 
 def expert_use(arrays: Arrays, title: str) -> Figure:
@@ -47,7 +55,11 @@ def expert_use(arrays: Arrays, title: str) -> Figure:
     number_tasks(axis)
   figure.suptitle(title, fontsize=10)
   legend_below(figure, axes[0, 0])
-  return figure
+  return captioned(
+    figure,
+    f"{title}: how many experts no task uses yet, and how many steps of co-training were skipped in each task because "
+    "a layer had no free expert left.",
+  )
 
 
 def figures(result: Result, arrays: Arrays, title: str) -> dict[str, Figure]:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from cljax.metrics import spread
 from cljax.report.exhibits import Arrays, Exhibit, Result, Summary
-from cljax.report.plots import canvas
+from cljax.report.plots import canvas, captioned
 
 
 class Onsets(NamedTuple):
@@ -98,7 +98,11 @@ def frozen_figure(arrays: Arrays, title: str) -> Figure:
   axes[0, 0].legend(frameon=False)
   axes[0, 0].grid(alpha=0.3)
   axes[0, 0].set_title(title, fontsize=10)
-  return figure
+  return captioned(
+    figure,
+    f"{title}: the share of each layer's weights that belong to a task and no longer move, mean over the experts in "
+    "use. At 100 % there is no room for another task.",
+  )
 
 
 def lines_figure(result: Result, title: str) -> Figure:
@@ -111,7 +115,11 @@ def lines_figure(result: Result, title: str) -> Figure:
   axes[0, 0].legend(frameon=False, fontsize=8, ncols=2)
   axes[0, 0].grid(alpha=0.3)
   axes[0, 0].set_title(title, fontsize=10)
-  return figure
+  return captioned(
+    figure,
+    f"{title}: accuracy of each task through its own subnetwork from its beginning on. A subnetwork is frozen at its "
+    "task's end, so its line is level after that.",
+  )
 
 
 def onset_figure(result: Result, arrays: Arrays, title: str) -> Figure:
@@ -131,7 +139,11 @@ def onset_figure(result: Result, arrays: Arrays, title: str) -> Figure:
   axes[0, 0].set_ylabel("training loss, mean")
   axes[1, 0].set(xlabel="batch (dashed: onsets decided)", ylabel="watched, largest")
   axes[0, 0].set_title(f"{title}, seed {result['seeds'][0]}", fontsize=10)
-  return figure
+  return captioned(
+    figure,
+    f"{title}: what the method sees of a stream that does not tell where tasks begin: the training loss and the "
+    "score it watches. Dashed lines are where it decided that a new task had begun.",
+  )
 
 
 def frozen_figures(result: Result, arrays: Arrays, title: str) -> dict[str, Figure]:
