@@ -1,8 +1,8 @@
-"""What a person sees of a run: a bar or lines, `metrics.jsonl`, TensorBoard."""
+"""What a person sees of a run: a bar or lines, `metrics.jsonl`, TensorBoard, and boards that were asked for."""
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,8 @@ from tqdm import tqdm
 from cljax.journal import Board, Journal, Noted
 
 SECONDS_BETWEEN_LINES = 10
+# Makers (work dir, label) of boards beside TensorBoard's: each has scalar(name, value, step), flush() and close().
+BOARDS: list[Callable[[epath.Path, str], Any]] = []
 _compile_seconds = [0.0]
 
 
@@ -49,6 +51,7 @@ class Monitor:
     self.training = 0.0
     self.journal: Journal | None = None
     self.board: Board | None = None
+    self.others: list[Any] = []
     if folder is not None:
       noted = noted if isinstance(noted, Noted) else Noted.of(noted, None)
       self.journal = Journal(folder, noted)
@@ -56,6 +59,7 @@ class Monitor:
         self.say("TensorBoard events are written to local work dirs only; metrics.jsonl has the same numbers")
       else:
         self.board = Board(folder, done, noted.events)
+      self.others = [make(folder, label) for make in BOARDS]
     terminal = sys.stderr.isatty() and not quiet
     self.bar = tqdm(total=total, initial=done, desc=label, unit="step", dynamic_ncols=True) if terminal else None
 
@@ -66,8 +70,9 @@ class Monitor:
 
   def scalars(self, values: Mapping[str, float]) -> None:
     for name, value in values.items():
-      if self.board and np.isfinite(value):
-        self.board.scalar(name, value, self.done)
+      for board in filter(None, (self.board, *self.others)):
+        if np.isfinite(value):
+          board.scalar(name, value, self.done)
 
   def steps(self, count: int, seconds: float, where: str, info: Mapping[str, np.ndarray]) -> None:
     """After a chunk of `count` steps that took `seconds` without compiling; `info` is the last step's, [S] each."""
@@ -96,9 +101,8 @@ class Monitor:
 
   def flush(self) -> None:
     """Brings the metrics to the disk, before a checkpoint counts their lines."""
-    for each in (self.journal, self.board):
-      if each:
-        each.flush()
+    for each in filter(None, (self.journal, self.board, *self.others)):
+      each.flush()
 
   def noted(self) -> Noted:
     """What a checkpoint that is saved now should know, after a `flush`."""
@@ -107,7 +111,7 @@ class Monitor:
 
   def close(self) -> None:
     self.flush()
-    for each in (self.journal, self.board, self.bar):
+    for each in (self.journal, self.board, *self.others, self.bar):
       if each is not None:
         each.close()
 

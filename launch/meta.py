@@ -11,13 +11,14 @@ from ml_collections import config_flags
 
 from cljax.errors import ConfigError
 from cljax.meta.train import train
-from launch import app, hosts
+from launch import app, boards, hosts
 from launch.config_flag import CONFIG
 
 
 def main() -> None:
   hosts.use_platform()
   hosts.use_compilation_cache()
+  boards.use_wandb()
   if CONFIG.value is None:
     raise ConfigError("--config is missing, for example --config=configs/papers/metateacher/meta.py:preset=smoke")
   overrides = config_flags.get_override_values(flags.FLAGS["config"])

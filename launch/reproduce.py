@@ -8,7 +8,7 @@ The same command again skips finished cells and goes on with the others.
 from absl import flags
 
 from cljax.errors import ConfigError, choose
-from launch import app, cells, config_files, hosts
+from launch import app, boards, cells, config_files, hosts
 
 PAPER = flags.DEFINE_string("paper", "", "A folder of configs/papers.")
 PRESET = flags.DEFINE_string("preset", "paper", "A preset of its table, e.g. paper, gem1000 or smoke.")
@@ -19,6 +19,7 @@ ONLY = flags.DEFINE_string("only", "", "Pins further keys of the table, e.g. str
 def main() -> None:
   hosts.use_platform()
   hosts.use_compilation_cache()
+  boards.use_wandb()
   papers = config_files.ROOT / "configs" / "papers"
   known = sorted(path.name for path in papers.iterdir() if (path / "table1.py").exists())
   if not PAPER.value:

@@ -17,13 +17,14 @@ from cljax.methods.exhibits import EXHIBITS
 from cljax.overrides import relabel
 from cljax.report.tables import text_table
 from cljax.run import train
-from launch import app, cells, config_files, hosts
+from launch import app, boards, cells, config_files, hosts
 from launch.config_flag import CONFIG
 
 
 def main() -> int | None:
   hosts.use_platform()
   hosts.use_compilation_cache()
+  boards.use_wandb()
   if CONFIG.value is None:
     raise ConfigError("--config is missing, for example --config=configs/quickstart.py")
   overrides = config_flags.get_override_values(flags.FLAGS["config"])
