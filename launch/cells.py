@@ -74,7 +74,7 @@ def run_configs(
 
 
 def write_readme(workdir: str, name: str, search: str | None) -> None:
-  """Writes the table of a work dir into README.md and into that of its paper's folder, wherever the markers
+  """Writes the table of a work dir into docs/results.md and into the README of its paper's folder, wherever the markers
   `<!-- results:NAME -->` stand.
 
   Args:
@@ -88,12 +88,12 @@ def write_readme(workdir: str, name: str, search: str | None) -> None:
   searched = [result for _, result, _ in find_results(search)] if search else []
   table = readme_table(results, read_published(paper, ROOT / "configs"), EXHIBITS, searched)
   written = 0
-  for path in (ROOT / "README.md", ROOT / "configs" / "papers" / paper / "README.md"):
+  for path in (ROOT / "docs" / "results.md", ROOT / "configs" / "papers" / paper / "README.md"):
     if path.exists() and f"<!-- results:{name} -->" in path.read_text():
       path.write_text(splice(path.read_text(), name, table))
       written += 1
   if not written:
-    raise ConfigError(f"--readme={name}: no README has a part <!-- results:{name} --> ... <!-- /results:{name} -->")
+    raise ConfigError(f"--readme={name}: no page has a part <!-- results:{name} --> ... <!-- /results:{name} -->")
 
 
 def panels_of(workdir: str, folders: Sequence[str]) -> Panels:

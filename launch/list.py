@@ -59,7 +59,7 @@ def paper(factory: Any) -> str | None:
   """The first link that a factory, or else its file or its folder, gives."""
   module = inspect.unwrap(factory).__module__
   texts = [factory.__doc__, *(sys.modules[name].__doc__ for name in (module, module.rpartition(".")[0]))]
-  found = re.search(r"https?://[^\s)>,]+", " ".join(filter(None, texts)))
+  found = re.search(r"https?://[^\s)>,;]+", " ".join(filter(None, texts)))
   return found[0].rstrip(".") if found else None
 
 

@@ -17,7 +17,9 @@ from launch import app, cells
 COMPARE = flags.DEFINE_string("compare", None, "Another such folder: prints both, and in what they differ.")
 SEARCH = flags.DEFINE_string("search", None, "With --readme: other settings, for the orderings at the best of each.")
 README = flags.DEFINE_string(
-  "readme", None, "Only writes the table between the markers of this name in README.md and docs/results.md."
+  "readme",
+  None,
+  "Only writes the table between the markers of this name in docs/results.md and in the README of its paper.",
 )
 PICTURE = flags.DEFINE_string("picture", None, "Only draws accuracy against forgetting, a panel a stream, as this PNG.")
 PANELS = flags.DEFINE_list("panels", ["."], "With --picture: the folders below --workdir whose results it shows.")

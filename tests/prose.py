@@ -42,8 +42,9 @@ def folded(text: str) -> str:
 
 
 def read(place: str) -> str:
-  """A README without what is generated between markers, and without blocks of code."""
-  text = (ROOT / place / "README.md").read_text()
+  """A page, or a folder's README, without what is generated between markers, and without blocks of code."""
+  path = ROOT / place
+  text = (path / "README.md" if path.is_dir() else path).read_text()
   text = re.sub(r"<!-- results:(\w+) -->.*?<!-- /results:\1 -->", "", text, flags=re.S)
   return re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
 
@@ -78,7 +79,7 @@ def uncovered(place: str, phrases: Iterable[Any], left_out: Sequence[str]) -> li
   for one in left_out:
     text, times = re.subn(".*?".join(map(re.escape, one.split("..."))), "#", text)
     found += [] if times else [f"left out, and not there: {one}"]
-  text = re.sub(r"`[^`]*`", "`", text)
+  text = re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`]*`", "`", text))
   return found + [text[max(at.start() - 40, 0) : at.end() + 25] for at in DECIMAL.finditer(text)]
 
 

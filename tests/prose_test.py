@@ -7,15 +7,16 @@ was run without keeping its results.
 
 import pytest
 
-from tests.pages import cotraining, expert_gate, lasem, metateacher, project, subnetwork
+from tests.pages import cotraining, expert_gate, lasem, metateacher, project, subnetwork, tables
 from tests.prose import runs, uncovered, wrong
 
-PAGES = {  # folder of a README: what it tells
+PAGES = {  # a page, or the folder of a README: what it tells
   "configs/papers/cotraining": cotraining,
   "configs/papers/expert_gate": expert_gate,
   "configs/papers/subnetwork": subnetwork,
   "configs/papers/lasem": lasem,
   "configs/papers/metateacher": metateacher,
+  "docs/results.md": tables,
   ".": project,
 }
 

@@ -1,20 +1,26 @@
 """The README says what is true: its commands are those that run, its tables come from the result files."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cljax.methods import METHODS
 from cljax.methods.exhibits import EXHIBITS
+from cljax.report.overview import points
 from cljax.report.pages import read_published
 from cljax.report.store import find_results
-from cljax.report.tables import readme_table, splice
+from cljax.report.tables import readme_table, splice, text_table
+from launch import cells
+from launch.list import paper
+from tests.results import fake
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+README, RESULTS = ((ROOT / name).read_text() for name in ("README.md", "docs/results.md"))
 TABLES = {  # the name of each table's markers, and the result files that it comes from
   "paper": ROOT / "results" / "cotraining" / "paper",
   "gem1000": ROOT / "results" / "cotraining" / "gem1000",
@@ -53,8 +59,8 @@ def test_tables_come_from_the_result_files(name):
   results = [result for _, result, _ in find_results(folder)]
   searched = [result for _, result, _ in find_results(SEARCHED[name])] if name in SEARCHED else []
   table = readme_table(results, read_published(folder.parent.name, ROOT / "configs"), EXHIBITS, searched)
-  if f"<!-- results:{name} -->" in README:
-    assert splice(README, name, table) == README
+  if f"<!-- results:{name} -->" in RESULTS:
+    assert splice(RESULTS, name, table) == RESULTS
   own = (ROOT / "configs" / "papers" / folder.parent.name / "README.md").read_text()
   if f"<!-- results:{name} -->" in own:
     assert splice(own, name, table) == own
@@ -62,12 +68,49 @@ def test_tables_come_from_the_result_files(name):
 
 def test_every_table_is_known():
   papers = "".join(path.read_text() for path in (ROOT / "configs" / "papers").glob("*/README.md"))
-  assert set(re.findall(r"<!-- results:(\w+) -->", README + papers)) == set(TABLES)
+  assert set(re.findall(r"<!-- results:(\w+) -->", RESULTS + papers)) == set(TABLES)
 
 
-def test_every_method_is_listed():
-  for name in METHODS:
-    assert f"| `{name}` |" in README
+def test_every_method_is_listed_with_its_paper():
+  for name, factory in METHODS.items():
+    (line,) = re.findall(rf"^\| `{name}` \|.*$", README, flags=re.M)
+    link = paper(factory)
+    assert f"({link})" in line or "plain baseline" in line, line
+
+
+def test_links_lead_somewhere():
+  """Of all pages, to files and to headings of the same page."""
+  for page in (ROOT / "README.md", *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
+    text = page.read_text()
+    headings = {
+      re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-") for line in re.findall("^#+ (.*)", text, re.M)
+    }
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```$|`[^`]*`", "", text, flags=re.M | re.S)):
+      if target.startswith("#"):
+        assert target[1:] in headings, (page.name, target)
+      elif "://" not in target:
+        assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_the_picture_shows_the_committed_results():
+  """Else run the command below the picture."""
+  told = json.loads(Image.open(ROOT / "docs" / "forgetting.png").text["Description"])
+  folders = re.search(r"--panels=(\S+)`", README).group(1).split(",")
+  assert points(cells.panels_of(str(ROOT / "results"), folders)) == told
+
+
+def test_what_the_commands_print_is_what_they_print():
+  """The table below the first command has the columns that a launch prints, in their order."""
+  (block,) = re.findall(r"```\n(stream .*?)```", README, flags=re.S)
+  results = [fake(method, "digits_permuted", "quickstart") for method in ("finetune", "er")]
+  printed = text_table(results, read_published("cotraining", ROOT / "configs")).splitlines()
+  headings = [re.split(r"  +", line)[:3] for line in (block, printed[0])]
+  assert headings[0] == headings[1] and set(re.split(r"  +", block.splitlines()[0])) - {"lr"} <= set(
+    re.split("  +", printed[0])
+  )
+  assert (
+    all(file in block for file in ("report.md", "report.html", "report.csv", "report.tex")) and printed[-1] in block
+  )
 
 
 def test_paths_in_the_map_exist():
