@@ -1,14 +1,17 @@
 """The README says what is true: its commands are those that run, its tables come from the result files."""
 
+import inspect
 import json
 import re
 import subprocess
 from pathlib import Path
 
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
+import cljax
 from cljax.methods import METHODS
 from cljax.methods.exhibits import EXHIBITS
 from cljax.report.overview import points
@@ -76,6 +79,8 @@ def test_every_method_is_listed_with_its_paper():
     (line,) = re.findall(rf"^\| `{name}` \|.*$", README, flags=re.M)
     link = paper(factory)
     assert f"({link})" in line or "plain baseline" in line, line
+    for config in re.findall(r"\((configs/[^)]*)\)", line):
+      assert f'"{name}"' in (ROOT / config).read_text(), line
 
 
 def test_links_lead_somewhere():
@@ -121,13 +126,28 @@ def test_paths_in_the_map_exist():
     assert (ROOT / name).exists(), name
 
 
-def test_one_s_own_things_run_as_they_stand():
-  """The block of README.md, on arrays of the names that it gives them."""
-  block = next(text for text in re.findall(r"```python\n(.*?)```", README, flags=re.S) if "from_arrays" in text)
+def test_one_s_own_things_run_as_they_stand(monkeypatch, tmp_path):
+  """The block of README.md and those of docs/your_own.md, on arrays of the names that they give them."""
+  monkeypatch.chdir(tmp_path)
   draw = np.random.default_rng(0)
-  names = {}
+  names = {"optax": optax, "cljax": cljax}
   for x, y in (("x0", "y0"), ("x1", "y1"), ("u0", "v0"), ("u1", "v1")):
     names[y] = draw.integers(0, 3, 60)
     names[x] = (draw.random((60, 5)) + np.eye(5)[names[y]] * 3).astype(np.float32)
-  exec(compile(block.replace("seeds=(0, 1)", "seeds=(0, 1), quiet=True"), "README.md", "exec"), names)
+  page = (ROOT / "docs" / "your_own.md").read_text()
+  first, *others = [block for text in (README, page) for block in re.findall(r"```python\n(.*?)```", text, flags=re.S)]
+  exec(compile(first.replace("seeds=(0, 1)", "seeds=(0, 1), quiet=True"), "README.md", "exec"), names)
   assert names["outcome"].result["metrics"]["ACC"]["mean"] > 0.8
+  fits = []
+
+  def fit_again(*given, **named):
+    """The same call has just run: it is only looked at."""
+    fits.append(inspect.signature(cljax.fit).bind(*given, **named))
+    return names["outcome"]
+
+  names["fit_again"] = fit_again
+  for block in others:
+    block = block.replace("cljax.fit(", "fit_again(").replace("(spec, stream))", "(spec, stream), quiet=True)")
+    exec(compile(block, "docs/your_own.md", "exec"), names)
+  assert names["outcome"].result["metrics"]["ACC"]["mean"] > 0.8 and len(fits) == 1
+  assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine_by_config"]
