@@ -1,5 +1,6 @@
 """Banks: what a name becomes, from small data sets written here, and what is said where that fails."""
 
+import io
 import os
 import shutil
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets
+from PIL import Image
 
 from cljax.data import bank, tfds
 from cljax.errors import ConfigError
@@ -74,6 +77,21 @@ def test_a_prepared_data_set_becomes_arrays(root, monkeypatch, shape, channels):
     assert np.array_equal(found.x.reshape(data[split][0].shape), data[split][0])
     assert np.array_equal(found.y, data[split][1])
   assert source.classes.tolist() == [0, 1, 2] and source.classes.dtype == np.int32 and len(source.hash) == 64
+
+
+def test_pictures_are_decoded_by_pillow_alone(root, monkeypatch):
+  """Whatever else is installed, and a palette's numbers as their colours."""
+  for name in ("decode_example_np", "decode_example_np_with_opencv"):
+    monkeypatch.setattr(
+      tensorflow_datasets.features.Image, name, lambda *args: pytest.fail("decoded by tensorflow_datasets")
+    )
+  x = np.random.default_rng(0).integers(0, 2, (13, 4, 5, 1)).astype(np.uint8) * np.array([255, 90, 7], np.uint8)
+  y, kept = np.arange(13) % 3, io.BytesIO()
+  Image.fromarray(x[0]).quantize(2).save(kept, "PNG")
+  content = [kept.getvalue(), *x[1:]]
+  write(root, data={split: (content[:n], y[:n]) for split, n in ROWS.items()}, channels=3)
+  source = bank.load("tiny", str(root))
+  assert np.array_equal(source.train.x, x) and np.array_equal(source.test.x, x[:6])
 
 
 def test_pictures_without_a_channel_axis_get_one():

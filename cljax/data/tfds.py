@@ -1,7 +1,11 @@
-"""Data sets that `tensorflow_datasets` has prepared as array_record, read without TensorFlow and without a network."""
+"""Data sets that `tensorflow_datasets` has prepared as array_record, read without TensorFlow and without a network.
+
+Pictures are decoded by Pillow, whatever else is installed, so that a data set is the same numbers on every machine.
+"""
 
 import difflib
 import hashlib
+import io
 import json
 import re
 import shlex
@@ -10,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from cljax.data.cache import Arrays
 from cljax.disk import PASSING, code_of, remedy
@@ -143,20 +148,34 @@ def decode(name: str, folder: Path, root: Path) -> Arrays:
       raise ConfigError(f"{where}; its splits are {', '.join(splits)}")
     parts = [
       as_arrays(name, [row[image] for row in rows], [row[label] for row in rows], shapes)
-      for rows in read(builder, split, name, root)
+      for rows in read(builder, split, image, name, root)
     ]
     arrays[f"{split}_x"], arrays[f"{split}_y"] = (np.concatenate(part) for part in zip(*parts, strict=True))
   return arrays
 
 
-def read(builder: Any, split: str, name: str, root: Path) -> Iterator[list[dict[str, Any]]]:
-  """The decoded records of a split in order, never those of two files at once; ConfigError: the damaged file."""
-  info, source, first = builder.info.splits[split], builder.as_data_source(split=split), 0
+def picture(content: bytes) -> np.ndarray:
+  """An encoded picture [h, w] or [h, w, c], a palette's as its colours."""
+  with Image.open(io.BytesIO(content)) as image:
+    return np.asarray(image.convert("RGB") if image.mode == "P" else image)
+
+
+def read(builder: Any, split: str, image: str, name: str, root: Path) -> Iterator[list[dict[str, Any]]]:
+  """The decoded records of a split in order, never those of two files at once; ConfigError: the damaged file.
+
+  Args:
+    image: the feature that is a picture.
+  """
+  import tensorflow_datasets as tfds
+
+  info, first = builder.info.splits[split], 0
+  source = builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
   for path, length in zip(map(Path, info.filepaths), info.shard_lengths, strict=True):
     check_length(path, length, name, root)
     for start in range(first, first + length, READ_AT_ONCE):
       try:
         rows = source.__getitems__(list(range(start, min(start + READ_AT_ONCE, first + length))))
+        rows = [{**row, image: picture(row[image])} for row in rows]
       except MemoryError:
         raise
       except Exception as error:  # readers and picture decoders raise many types, none of which names the file
