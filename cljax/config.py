@@ -10,6 +10,8 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
+from cljax.data.bank import KNOWN
+from cljax.data.local import rooted
 from cljax.declared import Field, at_least, check, fields, free, shown
 from cljax.errors import ConfigError, choose
 from cljax.methods import PLAINEST
@@ -166,6 +168,8 @@ def complete_section(config: ConfigDict, name: str) -> None:
       del own[key]
   own = {"source": "digits", **own} if name == "stream" else own
   own = values_of(name, own, known)
+  if name == "stream":
+    own["source"] = rooted(own["source"], KNOWN)
   own |= {key: value for key, value in defaults(factory, given).items() if key not in own}
   config[name] = {"name": config[name].name, **{key: held(value, known[key]) for key, value in own.items()}}
 

@@ -21,7 +21,7 @@ from cljax.looks import looks_of
 from cljax.memory import check_length, check_memory
 from cljax.mesh import choose_executor, make_mesh, padded, put
 from cljax.methods import WITHOUT_BOUNDARIES
-from cljax.recipe import Laid, build_stream, recipe, seeds_of
+from cljax.recipe import Laid, build_stream, labels_of, recipe, seeds_of
 from cljax.settings import UNNAMED, Labels, Settings, settings_of
 from cljax.start import adapted, check_given, check_start, read_parts
 from cljax.sweep import hyperparameters, sweep_values, with_values
@@ -291,9 +291,3 @@ def build(config: ConfigDict, data_dir: str | None = None, data: Laid | None = N
   )
   told = tuple(with_values(config, value).to_dict() for value in values)
   return experiment._replace(config=config.to_dict(), configs=told, values=values)
-
-
-def labels_of(config: ConfigDict) -> Labels:
-  """What a config calls its result."""
-  stream = "_".join(filter(None, (config.stream.get("source"), config.stream.name)))
-  return Labels(config.paper, config.preset, config.cell, config.method.name, stream)

@@ -9,6 +9,7 @@ The data axis splits the rows of each batch instead, for batches that are large.
 which adds the sums over devices by itself, so no method knows of it.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -86,6 +87,23 @@ def gather(tree: Any, lanes: int) -> Any:
 def agree(flag: bool) -> bool:
   """Whether any process says so; all of them must ask."""
   return bool(np.any(multihost_utils.process_allgather(np.array(flag)))) if jax.process_count() > 1 else flag
+
+
+def check_same(digest: str) -> None:
+  """All processes must call it.
+
+  Raises:
+    ConfigError: another process has read other data.
+  """
+  if jax.process_count() == 1:
+    return
+  own = np.frombuffer(hashlib.sha256(digest.encode()).digest(), np.uint8)
+  every = np.asarray(multihost_utils.process_allgather(own))
+  if odd := np.flatnonzero((every != every[0]).any(axis=1)).tolist():
+    raise ConfigError(
+      f"the processes {odd} of {len(every)} read other data than process 0 (here sha256 {digest[:12]}...): give each "
+      "host the same files, or a folder that all of them share"
+    )
 
 
 def over_seeds(fn: Callable[..., Any], axes: tuple[Any, ...], executor: str, mesh: Mesh) -> Callable[..., Any]:

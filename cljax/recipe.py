@@ -14,7 +14,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from cljax.checkpoint import by_path, checksum
-from cljax.data import bank, join
+from cljax.data import bank, join, local
 from cljax.data.arrays import laid_out
 from cljax.data.bank import Source
 from cljax.data.streams import stack
@@ -22,8 +22,10 @@ from cljax.declared import check
 from cljax.errors import ConfigError, choose
 from cljax.host import fit_into, host_bytes
 from cljax.keys import STREAM
+from cljax.mesh import check_same
 from cljax.nets import headed
 from cljax.sections import OWN, RATE, keywords, numbers_of, section
+from cljax.settings import Labels
 from cljax.sweep import sweep_values
 from cljax.types import Method, Spec, Stream
 
@@ -54,9 +56,10 @@ def build_stream(
   source_name = fields.pop("source", "digits")
   fields = keywords("stream", fields, builder, 2)
   shape = {key: fields[key] for key in ("size", "channels", "fit") if key in fields}
-  together = bool(shape) or "+" in source_name
+  together = bool(shape) or len(local.parts(source_name, bank.KNOWN)) > 1
   if source is None:
     source = join.load(source_name, data_dir, **shape) if together else bank.load(source_name, data_dir)
+  check_same(source.hash)
   keys = {seed: jax.random.fold_in(jax.random.key(seed), STREAM) for seed in seeds}
   built: dict[int, tuple[Spec, Stream]] = {}
   for seed, key in keys.items():
@@ -114,6 +117,12 @@ def check_apart(one: Stream, other: Stream, seeds: int) -> None:
   apart = sum(leaf.nbytes for leaf, its in pairs if leaf is not its and not np.array_equal(leaf, its))
   wanted = 2 * seeds * apart  # one by one, then side by side
   fit_into(host_bytes(), "this machine", f"the streams of {seeds} seeds take", wanted, "lower config.num_seeds")
+
+
+def labels_of(config: ConfigDict) -> Labels:
+  """What a config calls its result."""
+  stream = "_".join(filter(None, (local.short(config.stream.get("source", ""), bank.KNOWN), config.stream.name)))
+  return Labels(config.paper, config.preset, config.cell, config.method.name, stream)
 
 
 class Recipe(NamedTuple):

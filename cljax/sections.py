@@ -25,7 +25,9 @@ TABLES: dict[str, tuple[Mapping[str, Any], int]] = {  # section -> (table, first
 }
 CHOICE = 2  # of a keyword that is chosen from a table: first parameters of what it picks
 RATE = Field(float, at_least(0, "the learning rate, for example 0.1"), REQUIRED)
-SOURCE = Field(str, free("the data set, or several joined by +, for example digits"), "digits")
+SOURCE = Field(
+  str, free("the data set, an .npz file or a folder of pictures by class, or several joined by +: digits"), "digits"
+)
 BESIDE = {"stream": {"source": SOURCE}, "optimizer": {"lr": RATE}}  # fields that no factory of the section declares
 
 

@@ -81,10 +81,9 @@ def test_a_prepared_data_set_becomes_arrays(root, monkeypatch, shape, channels):
 
 def test_pictures_are_decoded_by_pillow_alone(root, monkeypatch):
   """Whatever else is installed, and a palette's numbers as their colours."""
+  own = tensorflow_datasets.features.Image
   for name in ("decode_example_np", "decode_example_np_with_opencv"):
-    monkeypatch.setattr(
-      tensorflow_datasets.features.Image, name, lambda *args: pytest.fail("decoded by tensorflow_datasets")
-    )
+    monkeypatch.setattr(own, name, lambda *args: pytest.fail("decoded by tensorflow_datasets"))
   x = np.random.default_rng(0).integers(0, 2, (13, 4, 5, 1)).astype(np.uint8) * np.array([255, 90, 7], np.uint8)
   y, kept = np.arange(13) % 3, io.BytesIO()
   Image.fromarray(x[0]).quantize(2).save(kept, "PNG")

@@ -1,4 +1,5 @@
-"""A stream of anybody's arrays: which leaves differ by seed, and whether tables, banks and spec fit each other."""
+"""A stream of anybody's arrays: which leaves differ by seed, whether tables, banks and spec fit each other, and what a
+pair of examples and labels is."""
 
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 from cljax.errors import ConfigError
 from cljax.types import Bank, Rows, Spec, Stream, Task
 
+LARGEST_LABEL = 1_000_000
+AS = "give a list of pairs (x, y), one for each task, or (x, y, rows) with a list of row numbers for each task"
 ANY = -1  # the rank of a leaf of a warp, which only the warp knows
 
 
@@ -117,3 +120,28 @@ def check_values(spec: Spec, stream: Stream) -> None:
       raise ConfigError(f"stream.{name} is {leaf.dtype}, not whole numbers")
     if leaf.size and (leaf.min() < least or leaf.max() > most):
       raise ConfigError(f"stream.{name} holds {leaf.min()} to {leaf.max()}, but may hold {least} to {most}")
+
+
+def pair_of(name: str, pair: Any) -> tuple[np.ndarray, np.ndarray]:
+  """(x [N, ...] uint8 or float32, y [N] int32).
+
+  Raises:
+    ConfigError: no such pair.
+  """
+  if not isinstance(pair, tuple | list) or len(pair) != 2:
+    raise ConfigError(f"{name} is no pair (x, y): {AS}")
+  x, y = (np.asarray(one) for one in pair)
+  if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+    raise ConfigError(f"{name}: x is {x.dtype}; pictures are uint8, from 0 to 255, and all else float32: x.astype(...)")
+  if x.ndim < 2 or y.shape != x.shape[:1]:
+    raise ConfigError(f"{name}: x {list(x.shape)} and y {list(y.shape)} must be [N, ...] and [N], of the same N")
+  if not np.issubdtype(y.dtype, np.integer) or (y.size and (y.min() < 0 or y.max() > LARGEST_LABEL)):
+    held = f", from {y.min()} to {y.max()}" if y.size else ""
+    raise ConfigError(f"{name}: y is {y.dtype}{held}; labels are whole numbers from 0 to {LARGEST_LABEL}")
+  if np.issubdtype(x.dtype, np.floating):
+    x = x.astype(np.float32)
+    if not np.isfinite(x).all():
+      raise ConfigError(f"{name}: x holds numbers that are not finite (or too large for float32)")
+  elif x.ndim == 3:
+    x = x[..., None]  # one channel
+  return x, y.astype(np.int32)

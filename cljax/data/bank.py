@@ -3,17 +3,19 @@
 `digits` and `synthetic` come with the library. Any other name is an image classification data set that
 `tensorflow_datasets` has prepared as array_record; it is read without TensorFlow and without a network, and its decoded
 arrays are cached, so that the second start takes no time. `stl10`, `office_home` and `tiny_imagenet` are also, or only,
-read from files that were copied by hand (`data.manual`).
+read from files that were copied by hand (`data.manual`). A path is an .npz file or a folder of pictures (`data.local`).
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from cljax.data import manual, tfds
+from cljax.data import local, manual, tfds
 from cljax.data.cache import Arrays, hash_arrays, read_cache, write_cache
+from cljax.data.folder import Shape
 from cljax.data.manual import MANUAL
 from cljax.types import Bank
 
@@ -32,15 +34,17 @@ class Source(NamedTuple):
   classes: np.ndarray  # [C_all] int32, sorted distinct labels of both splits
   hash: str  # sha256 of the prepared files (of the arrays, where they are embedded)
   groups: tuple[tuple[str, np.ndarray], ...] = ()  # name and labels of each data set, where several are joined
+  whole: Bank | None = None  # the training rows and then the data's own validation rows, where it has any
 
 
-def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -> Source:
+def load(name: str, data_dir: str | None = None, cache_dir: str | None = None, shape: Shape = Shape()) -> Source:
   """The data set of that name.
 
   Args:
-    name: `digits`, `synthetic`, or a TFDS name such as `mnist` or `emnist/letters`.
+    name: `digits`, `synthetic`, a TFDS name such as `mnist` or `emnist/letters`, or a path.
     data_dir: folder of prepared data sets; else the environment's TFDS_DATA_DIR, else ~/tensorflow_datasets.
     cache_dir: folder of decoded arrays; else the environment's CLJAX_CACHE, else ~/.cache/cljax.
+    shape: what the pictures of a folder are brought to; `data.join` does it for all others.
 
   Raises:
     ConfigError: unknown, missing, damaged or unsuitable data, with what to type instead.
@@ -49,18 +53,25 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None) -
     arrays = digits() if name == "digits" else synthetic()
     return as_source(arrays, hash_arrays(arrays))
   root = folder_of(data_dir, "TFDS_DATA_DIR", DATA_DIR)
+
+  def cached(full: str, key: str, decode: Callable[[], Arrays]) -> Arrays:
+    cache = folder_of(cache_dir, "CLJAX_CACHE", "~/.cache/cljax") / f"{full.replace('/', '_')}-{key[:16]}.npz"
+    arrays = read_cache(cache, key)
+    if not arrays:
+      arrays = decode()
+      write_cache(cache, arrays, key)
+    return arrays
+
+  if local.is_path(name, KNOWN):
+    return as_source(*local.load(name, root, shape, cached))
   by_hand = manual.find(name, root)
   if not by_hand and name in MANUAL and not tfds.versions(root / name):
     raise manual.missing(name, root)
   folder, files = by_hand or (tfds.find(name, root, KNOWN, EMBEDDED), None)
   full = name if by_hand else str(folder.parent.relative_to(root))  # with its config
   key = tfds.hash_files(folder, files)
-  cache = folder_of(cache_dir, "CLJAX_CACHE", "~/.cache/cljax") / f"{full.replace('/', '_')}-{key[:16]}.npz"
-  arrays = read_cache(cache, key) or {}
-  if not arrays:
-    arrays = MANUAL[name].read(folder, files) if files else tfds.decode(full, folder, root)
-    write_cache(cache, arrays, key)
-  return as_source(arrays, key)
+  decode = (lambda: MANUAL[name].read(folder, files)) if files else (lambda: tfds.decode(full, folder, root))
+  return as_source(cached(full, key, decode), key)
 
 
 def folder_of(given: str | None, variable: str, default: str) -> Path:
@@ -72,7 +83,11 @@ def as_source(arrays: Arrays, key: str) -> Source:
   """Both splits as banks, and the labels that occur in them; `key` is the hash."""
   classes = np.unique(np.concatenate([arrays["train_y"], arrays["test_y"]])).astype(np.int32)
   train, test = (Bank(arrays[f"{split}_x"], arrays[f"{split}_y"]) for split in ("train", "test"))
-  return Source(train, test, classes, key)
+  if "valid_x" not in arrays:
+    return Source(train, test, classes, key)
+  whole = Bank(*(np.concatenate([arrays[f"{split}_{part}"] for split in ("train", "valid")]) for part in "xy"))
+  n = len(train.y)
+  return Source(Bank(whole.x[:n], whole.y[:n]), test, classes, key, whole=whole)
 
 
 def digits() -> Arrays:

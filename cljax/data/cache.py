@@ -11,7 +11,7 @@ from etils import epath
 
 from cljax.files import tidy
 
-Arrays = dict[str, Any]  # train_x and test_x [N, h, w, c], train_y and test_y [N], numpy
+Arrays = dict[str, Any]  # train_x and test_x [N, h, w, c], train_y and test_y [N], perhaps valid_x and valid_y, numpy
 
 
 def hash_arrays(arrays: Arrays) -> str:
@@ -28,9 +28,10 @@ def check_kind(arrays: Arrays) -> None:
   Raises:
     ValueError: these are no decoded data set.
   """
-  if set(arrays) != {"train_x", "train_y", "test_x", "test_y"}:
+  splits = ("train", "test", "valid") if {"valid_x", "valid_y"} & set(arrays) else ("train", "test")
+  if set(arrays) != {f"{split}_{part}" for split in splits for part in "xy"}:
     raise ValueError(f"it holds {', '.join(sorted(arrays)) or 'nothing'}")
-  for split in ("train", "test"):
+  for split in splits:
     x, y = arrays[f"{split}_x"], arrays[f"{split}_y"]
     if x.ndim != 4 or x.dtype != np.uint8 or y.shape != x.shape[:1] or y.dtype != np.int32:
       raise ValueError(f"its {split} rows are {x.dtype} {x.shape} and {y.dtype} {y.shape}")

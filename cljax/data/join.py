@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from cljax.data import bank
+from cljax.data import bank, local
 from cljax.data.bank import Source
+from cljax.data.folder import Shape
 from cljax.errors import ConfigError, choose
 from cljax.host import fit_into, host_bytes
 from cljax.types import Bank
@@ -38,9 +39,9 @@ def load(name: str, data_dir: str | None, size: int = 0, channels: int = 0, fit:
   if channels not in (0, 1, 3):
     raise ConfigError(f"config.stream.channels={channels}: pictures have 1 channel (grey) or 3")
   found, missing = {}, []
-  for one in name.split("+"):
+  for one in local.parts(name, bank.KNOWN):
     try:
-      found[one.rstrip("?")] = bank.load(one.rstrip("?"), data_dir)
+      found[one.rstrip("?")] = bank.load(one.rstrip("?"), data_dir, shape=Shape(size, channels, fit))
     except ConfigError:
       if not one.endswith("?"):
         raise
@@ -49,6 +50,10 @@ def load(name: str, data_dir: str | None, size: int = 0, channels: int = 0, fit:
     logging.warning("not prepared and left out: %s", ", ".join(missing))
   if not found:
     raise ConfigError(f"none of config.stream.source={name!r} is prepared; join at least one that is")
+  for one, source in found.items():
+    if source.train.x.ndim != 4 or source.train.x.dtype != np.uint8:
+      kind = f"{source.train.x.dtype} {list(source.train.x.shape[1:])}"
+      raise ConfigError(f"{one} holds no pictures of uint8 but {kind}, which cannot be joined or brought to a size")
   first = next(iter(found.values())).train.x.shape
   rows = sum(len(split.y) for source in found.values() for split in (source.train, source.test))
   wanted = 2 * rows * (size or first[1]) ** 2 * (channels or first[3])  # as parts, then joined
@@ -59,10 +64,13 @@ def load(name: str, data_dir: str | None, size: int = 0, channels: int = 0, fit:
 def joined(sources: dict[str, Source], size: int, channels: int, fit: str) -> Source:
   """One source of several; the c-th class of the k-th counts on from those before."""
   trains: list[Bank] = []
+  valids: list[Bank] = []
   tests: list[Bank] = []
   groups, first = [], 0
   for name, source in sources.items():
-    for split, into in ((source.train, trains), (source.test, tests)):
+    for split, into in ((source.train, trains), (own_valid(source), valids), (source.test, tests)):
+      if not len(split.y):
+        continue
       y = first + np.searchsorted(source.classes, split.y).astype(np.int32)
       into.append(Bank(shaped(split.x, size, channels, fit), y))
     groups.append((name, np.arange(first, first + len(source.classes), dtype=np.int32)))
@@ -70,8 +78,17 @@ def joined(sources: dict[str, Source], size: int, channels: int, fit: str) -> So
   digest = hashlib.sha256(
     "".join(source.hash for source in sources.values()).encode() + f"{size} {channels} {fit}".encode()
   )
-  train, test = (Bank(*map(np.concatenate, zip(*banks, strict=True))) for banks in (trains, tests))
-  return Source(train, test, np.arange(first, dtype=np.int32), digest.hexdigest(), tuple(groups))
+  whole, test = (Bank(*map(np.concatenate, zip(*banks, strict=True))) for banks in (trains + valids, tests))
+  count = sum(len(part.y) for part in trains)
+  train = Bank(whole.x[:count], whole.y[:count])
+  classes, named = np.arange(first, dtype=np.int32), tuple(groups)
+  return Source(train, test, classes, digest.hexdigest(), named, whole if valids else None)
+
+
+def own_valid(source: Source) -> Bank:
+  """The data's own validation rows; none where it has none."""
+  whole, count = source.whole or source.train, len(source.train.y)
+  return Bank(whole.x[count:], whole.y[count:])
 
 
 def shaped(x: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:

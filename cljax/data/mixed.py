@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from cljax.data.bank import Source
-from cljax.data.streams import MOST_TASKS, SCENARIOS, Layout, lay, order_of, require, stratified
+from cljax.data.streams import MOST_TASKS, SCENARIOS, Layout, lay, order_of, require, require_pictures, stratified
 from cljax.data.warp import Rotation
 from cljax.declared import any_number, at_least, declared, free, one_of
 from cljax.types import Key, Spec, Stream
@@ -88,6 +88,7 @@ def copies(
   n, others = len(angles), len(groups) - 1
   require(1 <= n <= MOST_TASKS, f"config.stream.angles={angles}: 1 to {MOST_TASKS} copies are needed")
   require(valid_share < 1, f"config.stream.valid_share={valid_share}: a share is at least 0 and less than 1")
+  require_pictures(source, "config.stream.name='copies'")
   require(scenario == "task", f"config.stream.scenario={scenario!r}: relabelled copies need a head each, 'task'")
   base = np.flatnonzero(np.isin(source.train.y, groups[0][1]))
   require(

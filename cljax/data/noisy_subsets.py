@@ -15,7 +15,7 @@ import numpy as np
 from cljax.data.bank import Source
 from cljax.data.class_lists import Counts, first_tests, rows_by_class
 from cljax.data.sample import folded, permutations
-from cljax.data.streams import MOST_TASKS, ROWS, SCENARIOS, Layout, Tasks, lay, pad, require
+from cljax.data.streams import MOST_TASKS, ROWS, SCENARIOS, Layout, Tasks, lay, pad, require, require_pictures
 from cljax.data.warp import NoisyChannels
 from cljax.declared import any_number, at_least, declared, free, one_of
 from cljax.types import Array, Key, Spec, Stream
@@ -41,6 +41,7 @@ def noisy_subsets(
 ) -> tuple[Spec, Stream]:
   """T random sets of classes; pictures in [-.5, .5] with the task's noise added, then its order of the channels."""
   C = len(source.classes)
+  require_pictures(source, "config.stream.name='noisy_subsets'")
   require(
     classes_per_task <= C and tasks <= math.comb(C, classes_per_task),
     f"config.stream.tasks={tasks} with config.stream.classes_per_task={classes_per_task}: the {C} classes of the data "

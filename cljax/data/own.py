@@ -5,13 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cljax.data.arrays import AS, pair_of
 from cljax.data.streams import SCENARIOS, pad
 from cljax.errors import ConfigError, choose
 from cljax.types import Bank, Rows, Spec, Stream, Task
 
 Given = Any  # [(x, y), ...] one pair a task, or (x, y, [rows of each task, ...])
-LARGEST_LABEL = 1_000_000
-AS = "give a list of pairs (x, y), one for each task, or (x, y, rows) with a list of row numbers for each task"
 
 
 class Pairs(NamedTuple):
@@ -101,31 +100,6 @@ def pairs_of(name: str, given: Given) -> Pairs:
     raise ConfigError(f"{name} holds {len(given)} things that are no pairs: {AS}")
   x, y = pair_of(name, given[:2])
   return Pairs(x, y, [rows_of(f"{name}, task {t + 1}", rows, len(y)) for t, rows in enumerate(given[2])])
-
-
-def pair_of(name: str, pair: Any) -> tuple[np.ndarray, np.ndarray]:
-  """(x [N, ...] uint8 or float32, y [N] int32).
-
-  Raises:
-    ConfigError: no such pair.
-  """
-  if not isinstance(pair, tuple | list) or len(pair) != 2:
-    raise ConfigError(f"{name} is no pair (x, y): {AS}")
-  x, y = (np.asarray(one) for one in pair)
-  if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
-    raise ConfigError(f"{name}: x is {x.dtype}; pictures are uint8, from 0 to 255, and all else float32: x.astype(...)")
-  if x.ndim < 2 or y.shape != x.shape[:1]:
-    raise ConfigError(f"{name}: x {list(x.shape)} and y {list(y.shape)} must be [N, ...] and [N], of the same N")
-  if not np.issubdtype(y.dtype, np.integer) or (y.size and (y.min() < 0 or y.max() > LARGEST_LABEL)):
-    held = f", from {y.min()} to {y.max()}" if y.size else ""
-    raise ConfigError(f"{name}: y is {y.dtype}{held}; labels are whole numbers from 0 to {LARGEST_LABEL}")
-  if np.issubdtype(x.dtype, np.floating):
-    x = x.astype(np.float32)
-    if not np.isfinite(x).all():
-      raise ConfigError(f"{name}: x holds numbers that are not finite (or too large for float32)")
-  elif x.ndim == 3:
-    x = x[..., None]  # one channel
-  return x, y.astype(np.int32)
 
 
 def rows_of(name: str, rows: Any, count: int) -> np.ndarray:

@@ -8,6 +8,7 @@ Scenarios (van de Ven and Tolias 2019): `task` gives the task's identity and one
 over all classes; `domain` has one head whose classes mean the same in every task.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -50,6 +51,18 @@ def require(condition: bool, message: str) -> None:
   """ConfigError with the message unless the condition holds."""
   if not condition:
     raise ConfigError(message)
+
+
+def places_of(source: Source) -> int:
+  """What a permutation moves: pixels, whose channels stay together, or the numbers of a vector."""
+  shape = source.train.x.shape[1:]
+  return math.prod(shape[:2] if len(shape) == 3 else shape)
+
+
+def require_pictures(source: Source, what: str) -> None:
+  """ConfigError unless examples are pictures, which is what the stream does something with."""
+  shape = list(source.train.x.shape[1:])
+  require(len(shape) == 3, f"{what} takes pictures [height, width, channels], but the data has examples of {shape}")
 
 
 def order_of(key: Key, count: int, shuffle_order: bool) -> np.ndarray:
@@ -132,10 +145,15 @@ def lay(
     label_map[:, source.classes] = np.arange(C)
     label_unmap[:] = source.classes
   tests = [np.flatnonzero(np.isin(source.test.y, labels)).astype(np.int32) for labels in layout.classes]
+  if source.whole is not None:  # the data's own validation rows, beside those that are held out
+    n, y = len(source.train.y), source.whole.y
+    own = [n + np.flatnonzero(np.isin(y[n:], labels)) for labels in layout.classes]
+    valid = [np.concatenate(parts).astype(np.int32) for parts in zip(valid, own, strict=True)]
   tasks = Task(Rows(*pad(train), layout.warp), Rows(*pad(valid), layout.warp), label_map, label_unmap, live)
   rows = tuple(len(table) for table in train)
-  spec = Spec(source.train.x.shape[1:], T, C, T if scenario == "task" else 1, rows=rows)
-  return spec, Stream(source.train, tasks, source.test, Rows(*pad(tests), layout.warp))
+  x = source.train.x
+  spec = Spec(x.shape[1:], T, C, T if scenario == "task" else 1, rows=rows, x_bytes=x.dtype.itemsize)
+  return spec, Stream(source.whole or source.train, tasks, source.test, Rows(*pad(tests), layout.warp))
 
 
 @declared("stream", given=2)
@@ -148,11 +166,11 @@ def permuted(
   identity_first: Annotated[bool, free("the first, before any shuffle, leaves pictures as they are")] = False,
 ) -> tuple[Spec, Stream]:
   """T fixed random permutations of the pixels, all classes in each task (Kirkpatrick et al. 2017)."""
-  height, width = source.train.x.shape[1:3]
+  places = places_of(source)
   keys = folded(jax.random.fold_in(key, PERMUTE), np.arange(tasks))
-  index = np.array(permutations(keys, height * width), np.int32)
+  index = np.array(permutations(keys, places), np.int32)
   if identity_first:
-    index[0] = np.arange(height * width)
+    index[0] = np.arange(places)
   warp = Permutation(index[order_of(key, tasks, drawn.shuffle_order)])
   layout = Layout([source.classes] * tasks, warp)
   return assemble(source, key, layout, drawn)
@@ -168,6 +186,7 @@ def rotated(
   degrees: Annotated[float, any_number("between two tasks")] = 9.0,
 ) -> tuple[Spec, Stream]:
   """Task t turns pictures by `degrees * t`, counter-clockwise (Larochelle et al. 2007); all classes in each task."""
+  require_pictures(source, "config.stream.name='rotated'")
   require(
     abs(degrees) * tasks <= 360,
     f"config.stream.tasks={tasks} turns of config.stream.degrees={degrees:g} pass 360 and would repeat a task; "
@@ -231,7 +250,7 @@ def subsets(
     f"config.stream.permuted_rounds={permuted_rounds} makes {rounds * len(classes)} tasks; the most is {MOST_TASKS}",
   )
   if permuted_rounds:
-    pixels = source.train.x.shape[1] * source.train.x.shape[2]
+    pixels = places_of(source)
     keys = folded(jax.random.fold_in(key, PERMUTE), np.arange(1, rounds))
     index = [np.arange(pixels), *np.asarray(permutations(keys, pixels))]
     warp = Permutation(np.repeat(np.array(index, np.int32), len(classes), axis=0))

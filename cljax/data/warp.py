@@ -16,12 +16,12 @@ from cljax.types import Array
 
 
 class Permutation(NamedTuple):
-  """A fixed permutation of the pixels (Kirkpatrick et al. 2017); the channels of a pixel stay together."""
+  """A fixed permutation of the pixels (Kirkpatrick et al. 2017), whose channels stay together, or of a vector."""
 
-  index: Array  # [height * width] int32: output pixel i is input pixel index[i]
+  index: Array  # [height * width] int32: output pixel i is input pixel index[i]; of a vector [D]
 
   def __call__(self, x: Array) -> Array:
-    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+    flat = x.reshape(x.shape[0], len(self.index), -1)
     return jnp.take(flat, self.index, axis=1).reshape(x.shape)
 
 
