@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from cljax.checkpoint import by_path, checksum
 from cljax.config import check_outer
 from cljax.data.arrays import laid_out, one_seed
+from cljax.data.pictures import one_for_all
 from cljax.errors import ConfigError, choose
 from cljax.looks import looks_of
 from cljax.memory import check_length, check_memory
@@ -59,6 +60,7 @@ class Experiment(NamedTuple):
   test_rows: np.ndarray  # [S, T]
   data_hash: str
   valid_rows: np.ndarray  # [S, T]
+  normalised: dict[str, dict[str, list[float]]]  # {seed: mean and scale of each channel}, where all tasks share them
 
   def split_rows(self, split: str) -> np.ndarray:
     """[S, T] rows of a split, `test` or `valid`."""
@@ -259,6 +261,7 @@ def assemble(
     test_rows=by_seed(stream.test.count),
     data_hash=data_hash or checksum(by_path(stream)),
     valid_rows=valid_rows,
+    normalised=one_for_all(stream.test.warp, seeds),
   )
 
 

@@ -10,7 +10,7 @@ from cljax.types import Array, Key
 INIT, STREAM, TRAIN, META = range(4)  # purposes of a seed's key
 
 # Uses of a phase's key: an order takes the epoch beside it, all others the step within this task's phase.
-ORDER, PLAN, STEP, ENTER, TICK, EXIT = range(6)
+ORDER, PLAN, STEP, ENTER, TICK, EXIT, VISIT = range(7)
 
 
 def keys_of(seeds: jax.Array, positions: jax.Array) -> jax.Array:

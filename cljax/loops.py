@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from cljax.data.sample import current, fetch, held_pictures, some_rows, split_batch
-from cljax.keys import ENTER, EXIT, ORDER, PLAN, STEP, TICK, use
+from cljax.data.warp import is_drawn
+from cljax.keys import ENTER, EXIT, ORDER, PLAN, STEP, TICK, VISIT, use
 from cljax.types import (
   NONE,
   Array,
@@ -109,6 +110,7 @@ def fit_chunk(
   keys = jax.vmap(partial(use, key, STEP))(positions)
   clocks = jax.vmap(partial(clock_at, clock))(jnp.arange(n))
   size, step = phase.block or (1, phase.step)
+  visits = jax.vmap(partial(use, key, VISIT))(positions) if is_drawn(view.tasks.train.warp) else None
   if phase.joint:
     view = view._replace(pool=None)
   held = held_pictures(view, plan.held) if view.pool is not None else None
@@ -116,12 +118,14 @@ def fit_chunk(
 
   def take(state, k):
     """Steps k..k+size-1."""
-    schedule = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, k, size), (columns, keys, clocks))
-    now, key_k, clock_k = schedule
+    schedule = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, k, size), (columns, keys, clocks, visits))
+    now, key_k, clock_k, visit = schedule
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1), now)
-    batch = fetch(view, flat.place, flat.slot, held)._replace(slot=flat.slot, live=flat.live)
+    seen = view if visit is None else view._replace(visit=jnp.repeat(visit, now.live.shape[1]))
+    batch = fetch(seen, flat.place, flat.slot, held)._replace(slot=flat.slot, live=flat.live)
     if phase.block is None:
-      return step(key_k[0], state, spread(batch, 0), jax.tree.map(lambda leaf: leaf[0], clock_k), view)
+      seen = view if visit is None else view._replace(visit=visit[0])
+      return step(key_k[0], state, spread(batch, 0), jax.tree.map(lambda leaf: leaf[0], clock_k), seen)
     batch = jax.tree.map(lambda leaf: leaf.reshape((size, -1) + leaf.shape[1:]), batch)
     return step(key_k, state, spread(batch, 1), clock_k, view)
 

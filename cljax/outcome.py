@@ -182,7 +182,9 @@ def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
       artifacts.write(artifacts.folder_of(folder, seed), jax.tree.map(lambda leaf, s=s: leaf[s], found))
     if outcome.experiment is not None:
       it = outcome.experiment
-      files.write_sealed(folder / "parts" / "spec.json", told_of(it.config, it.spec, it.stream.bank.x.dtype))
+      files.write_sealed(
+        folder / "parts" / "spec.json", told_of(it.config, it.spec, it.stream.bank.x.dtype, it.normalised)
+      )
   store.write_report_arrays(folder / "report.npz", outcome.arrays)
   plots.save(folder / "figures", gallery.run_figures(outcome.result, outcome.arrays, EXHIBITS))
   files.write_sealed(folder / "result.json", outcome.result)

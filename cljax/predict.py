@@ -18,6 +18,7 @@ from etils import epath
 from cljax import artifacts
 from cljax.config import completed
 from cljax.data.sample import decode
+from cljax.data.warp import Standardisation
 from cljax.errors import ConfigError
 from cljax.files import read_sealed, telling
 from cljax.paths import located
@@ -35,9 +36,11 @@ class Answers(NamedTuple):
   errors: np.ndarray  # [B, T] what the gate went by
 
 
-def told_of(config: Mapping[str, Any], spec: Spec, pictures: Any) -> dict[str, Any]:
-  """What `Predictor` must know of a run, as JSON; `pictures` is the dtype of its bank."""
-  return {**spec._asdict(), "config": config, "pictures": str(np.dtype(pictures))}
+def told_of(config: Mapping[str, Any], spec: Spec, pictures: Any, normalised: Any) -> dict[str, Any]:
+  """What `Predictor` must know of a run, as JSON; `pictures` is the dtype of its bank, `normalised` {seed: by what all
+  tasks normalise their pictures}."""
+  told = {**spec._asdict(), "config": config, "pictures": str(np.dtype(pictures))}
+  return {**told, "normalised": normalised} if normalised else told
 
 
 def checked_pictures(x: Any, shape: tuple[int, ...], trained: str) -> np.ndarray:
@@ -67,6 +70,12 @@ def checked_pictures(x: Any, shape: tuple[int, ...], trained: str) -> np.ndarray
     kind = "floats of 0 to 1" if real else "uint8 of 0 to 255"
     raise ConfigError(f"pictures hold {low:g} to {high:g}, which is black for {kind}: they were divided by 255 before")
   return x.astype(np.float32) if real else x
+
+
+def normalisation_of(told: Mapping[str, Any], seed: int) -> Standardisation | None:
+  """By what a run normalises the pictures of all tasks, as `told_of` told it; None by nothing."""
+  own = told.get("normalised", {}).get(str(seed))
+  return None if own is None else Standardisation(*(jnp.array(own[name], jnp.float32) for name in ("mean", "scale")))
 
 
 class Predictor:
@@ -102,6 +111,7 @@ class Predictor:
         method = recipe(completed(found_again(located(workdir), self.config)), self.spec)({})
       by_source = "float32" if self.config.get("stream", {}).get("source") == "synthetic" else "uint8"
       self.pictures: str = told.get("pictures", by_source)  # older runs do not tell
+      self.normalise = normalisation_of(told, seed)
       self.serve: Any = method.serve
       self.shapes = jax.eval_shape(lambda: method.parts(method.init(jax.random.key(0))))
     self.loaded: dict[str, int] = {}
@@ -115,6 +125,11 @@ class Predictor:
     self.loaded[name] = path.stat().length
     return tree
 
+  def decoded(self, x: np.ndarray) -> Array:
+    """Checked pictures as the network is shown them."""
+    pixels = decode(jnp.asarray(x))
+    return pixels if self.normalise is None else self.normalise(pixels)
+
   def route(self, x: Array) -> Any:
     """The gate's `Routes` of pictures [B, ...], no slot for those that are not finite.
 
@@ -122,7 +137,7 @@ class Predictor:
       ConfigError: pictures that the run cannot be asked about, see `checked_pictures`.
     """
     x = checked_pictures(x, tuple(self.spec.x_shape), self.pictures)
-    routes = self.serve.route(self.gate, decode(jnp.asarray(x)))
+    routes = self.serve.route(self.gate, self.decoded(x))
     finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
     return routes._replace(slot=jnp.where(finite, routes.slot, -1))
 
@@ -136,7 +151,7 @@ class Predictor:
         self.expert = (-1, None)  # the one before goes first
         self.expert = (k, self.load(f"expert_{k}"))
       part, mine = self.expert[1], np.flatnonzero(slot == k)
-      logits = self.serve.answer(part, decode(jnp.asarray(x[mine])))
+      logits = self.serve.answer(part, self.decoded(x[mine]))
       answer = np.where(part["classes"], np.asarray(logits), -np.inf).argmax(axis=-1)
       labels[mine] = np.asarray(part["labels"])[answer]
     return Answers(labels, slot, np.asarray(routes.probabilities), np.asarray(routes.errors))

@@ -22,7 +22,7 @@ from cljax.checkpoint import Checkpoints
 from cljax.config import complete, completed
 from cljax.cursor import resume, steps_done
 from cljax.data.sample import pool_of, view_at, warped_rows
-from cljax.data.warp import COSTLY
+from cljax.data.warp import is_costly, is_drawn
 from cljax.drive import Driver, drive, event_of, start
 from cljax.experiment import Experiment, MakeFn, assemble, build
 from cljax.files import tidy
@@ -128,12 +128,13 @@ def compile_pictures(experiment: Experiment, pool_axis: int | None) -> dict[str,
   A pool that each seed has for itself is made only while all of them together stay small.
   """
   stream, axes = experiment.stream, experiment.axes
-  if not isinstance(stream.tasks.train.warp, COSTLY):
+  if not is_costly(stream.tasks.train.warp):
     return {}
   found: dict[str, Callable[..., Any]] = {}
   rows = stream.tasks.train.idx.shape[-1] * (len(experiment.seeds) if pool_axis == 0 else 1)
   joint = all(phase.joint for phase in experiment.method.phases)
-  if experiment.spec.boundaries and not joint and 4 * rows * int(np.prod(experiment.spec.x_shape)) <= POOL_BYTES:
+  whole = experiment.spec.boundaries and not joint and not is_drawn(stream.tasks.train.warp)
+  if whole and 4 * rows * int(np.prod(experiment.spec.x_shape)) <= POOL_BYTES:
     pool = jax.vmap(pool_of, (axes.bank, axes.tasks, None)) if pool_axis == 0 else pool_of
     found["pool"] = jax.jit(pool, out_shardings=places(pool_axis, experiment.mesh))
 

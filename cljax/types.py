@@ -74,6 +74,7 @@ class View(NamedTuple):
   tasks: Task  # tasks after t are zeroed; with one head, classes[k] is the union seen so far
   t: Array  # [] int32, the task in training; None where boundaries are hidden
   pool: Pool | None = None  # only where a warp is costly; the same numbers as warping each batch
+  visit: Key | None = None  # [] or [W], of a step, for what is drawn anew each time that a picture is seen
 
 
 class Place(NamedTuple):

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cljax.data.warp import RANKS, Dressed
 from cljax.errors import ConfigError
 from cljax.types import Bank, Rows, Spec, Stream, Task
 
@@ -18,11 +19,20 @@ def ranks(spec: Spec, stream: Stream) -> Stream:
   """How many axes each leaf has for one seed, or ANY."""
 
   def rows(table: Rows) -> Rows:
-    return Rows(2, 1, jax.tree.map(lambda leaf: ANY, table.warp))
+    return Rows(2, 1, warp_ranks(table.warp))
 
   bank = Bank(len(spec.x_shape) + 1, 1)
   tasks = Task(rows(stream.tasks.train), rows(stream.tasks.valid), 2, 2, 2)
   return Stream(bank, tasks, bank, rows(stream.test))
+
+
+def warp_ranks(warp: Any) -> Any:
+  """The same of a warp that stacks on the tasks."""
+  if isinstance(warp, Dressed):
+    return Dressed(*map(warp_ranks, warp))
+  if type(warp) in RANKS:
+    return jax.tree.map(lambda rank: rank + 1, RANKS[type(warp)])
+  return jax.tree.map(lambda leaf: ANY, warp)
 
 
 def laid_out(spec: Spec, stream: Stream, axes: Stream | None, seeds: int) -> Stream:

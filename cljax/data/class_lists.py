@@ -12,10 +12,11 @@ import jax
 import numpy as np
 
 from cljax.data.bank import Source
+from cljax.data.pictures import picture_stream
 from cljax.data.sample import folded, orders
 from cljax.data.streams import MOST_TASKS, ROWS, SCENARIOS, Layout, lay, pad, require
 from cljax.data.warp import Standardisation
-from cljax.declared import at_least, declared, free, one_of
+from cljax.declared import at_least, free, one_of
 from cljax.types import Key, Rows, Spec, Stream
 
 CIFAR100 = (
@@ -88,7 +89,7 @@ class Counts(NamedTuple):
     return take, int(self.valid_share * (rows + tests)) if self.valid_share else self.valid_per_class
 
 
-@declared("stream", given=2)
+@picture_stream
 def class_lists(
   source: Source,
   key: Key,

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 
 from cljax.data.bank import Source
+from cljax.data.pictures import picture_stream
 from cljax.data.streams import MOST_TASKS, SCENARIOS, Layout, lay, order_of, require, require_pictures, stratified
 from cljax.data.warp import Rotation
-from cljax.declared import any_number, at_least, declared, free, one_of
+from cljax.declared import any_number, at_least, free, one_of
 from cljax.types import Key, Spec, Stream
 
 ANGLES = (0.0, 0.0, 9.0, 18.0, 27.0, 36.0, 45.0)
@@ -34,7 +35,7 @@ def keyed(key: Key, purpose: int, t: int) -> Key:
   return jax.random.fold_in(jax.random.fold_in(key, purpose), t)
 
 
-@declared("stream", given=2)
+@picture_stream
 def datasets(
   source: Source,
   key: Key,
@@ -67,7 +68,7 @@ def datasets(
   return lay(source, Layout(classes, None), scenario, train, valid)
 
 
-@declared("stream", given=2)
+@picture_stream
 def copies(
   source: Source,
   key: Key,

@@ -14,17 +14,18 @@ import numpy as np
 
 from cljax.data.bank import Source
 from cljax.data.class_lists import Counts, first_tests, rows_by_class
+from cljax.data.pictures import picture_stream
 from cljax.data.sample import folded, permutations
 from cljax.data.streams import MOST_TASKS, ROWS, SCENARIOS, Layout, Tasks, lay, pad, require, require_pictures
 from cljax.data.warp import NoisyChannels
-from cljax.declared import any_number, at_least, declared, free, one_of
+from cljax.declared import any_number, at_least, free, one_of
 from cljax.types import Array, Key, Spec, Stream
 
 CLASSES, MEAN, DEVIATION, CHANNELS, TRAIN, TEST = range(6)  # purposes of the tasks' key
 MEANS, DEVIATIONS = (-2, -1, 0, 1), (0, 1)  # in units of `noise_unit`
 
 
-@declared("stream", given=2)
+@picture_stream
 def noisy_subsets(
   source: Source,
   key: Key,

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cljax.data.arrays import AS, pair_of
+from cljax.data.pictures import dressed
 from cljax.data.streams import SCENARIOS, pad
 from cljax.errors import ConfigError, choose
 from cljax.types import Bank, Rows, Spec, Stream, Task
@@ -21,7 +22,9 @@ class Pairs(NamedTuple):
   rows: list[np.ndarray]  # [T] of int32 rows
 
 
-def from_arrays(train: Given, test: Given, valid: Given = None, scenario: str = "task") -> tuple[Spec, Stream]:
+def from_arrays(
+  train: Given, test: Given, valid: Given = None, scenario: str = "task", **pictures: Any
+) -> tuple[Spec, Stream]:
   """(spec, stream) of one's own arrays, for `fit(method, spec, stream)`.
 
   Args:
@@ -33,6 +36,7 @@ def from_arrays(train: Given, test: Given, valid: Given = None, scenario: str = 
     valid: the same, or None for no validation rows.
     scenario: `task`, a head for each task, which may number its classes as it likes; `class`, one head over the labels
       of all tasks; `domain`, one head whose labels mean the same in every task.
+    pictures: `normalise`, `mean`, `std`, `flip` and `crop`, see `data.pictures.Pictures`.
 
   Raises:
     ConfigError: arrays that do not fit each other, with the task and what was found.
@@ -57,7 +61,7 @@ def from_arrays(train: Given, test: Given, valid: Given = None, scenario: str = 
   known = [np.unique(np.concatenate(classes))] * T if scenario == "domain" else classes
   for name in ("test", "valid"):
     check_known(name, splits[name], known)
-  return laid(splits, known, scenario)
+  return dressed(*laid(splits, known, scenario), **pictures)
 
 
 def laid(splits: dict[str, Pairs], classes: list[np.ndarray], scenario: str) -> tuple[Spec, Stream]:

@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from cljax.data.warp import is_drawn, through
 from cljax.types import NONE, Array, Bank, Batch, Key, Place, Pool, Rows, Stream, Task, View
 
 
@@ -111,18 +112,33 @@ def take_task(tree: Any, task: Array) -> Any:
   return jax.tree.map(lambda leaf: leaf[task], tree)
 
 
-def through(warp: Any, x: Array, row: Array) -> Array:
-  """x [B, ...], the pictures of the bank rows `row` [B], by one warp for all."""
+def warped(x: Array, warp: Any, row: Array, visit: Key | None = None) -> Array:
+  """x [B, ...], the pictures of the bank rows `row` [B], each by a warp of its own (leaves [B, ...]).
+
+  Args:
+    visit: [B] keys of what is drawn anew at each visit; None draws nothing.
+  """
   if warp is None:
     return x
-  return warp.at_rows(x, row) if hasattr(warp, "at_rows") else warp(x)
+  if visit is None or not is_drawn(warp):
+    return jax.vmap(lambda one, own, name: through(own, one[None], name[None])[0])(x, warp, row)
+
+  def seen(one, own, name, key):
+    return own.at_visit(one[None], name[None], key[None])[0]
+
+  return jax.vmap(seen)(x, warp, row, visit)
 
 
-def warped(x: Array, warp: Any, row: Array) -> Array:
-  """The same by a warp of its own for each row (leaves [B, ...])."""
-  if warp is None:
-    return x
-  return jax.vmap(lambda one, own, name: through(own, one[None], name[None])[0])(x, warp, row)
+def visits(view: View, place: Place) -> Key | None:
+  """[W] keys of the visits of a step to the places [W], each named by its place: a picture is the same throughout a
+  step, however often the step fetches it. None outside of a step."""
+  if view.visit is None:
+    return None
+
+  def one(key, place):
+    return jax.random.fold_in(jax.random.fold_in(key, place.task), place.row)
+
+  return jax.vmap(one, (0 if view.visit.ndim else None, 0))(view.visit, place)
 
 
 def current(view: View, joint: bool, key: Key, i: Array, count: Array, ordered: bool) -> Place:
@@ -182,7 +198,8 @@ def pictures(view: View, place: Place, slot: Array | None, held: Array | None) -
   chunk found it: only rows of the current task have been written since.
   """
   if view.pool is None:
-    return warped(decode(view.bank.x[place.row]), take_task(view.tasks.train.warp, task_of(view, place)), place.row)
+    warp = take_task(view.tasks.train.warp, task_of(view, place))
+    return warped(decode(view.bank.x[place.row]), warp, place.row, visits(view, place))
   new = view.pool.x[view.pool.at[place.row]]
   if held is None:
     return new
@@ -191,7 +208,8 @@ def pictures(view: View, place: Place, slot: Array | None, held: Array | None) -
 
 
 def fetch(view: View, place: Place, slot: Array | None = None, held: Array | None = None) -> Batch:
-  """The batch at `place` [W]: decoded, warped and labelled as in training; all rows live, no slot.
+  """The batch at `place` [W]: decoded, warped and labelled as in training; all rows live, no slot. What is drawn at
+  each visit is drawn by the step's `view.visit`; outside of a step pictures are as they are.
 
   Args:
     slot, held: of a plan, and the `held_pictures` of its memory: with them a pool is used where the view has one.

@@ -16,9 +16,10 @@ import jax
 import numpy as np
 
 from cljax.data.bank import Source
+from cljax.data.pictures import picture_stream
 from cljax.data.sample import folded, orders, permutations
 from cljax.data.warp import Permutation, Rotation
-from cljax.declared import any_number, at_least, declared, free, one_of
+from cljax.declared import any_number, at_least, free, one_of
 from cljax.errors import ConfigError
 from cljax.types import Key, Rows, Spec, Stream, Task
 
@@ -156,7 +157,7 @@ def lay(
   return spec, Stream(source.whole or source.train, tasks, source.test, Rows(*pad(tests), layout.warp))
 
 
-@declared("stream", given=2)
+@picture_stream
 def permuted(
   source: Source,
   key: Key,
@@ -176,7 +177,7 @@ def permuted(
   return assemble(source, key, layout, drawn)
 
 
-@declared("stream", given=2)
+@picture_stream
 def rotated(
   source: Source,
   key: Key,
@@ -196,7 +197,7 @@ def rotated(
   return assemble(source, key, Layout([source.classes] * tasks, Rotation(angle)), drawn)
 
 
-@declared("stream", given=2)
+@picture_stream
 def split(
   source: Source,
   key: Key,
@@ -220,7 +221,7 @@ def split(
   return assemble(source, key, layout, drawn)
 
 
-@declared("stream", given=2)
+@picture_stream
 def subsets(
   source: Source,
   key: Key,

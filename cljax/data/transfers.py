@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from cljax.data.bank import Source
+from cljax.data.pictures import picture_stream
 from cljax.data.streams import MOST_TASKS, ORDER, SCENARIOS, Layout, lay, require
-from cljax.declared import at_least, declared, one_of
+from cljax.declared import at_least, one_of
 from cljax.types import Key, Spec, Stream
 
 HALVES = {"all": slice(None), "first": slice(0, None, 2), "second": slice(1, None, 2)}
@@ -24,7 +25,7 @@ def rows_of_class(labels: np.ndarray, label: int, half: str) -> np.ndarray:
   return np.flatnonzero(labels == label)[HALVES[half]].astype(np.int32)
 
 
-@declared("stream", given=2)
+@picture_stream
 def transfer(
   source: Source,
   key: Key,

@@ -5,14 +5,17 @@ a stream use one record, whose leaves stack on a leading T; None is the identity
 `at_rows(x, row [B])` in its place, which is told the pictures' bank rows: a picture is the same at every visit. A new
 warp is a new record, and one that takes long has a place in `COSTLY`: it is applied once to a whole task, not again
 for each batch.
+
+`Dressed` is a task's own warp with what goes before it and after it: an augmentation, which is drawn anew at each visit
+of a training step and is nothing elsewhere, and a normalisation.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from cljax.types import Array
+from cljax.types import Array, Key
 
 
 class Permutation(NamedTuple):
@@ -80,4 +83,63 @@ class NoisyChannels(NamedTuple):
     return jnp.take(noisy, self.order, axis=-1)
 
 
+class Augmentation(NamedTuple):
+  """A mirror image at even odds, and a piece of the picture's size out of the picture in a black frame."""
+
+  flip: Array  # [] bool
+  crop: Array  # [] int32 pixels of the frame on each side; 0 is none
+
+  def __call__(self, key: Key, x: Array) -> Array:
+    """One picture [height, width, channels] by the key of its visit."""
+    mirrored = self.flip & jax.random.bernoulli(jax.random.fold_in(key, 0))
+    moved = jax.random.randint(jax.random.fold_in(key, 1), (2,), -self.crop, self.crop + 1)
+    for axis, by in enumerate(moved):
+      size = x.shape[axis]
+      place = jnp.arange(size) + by
+      inside = ((place >= 0) & (place < size)).reshape((-1,) + (1,) * (x.ndim - 1 - axis))
+      x = jnp.where(inside, jnp.take(x, jnp.clip(place, 0, size - 1), axis=axis), 0)
+    return jnp.where(mirrored, x[:, ::-1], x)
+
+
+class Dressed(NamedTuple):
+  """A warp between an augmentation of training pictures and a normalisation; each may be None."""
+
+  augment: Augmentation | None
+  warp: Any
+  normalise: Standardisation | None
+
+  def at_rows(self, x: Array, row: Array) -> Array:
+    x = through(self.warp, x, row)
+    return x if self.normalise is None else self.normalise(x)
+
+  def at_visit(self, x: Array, row: Array, key: Key) -> Array:
+    """The same of pictures [B, ...] that a training step sees by the keys [B] of their visits."""
+    augment: Any = self.augment
+    return self.at_rows(x if augment is None else jax.vmap(augment)(key, x), row)
+
+
 COSTLY = (Rotation, NoisyChannels)  # ten times a permutation
+RANKS: dict[Any, Any] = {  # of the leaves, for one task
+  Permutation: Permutation(1),
+  Rotation: Rotation(0),
+  Standardisation: Standardisation(1, 1),
+  NoisyChannels: NoisyChannels(0, 0, 1, 0),
+  Augmentation: Augmentation(0, 0),
+}
+
+
+def through(warp: Any, x: Array, row: Array) -> Array:
+  """x [B, ...], the pictures of the bank rows `row` [B], by one warp for all."""
+  if warp is None:
+    return x
+  return warp.at_rows(x, row) if hasattr(warp, "at_rows") else warp(x)
+
+
+def is_costly(warp: Any) -> bool:
+  """Whether pictures are better warped once than at each visit."""
+  return isinstance(warp.warp if isinstance(warp, Dressed) else warp, COSTLY)
+
+
+def is_drawn(warp: Any) -> bool:
+  """Whether a training step sees a picture otherwise at each visit."""
+  return isinstance(warp, Dressed) and warp.augment is not None
