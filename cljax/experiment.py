@@ -31,7 +31,7 @@ from cljax.types import Method, Spec, Stream
 
 LONGEST_CHUNK = 1000
 READOUTS = ("task", "class", "domain", "inferred")
-OF_SCENARIO = {"task": ("task",), "class": ("class", "task"), "domain": ("domain",)}  # what is asked
+OF_SCENARIO = {"task": ("task",), "class": ("class", "task"), "domain": ("domain",), "all": ("task",)}  # what is asked
 
 MakeFn = Callable[[Mapping[str, Any]], Method]  # numbers of one row of the seed axis, traced or not -> the method
 

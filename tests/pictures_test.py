@@ -14,7 +14,8 @@ from cljax.data.arrays import axes_of
 from cljax.data.bank import Source
 from cljax.data.pictures import Pictures, dressed, one_for_all
 from cljax.data.sample import decode, fetch, some_rows, split_batch, view_at, warped_rows
-from cljax.data.streams import permuted, rotated, split, stack, subsets
+from cljax.data.streams import permuted, rotated, split, stack
+from cljax.data.subsets import subsets
 from cljax.data.warp import Dressed, Permutation, Standardisation
 from cljax.declared import fields
 from cljax.errors import ConfigError

@@ -9,8 +9,11 @@ import scipy.ndimage
 
 from cljax.data.bank import Source
 from cljax.data.streams import permuted, rotated, split, stack
+from cljax.data.subsets import subsets
 from cljax.data.warp import Permutation, Rotation
+from cljax.declared import fields
 from cljax.errors import ConfigError
+from cljax.experiment import OF_SCENARIO
 from cljax.types import Bank, Spec
 
 LABELS = np.array([1, 3, 4, 7, 8, 9], np.int32)  # neither from zero nor without gaps
@@ -335,3 +338,56 @@ def test_turns_past_the_whole_circle_are_refused(tasks, degrees):
 def test_the_most_rows_that_fit_are_allowed():
   _, data = split(SOURCE, KEY, tasks=3, examples_per_task=35, valid_per_task=5)
   assert (data.tasks.train.count == 35).all() and (data.tasks.valid.count == 5).all()
+
+
+@pytest.mark.parametrize("scenario", ["task", "class", "domain"])
+def test_split_into_tasks_of_unequal_size(scenario):
+  spec, data = split(SOURCE, KEY, tasks=5, sizes=(3, 1, 2), scenario=scenario)
+  heads, logits = {"task": (3, 3), "class": (1, 6), "domain": (1, 3)}[scenario]
+  assert (spec.T, spec.heads, spec.C, spec.rows) == (3, heads, logits, (60, 20, 40))
+  dealt = [LABELS[:3], LABELS[3:4], LABELS[4:]]
+  for t, labels in enumerate(dealt):
+    assert data.tasks.label_unmap[t][data.tasks.classes[t]].tolist() == labels.tolist()
+    for bank, rows in ((data.bank, data.tasks.train), (data.test_bank, data.test)):
+      assert set(bank.y[rows.idx[t, : rows.count[t]]]) == set(labels)
+  _, shuffled = split(SOURCE, KEY, sizes=(3, 1, 2), scenario=scenario, shuffle_order=True)
+  own = [set(SOURCE.train.y[rows]) for rows in tables(shuffled.tasks.train)]
+  assert [len(labels) for labels in own] == [3, 1, 2] and set.union(*own) == set(LABELS)
+  _, even = split(SOURCE, KEY, sizes=(2, 2, 2), scenario=scenario)
+  chex.assert_trees_all_equal(even, split(SOURCE, KEY, tasks=3, scenario=scenario)[1])
+
+
+@pytest.mark.parametrize(
+  ("sizes", "words"),
+  [
+    ((3, 2), r"config.stream.sizes=\(3, 2\) deals out 5 classes, but the data has 6: make the sum 6"),
+    ((3, 2, 2), "deals out 7 classes, but the data has 6"),
+    ((6, 0), "config.stream.sizes=.* is too small; the least is 1"),
+  ],
+)
+def test_sizes_deal_out_every_class_once(sizes, words):
+  with pytest.raises(ConfigError, match=words):
+    split(SOURCE, KEY, sizes=sizes)
+
+
+def test_subsets_may_have_a_head_each_one_that_grows_or_one_meaning():
+  classes = ((3, 1), (4, 7, 8), (1, 9))
+  own = [sorted(labels) for labels in classes]
+  spec, data = subsets(SOURCE, KEY, classes=classes, scenario="task")
+  assert (spec.heads, spec.C) == (3, 3)
+  assert [data.tasks.label_unmap[t][data.tasks.classes[t]].tolist() for t in range(3)] == own
+  spec, data = subsets(SOURCE, KEY, classes=classes, scenario="class")
+  assert (spec.heads, spec.C) == (1, 6) and [LABELS[live].tolist() for live in data.tasks.classes] == own
+  spec, data = subsets(SOURCE, KEY, classes=classes, scenario="domain")
+  assert (spec.heads, spec.C) == (1, 3) and data.tasks.label_map[:, [1, 9]].tolist() == [[0, 0], [0, 0], [0, 1]]
+  spec, data = subsets(SOURCE, KEY, classes=classes)
+  assert (spec.heads, spec.C) == (1, 6) and data.tasks.classes.all()
+  with pytest.raises(ConfigError, match="config.stream.scenario='task' tells .* config.stream.boundaries=False hides"):
+    subsets(SOURCE, KEY, classes=classes, scenario="task", boundaries=False)
+
+
+def test_what_a_subset_s_scenario_asks():
+  """Without one the answer competes with all classes, as it always did."""
+  for scenario, readouts in (("all", ("task",)), ("task", ("task",)), ("class", ("class", "task"))):
+    assert OF_SCENARIO[scenario] == readouts
+  assert set(OF_SCENARIO) == set(fields(subsets, 2)["scenario"].bound.words)

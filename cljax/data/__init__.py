@@ -6,7 +6,8 @@ from cljax.data.class_lists import class_lists
 from cljax.data.mixed import copies, datasets
 from cljax.data.noisy_subsets import noisy_subsets
 from cljax.data.own import from_arrays
-from cljax.data.streams import permuted, rotated, split, subsets
+from cljax.data.streams import permuted, rotated, split
+from cljax.data.subsets import subsets
 from cljax.data.transfers import transfer
 from cljax.types import Spec, Stream
 

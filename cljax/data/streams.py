@@ -25,7 +25,6 @@ from cljax.types import Key, Rows, Spec, Stream, Task
 
 SCENARIOS = ("task", "class", "domain")
 MOST_TASKS = 10_000
-PAIRS = ((1, 5), (2, 6), (3, 7), (4, 8), (5, 9), (0, 2))
 PERMUTE, ROWS, ORDER, PASS = range(4)  # purposes of a stream's key
 
 
@@ -203,75 +202,34 @@ def split(
   key: Key,
   *,
   tasks: Tasks = 5,
+  sizes: Annotated[
+    tuple[int, ...], at_least(1, "classes of each task, in place of tasks; (): equally many", least=0)
+  ] = (),
   drawn: Drawn = Drawn(),
 ) -> tuple[Spec, Stream]:
-  """The classes dealt out to T tasks of equal size, in label order or one drawn from the key (Zenke et al. 2017)."""
+  """The classes dealt out to T tasks, equally many each unless `sizes` tells, in label order or one drawn from the key
+  (Zenke et al. 2017)."""
   C = len(source.classes)
+  if sizes:
+    require(
+      sum(sizes) == C,
+      f"config.stream.sizes={sizes} deals out {sum(sizes)} classes, but the data has {C}: make the sum {C}, or take "
+      "some of the classes by config.stream.name=subsets",
+    )
   require(
-    tasks <= C,
+    bool(sizes) or tasks <= C,
     f"config.stream.tasks={tasks} is more than the {C} classes of the data; split gives each task a class or more",
   )
   require(
-    C % tasks == 0,
+    bool(sizes) or C % tasks == 0,
     f"config.stream.tasks={tasks} does not divide the {C} classes of the data; "
-    f"choose one of {', '.join(str(n) for n in range(1, C + 1) if C % n == 0)}",
+    f"choose one of {', '.join(str(n) for n in range(1, C + 1) if C % n == 0)}, or tell each task's by "
+    "config.stream.sizes",
   )
-  dealt = source.classes[order_of(key, C, drawn.shuffle_order)].reshape(tasks, -1)
+  ends = np.cumsum(sizes or [C // tasks] * tasks)
+  dealt = np.split(source.classes[order_of(key, C, drawn.shuffle_order)], ends[:-1])
   layout = Layout([np.sort(labels) for labels in dealt], None)
   return assemble(source, key, layout, drawn)
-
-
-@picture_stream
-def subsets(
-  source: Source,
-  key: Key,
-  *,
-  classes: Annotated[tuple[tuple[int, ...], ...], at_least(0, "labels of each task")] = PAIRS,
-  permuted_rounds: Annotated[int, at_least(0, "all tasks again, through permutations of their own", MOST_TASKS)] = 0,
-  boundaries: Annotated[bool, free("False hides where a task begins: its rows come, then the next task's")] = True,
-  passes: Annotated[int, at_least(1, "how often a hidden task's rows come, each time in another order", 10_000)] = 1,
-  examples_per_task: Annotated[int, at_least(0, "training rows of each task; 0: all")] = 0,
-  valid_per_task: Annotated[int, at_least(0, "rows held out of training for validation")] = 0,
-) -> tuple[Spec, Stream]:
-  """Tasks of given classes, which may share some, under one head over all classes of the data: every answer competes
-  with all others, and the task's identity is no part of the answer. Where boundaries are given `passes` is 1, and a
-  method's epochs repeat the rows.
-  """
-  require(
-    passes == 1 or not boundaries,
-    f"config.stream.passes={passes}: at least 1 where boundaries are hidden, else 1 (use config.method.epochs)",
-  )
-  for labels in classes:
-    unknown = sorted(set(labels) - set(source.classes.tolist()))
-    require(not unknown, f"config.stream.classes={classes}: the data has no labels {unknown}")
-    require(len(set(labels)) == len(labels), f"config.stream.classes={classes}: a task names a class twice")
-  warp, rounds = None, permuted_rounds + 1
-  require(
-    rounds * len(classes) <= MOST_TASKS,
-    f"config.stream.permuted_rounds={permuted_rounds} makes {rounds * len(classes)} tasks; the most is {MOST_TASKS}",
-  )
-  if permuted_rounds:
-    pixels = places_of(source)
-    keys = folded(jax.random.fold_in(key, PERMUTE), np.arange(1, rounds))
-    index = [np.arange(pixels), *np.asarray(permutations(keys, pixels))]
-    warp = Permutation(np.repeat(np.array(index, np.int32), len(classes), axis=0))
-  layout = Layout([np.array(sorted(labels), np.int32) for labels in classes] * rounds, warp)
-  train, valid = draw_rows(key, source.train.y, layout.classes, examples_per_task, valid_per_task)
-  if not boundaries:
-    train = repeated(jax.random.fold_in(key, PASS), train, passes)
-  spec, stream = lay(source, layout, "class", train, valid)
-  live = np.ones_like(stream.tasks.classes)
-  return spec._replace(boundaries=boundaries), stream._replace(tasks=stream.tasks._replace(classes=live))
-
-
-def repeated(key: Key, tasks: list[np.ndarray], passes: int) -> list[np.ndarray]:
-  """The rows of each task `passes` times, each time in another keyed order."""
-  longest, found = max(map(len, tasks)), []
-  for t, rows in enumerate(tasks):
-    keys = folded(jax.random.fold_in(key, t), np.arange(passes))
-    drawn = np.asarray(orders(keys, np.full(passes, len(rows), np.int32), longest))
-    found.append(rows[drawn[:, : len(rows)].ravel()])
-  return found
 
 
 def stack(streams: Sequence[Stream]) -> tuple[Stream, Any]:

@@ -15,6 +15,7 @@ TOLD = ("paper", "preset", "cell", "num_seeds", "method.name", "stream.name", "s
 MARK = "differs in"
 COLUMNS = 4  # at most so many keys are columns of their own
 AS_COLUMNS = ("stream.", "optimizer.", "seed", "debug", "steps_per_task", "given_tasks")  # beginnings of their keys
+OFF = ("false", "()", "none", "all", "0")  # as values are written
 LEARNT = ("method.", "net.", "optimizer.")  # sections that say how a stream was learnt
 
 
@@ -109,7 +110,8 @@ def marks(results: Sequence[Result]) -> dict[str, list[str]]:
 
 def scenario(result: Result) -> str:
   """How labels are given to the tasks of its stream: task, class or domain."""
-  return str(result["config"].get("stream", {}).get("scenario", result["readout"]))
+  told = result["config"].get("stream", {}).get("scenario", "all")
+  return str(result["readout"] if told == "all" else told)
 
 
 def streams(results: Sequence[Result]) -> dict[tuple[str, str], list[int]]:
@@ -121,7 +123,9 @@ def streams(results: Sequence[Result]) -> dict[tuple[str, str], list[int]]:
 
 
 def problem(result: Result) -> tuple[Any, ...]:
-  """What results must share for one of them to be called the best: the stream with all its keys, and its length."""
-  flat = settings(result)
-  asked = {key: written(flat[key]) for key in flat if key.startswith("stream.") or key in ("debug", "given_tasks")}
+  """What results must share for one of them to be called the best: the stream with all its keys, and its length. A key
+  that is off is as good as one that did not exist yet."""
+  flat = {key: written(value) for key, value in settings(result).items()}
+  asked = {key: flat[key] for key in flat if key.startswith("stream.") or key in ("debug", "given_tasks")}
+  asked = {key: text for key, text in asked.items() if text not in OFF}
   return result["paper"], result["preset"], result["stream"], tuple(sorted(asked.items()))
