@@ -65,6 +65,8 @@ WRONG = {
   "x holds numbers that are not finite": {"x_train": np.full((40, 3), np.nan), "x_test": np.ones((20, 3))},
   "y is float64": {"y_train": Y[:40] / 1},
   "y is bool": {"y_test": Y[40:] > 1},
+  "y is <U21; labels": {"y_train": Y[:40].astype(str)},
+  "not finite (or too large": {"x_train": np.full((40, 3), 1e300), "x_test": np.ones((20, 3))},
   "from -1 to 2; labels are whole numbers": {"y_train": Y[:40] - 1},
   "labels up to 4, but no row of 0;": {"y_train": Y[:40] + 1},
   "labels up to 6, but no row of 1, 3, 5;": {"y_train": Y[:40] * 2, "y_test": Y[40:] * 2},

@@ -75,6 +75,13 @@ def test_one_pair_and_lists_of_rows_is_the_same_stream():
     np.testing.assert_array_equal(a[1].bank.x[rows[0]], b[1].bank.x[rows[1]])
 
 
+def test_three_tasks_of_pairs_are_no_pair_with_rows():
+  for kind in (tuple, list):
+    assert from_arrays([kind(of_task([c], "train")) for c in range(3)], pairs("test", [[0], [1], [2]]))[0].T == 3
+  few = [X[0] / 255, X[1] / 255], [0, 1], [[0, 1]]
+  assert from_arrays(few, few)[0].rows == (2,)
+
+
 def test_float_vectors_of_tasks_with_different_numbers_of_classes_are_learnt():
   """Two and three classes under two heads, validation rows, and what a stored row takes."""
   draw = np.random.default_rng(0)
@@ -162,6 +169,13 @@ WRONG = {
   "no test row": ([GOOD, GOOD], [GOOD, (X[:0], Y[:0])], {}, ["task 2 has no rows in test"]),
   "unknown label": ([(X[:50], Y[:50] * 0)], [GOOD], {}, ["test, task 1 has the labels [1, 2"]),
   "row beyond": ((*GOOD, [[0, 50]]), [GOOD], {}, ["rows from 0 to 50", "50 examples"]),
+  "column of labels": ([(X[:50], Y[:50, None])], [GOOD], {}, ["train, task 1: x [50, 8, 8, 1] and y [50, 1]"]),
+  "words as labels": ([(X[:50], Y[:50].astype(str))], [GOOD], {}, ["train, task 1: y is <U"]),
+  "one pair alone": (GOOD, [GOOD], {}, ["train, task 1 is no pair (x, y)"]),
+  "a mask": ((*GOOD, [Y[:50] < 5]), [GOOD], {}, ["rows are a mask [50]", "np.flatnonzero"]),
+  "a number of rows": ((*GOOD, 5), [GOOD], {}, ["train has int in place of a list of row numbers"]),
+  "no task": ((*GOOD, []), [GOOD], {}, ["train has list in place of"]),
+  "ragged": ([([[1.0, 2.0], [3.0]], [0, 1])], [GOOD], {}, ["train, task 1: x is no array"]),
   "rows as floats": ((*GOOD, [[0.5]]), [GOOD], {}, ["float64"]),
   "scenario": ([GOOD], [GOOD], {"scenario": "clas"}, ["clas", "Did you mean class?"]),
 }

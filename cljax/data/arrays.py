@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from cljax.data.warp import RANKS, Dressed
-from cljax.errors import ConfigError
+from cljax.errors import ConfigError, in_short
 from cljax.types import Bank, Rows, Spec, Stream, Task
 
 LARGEST_LABEL = 1_000_000
@@ -132,6 +132,14 @@ def check_values(spec: Spec, stream: Stream) -> None:
       raise ConfigError(f"stream.{name} holds {leaf.min()} to {leaf.max()}, but may hold {least} to {most}")
 
 
+def array_of(name: str, given: Any) -> np.ndarray:
+  """What numpy makes of it; ConfigError: nothing."""
+  try:
+    return np.asarray(given)
+  except (ValueError, TypeError) as error:
+    raise ConfigError(f"{name} is no array: {in_short(error)}") from error
+
+
 def pair_of(name: str, pair: Any) -> tuple[np.ndarray, np.ndarray]:
   """(x [N, ...] uint8 or float32, y [N] int32).
 
@@ -140,16 +148,17 @@ def pair_of(name: str, pair: Any) -> tuple[np.ndarray, np.ndarray]:
   """
   if not isinstance(pair, tuple | list) or len(pair) != 2:
     raise ConfigError(f"{name} is no pair (x, y): {AS}")
-  x, y = (np.asarray(one) for one in pair)
+  x, y = (array_of(f"{name}: {part}", one) for part, one in zip("xy", pair, strict=True))
   if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
     raise ConfigError(f"{name}: x is {x.dtype}; pictures are uint8, from 0 to 255, and all else float32: x.astype(...)")
   if x.ndim < 2 or y.shape != x.shape[:1]:
     raise ConfigError(f"{name}: x {list(x.shape)} and y {list(y.shape)} must be [N, ...] and [N], of the same N")
   if not np.issubdtype(y.dtype, np.integer) or (y.size and (y.min() < 0 or y.max() > LARGEST_LABEL)):
-    held = f", from {y.min()} to {y.max()}" if y.size else ""
+    held = f", from {y.min()} to {y.max()}" if y.size and np.issubdtype(y.dtype, np.number) else ""
     raise ConfigError(f"{name}: y is {y.dtype}{held}; labels are whole numbers from 0 to {LARGEST_LABEL}")
   if np.issubdtype(x.dtype, np.floating):
-    x = x.astype(np.float32)
+    with np.errstate(over="ignore"):
+      x = x.astype(np.float32)
     if not np.isfinite(x).all():
       raise ConfigError(f"{name}: x holds numbers that are not finite (or too large for float32)")
   elif x.ndim == 3:

@@ -1,11 +1,12 @@
 """One's own arrays as a stream: pairs of pictures and labels, a pair for each task, or one pair and lists of rows."""
 
 from collections.abc import Sequence
+from numbers import Number
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cljax.data.arrays import AS, pair_of
+from cljax.data.arrays import AS, array_of, pair_of
 from cljax.data.pictures import dressed
 from cljax.data.streams import SCENARIOS, pad
 from cljax.errors import ConfigError, choose
@@ -92,7 +93,7 @@ def pairs_of(name: str, given: Given) -> Pairs:
   """
   if not isinstance(given, Sequence) or not len(given):
     raise ConfigError(f"{name} is {type(given).__name__}: {AS}")
-  if isinstance(given[0], tuple | list) and len(given[0]) == 2 and np.ndim(given[0][1]) == 1:
+  if not is_one_pair(given):
     found = [pair_of(f"{name}, task {t + 1}", pair) for t, pair in enumerate(given)]
     shapes = {x.shape[1:] for x, _ in found}
     if len(shapes) > 1:
@@ -100,10 +101,19 @@ def pairs_of(name: str, given: Given) -> Pairs:
     ends = np.cumsum([0, *(len(y) for _, y in found)])
     rows = [np.arange(a, b, dtype=np.int32) for a, b in zip(ends, ends[1:], strict=False)]
     return Pairs(np.concatenate([x for x, _ in found]), np.concatenate([y for _, y in found]), rows)
-  if len(given) != 3:
-    raise ConfigError(f"{name} holds {len(given)} things that are no pairs: {AS}")
   x, y = pair_of(name, given[:2])
+  if not isinstance(given[2], Sequence | np.ndarray) or not len(given[2]):
+    raise ConfigError(f"{name} has {type(given[2]).__name__} in place of a list of row numbers for each task: {AS}")
   return Pairs(x, y, [rows_of(f"{name}, task {t + 1}", rows, len(y)) for t, rows in enumerate(given[2])])
+
+
+def is_one_pair(given: Sequence[Any]) -> bool:
+  """Whether it is (x, y, rows), and not three tasks: of which the second would be a pair whose first is no number."""
+  if len(given) != 3:
+    return False
+  second = given[1]
+  pair = isinstance(second, tuple | list) and len(second) == 2 and not isinstance(second[0], Number | np.generic)
+  return not pair and second is not None
 
 
 def rows_of(name: str, rows: Any, count: int) -> np.ndarray:
@@ -112,7 +122,11 @@ def rows_of(name: str, rows: Any, count: int) -> np.ndarray:
   Raises:
     ConfigError: no row numbers of `count` examples.
   """
-  found = np.asarray(rows)
+  found = array_of(name, rows)
+  if found.dtype == bool:
+    raise ConfigError(
+      f"{name}: rows are a mask {list(found.shape)}; give the numbers of its rows, np.flatnonzero(mask)"
+    )
   if found.ndim != 1 or not (np.issubdtype(found.dtype, np.integer) or not found.size):
     raise ConfigError(f"{name}: rows are {found.dtype} {list(found.shape)}; they are a list of whole numbers")
   if found.size and (found.min() < 0 or found.max() >= count):

@@ -62,7 +62,10 @@ def places_of(source: Source) -> int:
 def require_pictures(source: Source, what: str) -> None:
   """ConfigError unless examples are pictures, which is what the stream does something with."""
   shape = list(source.train.x.shape[1:])
-  require(len(shape) == 3, f"{what} takes pictures [height, width, channels], but the data has examples of {shape}")
+  way = "; give them a channel: x[..., None]" if len(shape) == 2 else ""
+  require(
+    len(shape) == 3, f"{what} takes pictures [height, width, channels], but the data has examples of {shape}{way}"
+  )
 
 
 def order_of(key: Key, count: int, shuffle_order: bool) -> np.ndarray:
