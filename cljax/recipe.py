@@ -17,6 +17,7 @@ from cljax.checkpoint import by_path, checksum
 from cljax.data import bank, join, local
 from cljax.data.arrays import laid_out
 from cljax.data.bank import Source
+from cljax.data.folder import Shape
 from cljax.data.streams import stack
 from cljax.declared import check
 from cljax.errors import ConfigError, choose
@@ -55,8 +56,8 @@ def build_stream(
   builder, fields = section(config, "stream")
   source_name = fields.pop("source", "digits")
   fields = keywords("stream", fields, builder, 2)
-  shape = {key: fields[key] for key in ("size", "channels", "fit") if key in fields}
-  together = bool(shape) or len(local.parts(source_name, bank.KNOWN)) > 1
+  shape = {key: fields[key] for key in Shape._fields if key in fields}
+  together = shape.get("size") or shape.get("channels") or len(local.parts(source_name, bank.KNOWN)) > 1
   if source is None:
     source = join.load(source_name, data_dir, **shape) if together else bank.load(source_name, data_dir)
   check_same(source.hash)

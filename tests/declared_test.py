@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 
 from cljax.config import complete, default
 from cljax.data import STREAMS, bank
+from cljax.data.folder import Shape
 from cljax.data.pictures import Pictures
 from cljax.declared import REQUIRED, Bound, above, at_least, declared, fields, kinds_of, one_of
 from cljax.errors import ConfigError
@@ -112,7 +113,7 @@ def test_every_keyword_has_its_line_and_its_range(section, name):
 def own_fields(section, name):
   """The keywords of a factory; those that all streams share stand at one of them."""
   known = fields(TABLES[section][name], GIVEN[section])
-  shared = Pictures._fields if section == "stream" and name != "split" else ()
+  shared = (*Pictures._fields, *Shape._fields) if section == "stream" and name not in ("split", "datasets") else ()
   return {key: field for key, field in known.items() if key not in shared}
 
 

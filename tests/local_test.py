@@ -172,6 +172,15 @@ def test_pictures_come_to_one_size_and_one_number_of_channels(here):
     np.array_equal(padded[3, 2:9, 1:10], Image.open("mixed/train/dog/0.png"))
     and padded[3].sum() == padded[3, 2:9, 1:10].sum()
   )
+  config = default()
+  config.stream = {"name": "split", "source": "mixed", "tasks": 1, "size": 8, "channels": 1}
+  spec, stream, *_ = build_stream(complete(config), (0,))
+  assert spec.x_shape == (8, 8, 1) and stream.bank.x.shape == (6, 8, 8, 1)
+  config.stream.source = "digits"
+  config.stream.size = 4
+  assert build_stream(complete(config), (0,))[0].x_shape == (4, 4, 1)
+  with pytest.raises(ConfigError, match=r"size=4 .* examples of \[8, 8, 1\]: bring its pictures to that by data.join"):
+    STREAMS["split"](bank.load("digits"), jax.random.key(0), size=4)
   joined = join.load("mixed+digits", None, 8, 1)
   assert joined.train.x.shape == (6 + 1438, 8, 8, 1) and joined.groups[1][1].tolist() == list(range(2, 12))
   folder(here / "clear", mode="RGBA")

@@ -7,7 +7,7 @@ rows where there is no `test`. Labels count the names of the classes in order. O
 
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -15,6 +15,7 @@ from PIL import Image
 
 from cljax.data.cache import Arrays
 from cljax.data.tfds import hash_files
+from cljax.declared import at_least, one_of
 from cljax.disk import PASSING, code_of, remedy
 from cljax.errors import ConfigError, in_short
 from cljax.host import fit_into, host_bytes
@@ -29,11 +30,11 @@ ByClass = dict[str, list[Path]]
 
 
 class Shape(NamedTuple):
-  """What pictures are brought to; 0: as they are, and all must be alike."""
+  """What pictures are brought to before a stream is laid over them."""
 
-  size: int = 0
-  channels: int = 0
-  fit: str = "resize"
+  size: Annotated[int, at_least(0, "of a side that pictures come to; 0: as they are, or as the first set", 1024)] = 0
+  channels: Annotated[int, at_least(0, "1 or 3; 0: as they are, or as the first set", 3)] = 0
+  fit: Annotated[str, one_of(("resize", "pad"), "how pictures of another size come to it")] = "resize"
 
 
 def unreadable(path: Path, error: Exception, what: str) -> ConfigError:

@@ -1,11 +1,12 @@
 """Streams over joined data sets (`data.join`): one data set a task, or copies of one to relate to each other."""
 
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import jax
 import numpy as np
 
 from cljax.data.bank import Source
+from cljax.data.folder import Shape
 from cljax.data.pictures import picture_stream
 from cljax.data.streams import MOST_TASKS, SCENARIOS, Layout, lay, order_of, require, require_pictures, stratified
 from cljax.data.warp import Rotation
@@ -15,14 +16,6 @@ from cljax.types import Key, Spec, Stream
 ANGLES = (0.0, 0.0, 9.0, 18.0, 27.0, 36.0, 45.0)
 ValidShare = Annotated[float, at_least(0, "of each class, held out of training for validation", 1)]
 SPLIT, DRAW, RELABEL = range(10, 13)  # purposes of a stream's key, beside those of data.streams
-
-
-class Shape(NamedTuple):
-  """Of the pictures, to which `data.join.load` has brought them."""
-
-  size: Annotated[int, at_least(1, "pixels of a side", 1024)] = 28
-  channels: Annotated[int, at_least(1, "1 or 3", 3)] = 1
-  fit: Annotated[str, one_of(("resize", "pad"), "how pictures of another size come to it")] = "resize"
 
 
 def groups_of(source: Source) -> tuple[tuple[str, np.ndarray], ...]:
@@ -45,7 +38,7 @@ def datasets(
   examples_per_task: Annotated[int, at_least(0, "the most training rows of a task, drawn at random; 0: all")] = 0,
   valid_share: ValidShare = 0.1,
   shuffle_order: Annotated[bool, free("the data sets in an order drawn from the key")] = False,
-  shape: Shape = Shape(),
+  shape: Shape = Shape(28, 1),
 ) -> tuple[Spec, Stream]:
   """One data set a task, each with its own labels; C is the largest label space."""
   groups = groups_of(source)
@@ -77,7 +70,7 @@ def copies(
   scenario: Annotated[str, one_of(SCENARIOS, "`task`: copies need a head each")] = "task",
   examples_per_task: Annotated[int, at_least(1, "rows of each task, of which `valid_share` are held out")] = 5000,
   valid_share: ValidShare = 0.1,
-  shape: Shape = Shape(),
+  shape: Shape = Shape(28, 1),
 ) -> tuple[Spec, Stream]:
   """Copies of the first data set, turned by `angles`, each with rows of its own; then each other data set as it is.
 

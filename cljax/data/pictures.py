@@ -1,8 +1,9 @@
 """What every stream may do with its pictures: a normalisation of all rows, an augmentation of the rows in training.
 
-`@picture_stream` declares a builder of `data.STREAMS` and gives it the keywords of `Pictures`; `dressed` does the same
-for any (spec, stream). A picture is decoded, augmented if a training step sees it, goes through its task's own warp,
-and is normalised last: `config.stream.mean` and `std` are of pictures in [0, 1], and a frame is black.
+`@picture_stream` declares a builder of `data.STREAMS` and gives it the keywords of `Pictures`, and of `Shape`, which was
+seen to before; `dressed` does what `Pictures` says for any (spec, stream). A picture is decoded, augmented if a training
+step sees it, goes through its task's own warp, and is normalised last: `config.stream.mean` and `std` are of pictures in
+[0, 1], and a frame is black.
 """
 
 import functools
@@ -12,6 +13,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from cljax.data.folder import Shape
 from cljax.data.sample import decode, take_task
 from cljax.data.warp import Augmentation, Dressed, Permutation, Rotation, Standardisation, through
 from cljax.declared import above, any_number, at_least, declared, free, one_of
@@ -38,20 +40,34 @@ class Pictures(NamedTuple):
 
 
 def picture_stream(build: Made) -> Made:
-  """A declared builder of streams that takes the keywords of `Pictures`, too."""
+  """A declared builder of streams that takes the keywords of `Pictures` and of `Shape`, too."""
+  signature, own = inspect.signature(build), inspect.signature(build).parameters
+  records: dict[str, Any] = {"pictures": Pictures()} | ({} if "shape" in own else {"shape": Shape()})
 
   @functools.wraps(build)
-  def whole(*args: Any, pictures: Pictures = Pictures(), **keywords: Any) -> tuple[Spec, Stream]:
+  def whole(*args: Any, pictures: Pictures, shape: Shape, **keywords: Any) -> tuple[Spec, Stream]:
+    if "shape" in own:
+      keywords["shape"] = shape
+    else:
+      check_shape(args[0].train.x.shape[1:], shape)
     return dressed_by(pictures, *build(*args, **keywords))
 
-  signature = inspect.signature(build)
-  options = inspect.Parameter("pictures", inspect.Parameter.KEYWORD_ONLY, default=Pictures(), annotation=Pictures)
   del whole.__wrapped__  # type: ignore[attr-defined]  # `declared` asks the whole one for its keywords
-  whole.__annotations__ = {**build.__annotations__, "pictures": Pictures}
-  whole.__signature__ = signature.replace(  # type: ignore[attr-defined]
-    parameters=[*signature.parameters.values(), options]
-  )
+  whole.__annotations__ = {**build.__annotations__, **{name: type(default) for name, default in records.items()}}
+  kind = inspect.Parameter.KEYWORD_ONLY
+  added = [inspect.Parameter(name, kind, default=default) for name, default in records.items()]
+  whole.__signature__ = signature.replace(parameters=[*own.values(), *added])  # type: ignore[attr-defined]
   return declared("stream", given=2)(whole)  # type: ignore[return-value]
+
+
+def check_shape(there: tuple[int, ...], shape: Shape) -> None:
+  """ConfigError: pictures of the shape `there` were not brought to another before, as `data.join.load` does."""
+  wanted = [shape.size or side for side in there[:2]] + [shape.channels or count for count in there[2:]]
+  if list(there) != wanted:
+    raise ConfigError(
+      f"config.stream.size={shape.size} and config.stream.channels={shape.channels}, but the data has examples of "
+      f"{list(there)}: bring its pictures to that by data.join.load"
+    )
 
 
 @declared("stream", given=2)
