@@ -1,9 +1,9 @@
 """What every stream may do with its pictures: a normalisation of all rows, an augmentation of the rows in training.
 
-`@picture_stream` declares a builder of `data.STREAMS` and gives it the keywords of `Pictures`, and of `Shape`, which was
-seen to before; `dressed` does what `Pictures` says for any (spec, stream). A picture is decoded, augmented if a training
-step sees it, goes through its task's own warp, and is normalised last: `config.stream.mean` and `std` are of pictures in
-[0, 1], and a frame is black.
+`@picture_stream` declares a builder of `data.STREAMS` and gives it the keywords of `Pictures`, and of `Shape`, which
+was seen to before; `dressed` does what `Pictures` says for any (spec, stream). A picture is decoded, augmented if a
+training step sees it, goes through its task's own warp, and is normalised last: `config.stream.mean` and `std` are of
+pictures in [0, 1], and a frame is black.
 """
 
 import functools
