@@ -15,7 +15,7 @@ from etils import epath
 
 from cljax import artifacts
 from cljax.checkpoint import Checkpoints
-from cljax.data import bank, join
+from cljax.data import bank, join, local
 from cljax.data.bank import Source
 from cljax.drive import Stopped
 from cljax.errors import ConfigError
@@ -94,7 +94,7 @@ def train(
 
 def source_of(data: Data, data_dir: str | None) -> Source:
   """The data set, or several as one."""
-  if data.size or data.channels or "+" in data.source:
+  if data.size or data.channels or len(local.parts(data.source, bank.KNOWN)) > 1:
     return join.load(data.source, data_dir, data.size, data.channels)
   return bank.load(data.source, data_dir)
 
