@@ -145,7 +145,7 @@ def test_a_view_hides_later_tasks():
     for shown, leaf in zip(jax.tree.leaves(view.tasks), jax.tree.leaves(data.tasks), strict=True):
       np.testing.assert_array_equal(shown[: t + 1], leaf[: t + 1])
       assert not np.asarray(shown)[t + 1 :].any()
-    assert view.t == t and view._fields == ("bank", "tasks", "t", "pool")
+    assert view.t == t and view._fields == ("bank", "tasks", "t", "pool", "visit") and view.visit is None
 
 
 def test_one_head_sees_the_union_of_classes_so_far():
