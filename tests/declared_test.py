@@ -113,7 +113,8 @@ def test_every_keyword_has_its_line_and_its_range(section, name):
 def own_fields(section, name):
   """The keywords of a factory; those that all streams share stand at one of them."""
   known = fields(TABLES[section][name], GIVEN[section])
-  shared = (*Pictures._fields, *Shape._fields) if section == "stream" and name not in ("split", "datasets") else ()
+  homes = {"split": Pictures._fields, "datasets": Shape._fields} if section == "stream" else {}
+  shared = {key for home, keys in homes.items() if home != name for key in keys}
   return {key: field for key, field in known.items() if key not in shared}
 
 
