@@ -12,7 +12,7 @@ from ml_collections.config_dict import RequiredValueError
 
 from cljax.data.bank import KNOWN
 from cljax.data.local import rooted
-from cljax.declared import Field, at_least, check, fields, free, shown
+from cljax.declared import REQUIRED, Field, at_least, check, fields, free, shown
 from cljax.errors import ConfigError, choose
 from cljax.methods import PLAINEST
 from cljax.named import pick
@@ -170,7 +170,8 @@ def complete_section(config: ConfigDict, name: str) -> None:
   own = values_of(name, own, known)
   if name == "stream":
     own["source"] = rooted(own["source"], KNOWN)
-  own |= {key: value for key, value in defaults(factory, given).items() if key not in own}
+  beside = {key: field.default for key, field in BESIDE.get(name, {}).items() if field.default is not REQUIRED}
+  own |= {key: value for key, value in (beside | defaults(factory, given)).items() if key not in own}
   config[name] = {"name": config[name].name, **{key: held(value, known[key]) for key, value in own.items()}}
 
 

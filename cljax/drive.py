@@ -100,8 +100,9 @@ class Driver(NamedTuple):
     timeline = self.experiment.timeline
     steps = timeline.epoch_steps(at.task, at.phase)
     step = np.array(at.step)
-    fields = [step // steps, step % steps, steps, timeline.total_before(at.task, at.phase) + step]
-    return Clock(*(self.by_seed(number) for number in fields))
+    total = timeline.total_before(at.task, at.phase) + step
+    length, whole = timeline.phase_steps(at.task, at.phase), timeline.stream_steps(at.phase)
+    return Clock(*(self.by_seed(number) for number in (step // steps, step % steps, steps, total, length, whole)))
 
   def by_seed(self, numbers: Iterable[int]) -> jax.Array:
     numbers = np.asarray(numbers, np.int32)

@@ -41,7 +41,7 @@ def position(clock: Clock) -> Array:
 def clock_at(clock: Clock, k: Array) -> Clock:
   """The clock `k` steps later in the same phase of the same task."""
   later = position(clock) + k
-  return Clock(later // clock.steps, later % clock.steps, clock.steps, clock.total + k)
+  return clock._replace(epoch=later // clock.steps, step=later % clock.steps, total=clock.total + k)
 
 
 def rows_in(phase: Phase, view: View) -> Array:

@@ -65,7 +65,7 @@ def check_memory(
   asked = group * (pixels + answer_bytes(method, state, group, timeline, device))
   refuse(f"{group} test rows at once take", at_once * asked, device, "lower config.evaluate_group")
   zero, t = np.int32(0), np.int32(0) if timeline.spec.boundaries else None
-  view, clock = View(one.bank, one.tasks, t), Clock(zero, zero, np.int32(1), zero)
+  view, clock = View(one.bank, one.tasks, t), Clock(zero, zero, np.int32(1), zero, np.int32(1), np.int32(1))
   for phase in method.phases:
     lower = f"lower config.method.batch_size (here {phase.batch}), the rows that are replayed, or config.chunk"
     refuse(f"{phase.batch} rows of a step take", at_once * phase.batch * pixels, device, lower)

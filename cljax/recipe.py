@@ -20,11 +20,13 @@ from cljax.data.bank import Source
 from cljax.data.folder import Shape
 from cljax.data.streams import stack
 from cljax.declared import check
+from cljax.declared import fields as fields_of
 from cljax.errors import ConfigError, choose
 from cljax.host import fit_into, host_bytes
 from cljax.keys import STREAM
 from cljax.mesh import check_same
 from cljax.nets import headed
+from cljax.pieces.course import Course, restarts, scheduled
 from cljax.sections import OWN, RATE, keywords, numbers_of, section
 from cljax.settings import Labels
 from cljax.sweep import sweep_values
@@ -137,6 +139,7 @@ class Recipe(NamedTuple):
   net: nn.Module
   optimizer: Callable[..., Any] | None  # None: the factory takes the learning rate
   rates: Mapping[str, Any]  # of the optimizer, with its `lr`
+  course: Course  # of the optimizer over the run
   spec: Spec
   fields: Mapping[str, Any]  # keywords of the factory
   places: Mapping[str, tuple[str, ...]]  # where among `fields` the numbers stand
@@ -150,8 +153,15 @@ class Recipe(NamedTuple):
       if name != "lr":
         place, *below = self.places[choose("hyper", name, self.places)]
         own[place] = {**own[place], below[0]: value} if below else value
-    tx = lr if self.optimizer is None else self.optimizer(lr, **rates)
-    method = self.factory(self.net, tx, self.spec, **own)
+
+    def by(tx: Any) -> Method:
+      return self.factory(self.net, tx, self.spec, **own)
+
+    def at(rate: Any) -> Method:
+      tx = rate if self.optimizer is None else self.optimizer(rate, **rates)
+      return restarts(by, tx) if self.course.restart and self.optimizer else by(tx)
+
+    method = scheduled(at, lr, self.course)
     if not (self.debug and self.spec.boundaries):
       return method
     short = tuple(p._replace(epochs=0, steps=min(p.steps or DEBUG_STEPS, DEBUG_STEPS)) for p in method.phases)
@@ -171,12 +181,20 @@ def recipe(config: ConfigDict, spec: Spec) -> Callable[[Mapping[str, Any]], Meth
   if "lr" not in rates:
     raise ConfigError("config.optimizer.lr is missing")
   check("config.optimizer.lr", rates["lr"], RATE)
+  ours = set(Course._fields) - set(fields_of(optimizer, 1))  # an optimizer of one's own may have such a keyword itself
+  course = Course(**{key: rates.pop(key) for key in ours & set(rates)}).checked()
+  if course.restart and not spec.boundaries:
+    raise ConfigError(
+      "config.optimizer.restart=True has to know where tasks begin, and config.stream.boundaries=False hides it; set "
+      "one of them otherwise"
+    )
   others = {key: value for key, value in rates.items() if key != "lr"}
   second = list(inspect.signature(factory).parameters)[1]
   if second == "lr" and (config.optimizer.name != "sgd" or any(others.values())):
     raise ConfigError(
       f"config.method.name={config.method.name!r} takes plain sgd steps of its own; "
-      f"config.optimizer={config.optimizer.to_dict()} is refused: use name='sgd' with lr only"
+      f"config.optimizer={dict(name=config.optimizer.name, **others)} is refused: use name='sgd' with lr only, and a "
+      "schedule if you like"
     )
   keywords("optimizer", others, optimizer, 1)
   keywords("method", fields, factory, 3)
@@ -186,6 +204,7 @@ def recipe(config: ConfigDict, spec: Spec) -> Callable[[Mapping[str, Any]], Meth
     net,
     tx,
     rates,
+    course,
     spec,
     fields,
     {key: number.place for key, number in numbers_of(config).items()},

@@ -13,6 +13,7 @@ from cljax.errors import ConfigError
 from cljax.methods import METHODS
 from cljax.named import pick
 from cljax.nets import NETS
+from cljax.pieces.course import Course
 from cljax.pieces.optimizers import OPTIMIZERS
 from cljax.settings import Settings
 
@@ -28,7 +29,10 @@ RATE = Field(float, at_least(0, "the learning rate, for example 0.1"), REQUIRED)
 SOURCE = Field(
   str, free("the data set, an .npz file or a folder of pictures by class, or several joined by +: digits"), "digits"
 )
-BESIDE = {"stream": {"source": SOURCE}, "optimizer": {"lr": RATE}}  # fields that no factory of the section declares
+BESIDE: dict[str, Mapping[str, Field]] = {  # fields that no factory of the section declares
+  "stream": {"source": SOURCE},
+  "optimizer": {"lr": RATE, **fields(Course)},
+}
 
 
 def keywords(section: str, given: Mapping[str, Any], factory: Callable, skipped: int = 0) -> dict[str, Any]:

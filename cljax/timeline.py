@@ -113,6 +113,10 @@ class Timeline(NamedTuple):
     zero = np.zeros(len(self.rows), np.int64)
     return sum((self.phase_steps(t, phase) for t in self.tasks if t < task), zero)
 
+  def stream_steps(self, phase: int) -> np.ndarray:
+    """[S] steps of this phase in the whole stream."""
+    return sum((self.phase_steps(t, phase) for t in self.segments()), np.zeros(len(self.rows), np.int64))
+
   def blank(self) -> dict[str, Counts]:
     """What each look has found before anything was asked."""
     phases = range(len(self.phases))

@@ -112,6 +112,8 @@ class Clock(NamedTuple):
   step: Array  # [] int32, in this epoch of this task
   steps: Array  # [] int32, of such an epoch
   total: Array  # [] int32, steps of this phase since the stream began
+  length: Array = None  # [] int32, steps of this phase in this task; None where nobody counts them
+  whole: Array = None  # [] int32, steps of this phase in the whole stream; likewise
 
 
 class At(NamedTuple):

@@ -123,7 +123,7 @@ def described(name: str) -> list[str]:
       factory = one.table[name]
       link = paper(factory)
       lines += [f"{name}, of {kind}: {about(factory)}", *([f"  {link}"] if link else [])]
-      known = dict(fields(factory, one.given))
+      known = {**BESIDE.get(one.flag.split(".")[-1], {}), **fields(factory, one.given)}
       lines += [f"  --{one.flag}.name={name}", *field_lines(f"{one.flag}.", known), ""]
   if name in OUTER:
     lines += [f"{name}, a setting", *field_lines("config.", {name: OUTER[name]}), ""]

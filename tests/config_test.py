@@ -13,6 +13,7 @@ from cljax.errors import ConfigError
 from cljax.experiment import build
 from cljax.outcome import names_of
 from cljax.overrides import relabel
+from cljax.pieces.course import Course
 from cljax.recipe import build_stream
 from cljax.run import train
 from cljax.sweep import sweep_values, with_values
@@ -232,7 +233,8 @@ def test_every_keyword_of_the_optimizer_can_be_given_and_goes_with_another_choic
   """What the other choice does not know is dropped at its default, and refused where it was set."""
   it = config()
   assert it.optimizer.to_dict() == {
-    "name": "sgd", "lr": 0.1, "momentum": 0.0, "nesterov": False, "clip_norm": 0.0, "weight_decay": 0.0
+    "name": "sgd", "lr": 0.1, "momentum": 0.0, "nesterov": False, "clip_norm": 0.0, "weight_decay": 0.0,
+    **Course()._asdict(),
   }  # fmt: skip
   it.optimizer.name = "adamw"
   changed = complete(it).optimizer

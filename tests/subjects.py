@@ -188,7 +188,7 @@ def recording(compiled, log):
   def wrap(name, function):
     def call(*args):
       if name.endswith((".enter", ".tick", ".exit", ".chunk")):
-        clock = tuple(int(number) for number in args[4])
+        clock = tuple(int(number) for number in args[4][:4])
         log.append((name, *clock, int(args[5])) if name.endswith("chunk") else (name, *clock))
       elif name.startswith("evaluate"):
         log.append((name, int(args[3]), int(args[4]) + 1))
