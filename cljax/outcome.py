@@ -1,7 +1,8 @@
 """What a run leaves: in memory an `Outcome`, in its folder a result file, report arrays, parts and figures."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +10,9 @@ import numpy as np
 from etils import epath
 
 from cljax import artifacts, divergence, files
-from cljax.checkpoint import by_path
+from cljax.checkpoint import Checkpoints, by_path
 from cljax.cursor import Carry
+from cljax.errors import ConfigError
 from cljax.experiment import Experiment
 from cljax.looks import counts_of
 from cljax.mesh import agree, gather
@@ -19,17 +21,28 @@ from cljax.predict import told_of
 from cljax.report import gallery, plots, store
 from cljax.settings import Labels, Settings
 from cljax.types import Method, Spec, State, nothing
-from cljax.workdir import Older, check_claim, environment
+from cljax.workdir import Older, check_claim, check_identity, environment
 
 
 class Outcome(NamedTuple):
-  """What a run has found, and what it has learnt where it ran in this process."""
+  """What a run has found, and what it has learnt."""
 
   result: dict[str, Any]  # as in result.json
   arrays: Mapping[str, np.ndarray]  # as in report.npz: the method's report after each task, [S, T, ...]
-  state: State | None = None  # [S, ...]; None when a finished run was only read
-  experiment: Experiment | None = None
+  learnt: Callable[[], State]  # gives `state`
+  experiment: Experiment | None = None  # where it ran in this process
   sweep: tuple["Outcome", ...] = ()  # one for each value of a sweep, whose first one the fields above tell
+
+  @property
+  def state(self) -> State:
+    """The method's state after the last task, leaves [S, ...]. Of a run that had finished before it is loaded from the
+    last checkpoint when it is first asked for; on several processes all of them must ask.
+
+    Raises:
+      ConfigError: that checkpoint has gone, or is damaged, or the data have gone.
+      OSError: it cannot be read now.
+    """
+    return self.learnt()
 
 
 def described(experiment: Experiment) -> dict[str, Any]:
@@ -118,7 +131,39 @@ def outcome_of(experiment: Experiment, carry: Carry, v: int = 0) -> Outcome:
   own = experiment.rows_of(v)
   reports = {name: value[own] for name, value in carry.reports.items()}
   state = jax.device_put(jax.tree.map(lambda leaf: leaf[own], gather(carry.state, len(experiment.seeds))))
-  return Outcome(result_of(experiment, carry, v), reports, state, experiment)
+  return Outcome(result_of(experiment, carry, v), reports, lambda: state, experiment)
+
+
+def stored(begin: Callable[[], Experiment], folder: epath.Path) -> tuple[Experiment, State]:
+  """The experiment of a finished run, and the state of its last checkpoint, as host arrays [S, ...]. Only reads.
+
+  Raises:
+    ConfigError: there is no such checkpoint, or the data of the run have gone.
+    OSError: it cannot be read now.
+  """
+  place = folder / "checkpoints"
+  if agree(jax.process_index() == 0 and place.is_dir()):
+    experiment = begin()
+    S, T, method = len(experiment.seeds), experiment.spec.T, experiment.method
+    state = jax.eval_shape(method.init, jax.random.key(0))
+    shapes = {"state": ((S,), state), "reports": ((S, T), jax.eval_shape(method.report, state))}
+
+    def blank(leading):
+      return lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leading + leaf.shape)
+
+    like = {name: jax.tree.map(blank(leading), tree) for name, (leading, tree) in shapes.items()}
+    checkpoints = Checkpoints(place, writes=False)
+    try:
+      with jax.default_matmul_precision(experiment.settings.matmul_precision):
+        found = checkpoints.restore(like, lambda cursor: check_identity(cursor, experiment.data_hash))
+    finally:
+      checkpoints.close()
+    if found is not None and found[1]["task"] > experiment.timeline.segments()[-1]:
+      return experiment, found[0]["state"]
+  raise ConfigError(
+    f"{place} holds no checkpoint of the run's end any more, so what it learnt has gone; its result stays. To train it "
+    "again, take another --workdir"
+  )
 
 
 def as_folder(text: str) -> str:
@@ -146,13 +191,12 @@ def folders_of(folder: epath.Path, values: Sequence[Mapping[str, float]]) -> lis
   return [folder, folder / "checkpoints", *(each for each in own if each != folder), *below, *parts]
 
 
-def finished(folder: epath.Path, values: Sequence[Mapping[str, float]]) -> Outcome | None:
-  """What a finished run left, or None; a sweep is finished when its last value is."""
+def finished(folder: epath.Path, values: Sequence[Mapping[str, float]]) -> list[tuple[dict[str, Any], Any]]:
+  """(result, arrays) of each value of a finished run, or nothing; a sweep is finished when its last value is."""
   folders = [folder / name for name in names_of(values)]  # of {} the folder itself
   if not all((each / "result.json").exists() for each in folders):
-    return None
-  found = [Outcome(store.read_result(each / "result.json"), store.read_report_arrays(each)) for each in folders]
-  return found[0]._replace(sweep=tuple(found) if len(found) > 1 else ())
+    return []
+  return [(store.read_result(each / "result.json"), store.read_report_arrays(each)) for each in folders]
 
 
 def left(
@@ -161,8 +205,12 @@ def left(
   config: Mapping[str, Any],
   values: tuple[dict[str, float], ...],
   older: Older,
+  begin: Callable[[], Experiment],
 ) -> Outcome | None:
   """What a finished run of this config has left in the folder, in every process; None without one. Only reads.
+
+  Args:
+    begin: makes the experiment, once its state is asked for.
 
   Raises:
     ConfigError: the folder is another run's, or holds damaged results.
@@ -170,7 +218,17 @@ def left(
   if writes:
     check_claim(folder, config, older)
   done = finished(folder, values)
-  return (done or finished(folder, values) or Outcome({}, {})) if agree(done is not None and writes) else None
+  if not agree(bool(done) and writes):
+    return None
+  done = done or finished(folder, values) or [({}, {})] * len(values)
+  load = cache(partial(stored, begin, folder))
+
+  def learnt(v: int) -> State:
+    experiment, state = load()
+    return jax.device_put(jax.tree.map(lambda leaf: leaf[experiment.rows_of(v)], state))
+
+  found = [Outcome(*each, cache(partial(learnt, v))) for v, each in enumerate(done)]
+  return found[0]._replace(sweep=tuple(found) if len(found) > 1 else ())
 
 
 def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:

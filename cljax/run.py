@@ -244,21 +244,21 @@ def carry_out(
   """What `fit` and `train` share: a run that is begun, gone on with, or only read.
 
   Args:
-    begin: the experiment; called only where the run is not finished.
+    begin: the experiment; called only where the run is not finished, or its state is asked for.
     config: as config.json tells it.
     values: of the sweep.
     older: the config of a work dir with what it said before a key existed, completed.
   """
   folder = located(workdir) if workdir is not None else None
   writes = jax.process_index() == 0
-  if folder is not None and (done := left(folder, writes, config, values, older)):
+  if folder is not None and (done := left(folder, writes, config, values, older, begin)):
     return done
   with locked(folder) if folder is not None and writes else contextlib.nullcontext():
     if folder is not None:
       if writes:
         claim(folder, config, overrides or {}, older)
         tidy(folders_of(folder, values))
-      if done := left(folder, writes, config, values, older):  # another process has just ended it
+      if done := left(folder, writes, config, values, older, begin):  # another process has just ended it
         return done
     with jax.default_matmul_precision(settings.matmul_precision):
       experiment = begin()

@@ -128,3 +128,5 @@ def test_each_value_of_a_sweep_has_the_numbers_of_its_own_run(one, tmp_path):
     read_result(tmp_path / "sweep" / name / "result.json") for name in ("lr=0.03", f"lr={rate:g}")
   ]
   np.testing.assert_array_equal(again.arrays["seen"], outcome.sweep[0].arrays["seen"])
+  for before, after in zip(outcome.sweep, again.sweep, strict=True):
+    chex.assert_trees_all_equal(after.state, before.state)

@@ -1,7 +1,9 @@
 """One's own arrays as a stream: the same numbers as the built-in one, and one clear line for what does not fit."""
 
 import importlib
+import shutil
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -125,17 +127,24 @@ def config(**changes):
 def test_a_config_trains_on_them_in_place_of_its_stream(tmp_path):
   """The same numbers as `fit`; the work dir goes on with these arrays alone, and its result is of no paper's table."""
   spec, stream = from_arrays(pairs("train"), pairs("test"))
-  result = cljax.train(config(), tmp_path / "run", stream=(spec, stream), quiet=True).result
+  outcome = cljax.train(config(), tmp_path / "run", stream=(spec, stream), quiet=True)
+  result = outcome.result
   alone = accuracy(spec, stream)
   assert result["accuracy"] == alone["accuracy"] and result["data_hash"] == alone["data_hash"]
   assert (result["paper"], result["cell"], result["stream"], result["readout"]) == ("", "", "own", "task")
   again = cljax.train(config(), tmp_path / "run", stream=(spec, stream), quiet=True)
-  assert again.state is None and again.result == result
+  assert again.result == result
+  chex.assert_trees_all_equal(again.state, outcome.state)  # of its checkpoint
   with pytest.raises(ConfigError, match="arrays given from Python"):
     evaluate_again(tmp_path / "run", {})
   other = stream._replace(bank=stream.bank._replace(x=stream.bank.x // 2))
   with pytest.raises(ConfigError, match=r"config\.stream\.hash"):
     cljax.train(config(), tmp_path / "run", stream=(spec, other), quiet=True)
+  places = sorted((tmp_path / "run" / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+  for place in (places[-1], places[0].parent):  # of the run's end, and then all of them
+    shutil.rmtree(place)
+    with pytest.raises(ConfigError, match="no checkpoint of the run's end any more, so what it learnt has gone"):
+      cljax.train(config(), tmp_path / "run", stream=(spec, stream), quiet=True).state  # noqa: B018
 
 
 def test_names_that_people_import():
