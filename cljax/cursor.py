@@ -10,6 +10,7 @@ import numpy as np
 from cljax.checkpoint import Checkpoints
 from cljax.errors import ConfigError
 from cljax.experiment import Experiment
+from cljax.files import plain
 from cljax.journal import Noted
 from cljax.mesh import gather
 from cljax.timeline import Counts, Position
@@ -32,6 +33,8 @@ class Carry:
   reports: dict[str, np.ndarray]  # [S, T, ...] the method's report after each task
   looked: dict[str, Counts]  # look -> what it has found
   diverged: np.ndarray  # [S, 3] as in `divergence.blank`
+  own: dict[str, np.ndarray] = field(default_factory=dict)  # name -> [S, T+1] what `on_row` told, NaN where it did not
+  due: int | None = None  # the last row, where `on_row` failed at it
   seconds: dict[str, float] = field(default_factory=lambda: {"compile": 0.0, "train": 0.0, "eval": 0.0})
 
 
@@ -50,10 +53,12 @@ def to_cursor(at: Position, carry: Carry, noted: Noted) -> dict[str, Any]:
     "looked": {name: {key: n.tolist() for key, n in counts.items()} for name, counts in carry.looked.items()},
     "diverged": carry.diverged.tolist(),
     "seconds": carry.seconds,
+    **({"own": plain(carry.own), "due": carry.due} if carry.own or carry.due is not None else {}),
   }
 
 
-LATER = {"looked", "diverged", "metrics", "data_hash", "switches"}  # keys that cursors of older versions do not have
+# Keys that cursors of older versions do not have; the last two only where `on_row` was given.
+LATER = {"looked", "diverged", "metrics", "data_hash", "switches", "own", "due"}
 KEYS = {"task", "phase", "step", "row", "lines", "right", "confusion", "slot_of", "seconds", "config"} | LATER
 
 
@@ -88,7 +93,7 @@ def sound(cursor: Mapping[str, Any], carry: Carry, experiment: Experiment) -> di
     most = timeline.phase_steps(task, phase) if task <= last and phase < len(timeline.phases) else np.zeros(S, int)
     within = phase < max(len(timeline.phases), 1) and bool((np.array(step) <= most).all())
   seconds = cursor["seconds"]
-  looked = cursor.get("looked", {})
+  looked, own = cursor.get("looked", {}), cursor.get("own", {})
   return {
     "task, phase, step": within,
     "row": whole and row <= T + 1,
@@ -98,6 +103,8 @@ def sound(cursor: Mapping[str, Any], carry: Carry, experiment: Experiment) -> di
     "slot_of": alike({"": cursor["slot_of"]}, {"": carry.slot_of}),
     "looked": not looked or set(looked) == set(carry.looked) and all(alike(looked[n], carry.looked[n]) for n in looked),
     "diverged": alike({"": cursor.get("diverged", carry.diverged)}, {"": carry.diverged}),
+    "own": isinstance(own, dict) and all(np.shape(each) == (S, T + 1) for each in own.values()),
+    "due": cursor.get("due") is None or (whole and cursor["due"] == row - 1),
     "seconds": isinstance(seconds, dict)
     and set(seconds) == set(carry.seconds)
     and all(isinstance(n, float | int) and n >= 0 for n in seconds.values()),
@@ -141,6 +148,8 @@ def resume(
   looked = cursor.get("looked", {})  # which older versions do not have
   carry.looked = {name: {key: np.array(n) for key, n in counts.items()} for name, counts in looked.items()}
   carry.diverged = np.array(cursor.get("diverged", carry.diverged))  # nor this
+  carry.own = {name: np.array(rows, np.float64) for name, rows in cursor.get("own", {}).items()}
+  carry.due = cursor.get("due")
   position = Position(cursor["task"], cursor["phase"], tuple(cursor["step"]))
   return carry, position, Noted.of(cursor["lines"], cursor.get("metrics"))
 

@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from cljax import divergence
+from cljax.callbacks import OnRow, asked, note
 from cljax.checkpoint import Checkpoints
 from cljax.cursor import Carry, to_cursor
 from cljax.errors import ConfigError
@@ -94,6 +95,7 @@ class Driver(NamedTuple):
   monitor: Monitor
   checkpoints: Checkpoints | None
   stop_asked: Callable[[], bool]
+  on_row: OnRow | None = None
 
   def clock(self, at: Position) -> Clock:
     """The clock of a position: fields [S] where the tasks' lengths differ by seed, else []."""
@@ -225,14 +227,43 @@ class Driver(NamedTuple):
       raise Stopped
     if self.checkpoints is None or not (unit.due or stopping):
       return
-    self.monitor.flush()
-    state = gather(carry.state, len(self.experiment.seeds))
-    cursor = to_cursor(unit.at, carry, self.monitor.noted()) | identity(
-      self.experiment.config, self.experiment.data_hash
-    )
-    self.checkpoints.save({"state": state, "reports": carry.reports}, cursor)
+    self.keep(unit.at, carry)
     if stopping:
       raise Stopped
+
+  def keep(self, at: Position, carry: Carry) -> None:
+    """A checkpoint, where the run has a work dir."""
+    if self.checkpoints is None:
+      return
+    self.monitor.flush()
+    state = gather(carry.state, len(self.experiment.seeds))
+    cursor = to_cursor(at, carry, self.monitor.noted()) | identity(self.experiment.config, self.experiment.data_hash)
+    self.checkpoints.save({"state": state, "reports": carry.reports}, cursor)
+
+  def call(self, unit: Unit, carry: Carry) -> None:
+    """Asks `on_row`. Where it fails the run is saved and stops, and the row stays due; trained in memory alone it goes
+    on, as it would be lost."""
+    assert self.on_row is not None
+    found, failure = {}, None
+    try:
+      found = asked(self.on_row, carry, unit.row)
+    except ConfigError as error:
+      failure = error
+    if not agree(failure is not None):
+      carry.due = None
+      note(carry, unit.row, found)
+      if found:
+        self.monitor.write({"event": "own", "row": unit.row, "values": found})
+      self.monitor.scalars({f"own/{name}": float(np.mean(numbers)) for name, numbers in found.items()})
+      return
+    said = failure or f"on_row failed at row {unit.row} in another process"
+    if self.checkpoints is None and unit.row:
+      logging.warning("%s: %s; without a work dir the run goes on, without its numbers", self.monitor.label, said)
+      return
+    carry.due = unit.row
+    self.keep(unit.at, carry)
+    way = "mend it, and the same call goes on from there and asks it again"
+    raise ConfigError(f"{said}; nothing learnt so far is lost: {way}") from failure
 
   def perform(self, unit: Unit, carry: Carry) -> None:
     """One unit, timed; compiling is counted apart."""
@@ -242,7 +273,7 @@ class Driver(NamedTuple):
     compiling = compile_seconds() - compiled
     carry.seconds["compile"] += compiling
     if unit.kind != "save":
-      name = "eval" if unit.kind in ("evaluate", "look") else "train"
+      name = "eval" if unit.kind in ("evaluate", "look", "call") else "train"
       carry.seconds[name] += max(time.monotonic() - began - compiling, 0.0)
 
 

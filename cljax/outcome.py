@@ -81,6 +81,12 @@ def bytes_of(state: State) -> int:
   return sum(int(np.prod(leaf.shape[1:], dtype=int)) * leaf.dtype.itemsize for leaf in leaves)
 
 
+def reports_of(carry: Carry, own: slice) -> dict[str, np.ndarray]:
+  """[S, T, ...] of some rows of the seed axis: what the method told after each task, and what `on_row` did."""
+  told = {**carry.reports, **{name: rows[:, 1:] for name, rows in carry.own.items()}}
+  return {name: value[own] for name, value in told.items()}
+
+
 def result_of(experiment: Experiment, carry: Carry, v: int = 0) -> dict[str, Any]:
   """The result file of a finished run, or of the v-th value of its sweep. Times are of the whole run."""
   labels, own = experiment.labels, experiment.rows_of(v)
@@ -103,7 +109,7 @@ def result_of(experiment: Experiment, carry: Carry, v: int = 0) -> dict[str, Any
     task_confusion=None if confusion is None else confusion[own],
     slot_of=carry.slot_of[own],
     looked=counts_of(experiment.timeline.looks, carry.looked, experiment.split_rows, own),
-    report={name: value[own] for name, value in carry.reports.items()},
+    report=reports_of(carry, own),
     parameters=int(carry.reports["parameters"][own][0, -1]),
     memory_bytes=int(carry.reports["memory_bytes"][own][0, -1]),
     state_bytes=bytes_of(carry.state),
@@ -129,9 +135,8 @@ def result_of(experiment: Experiment, carry: Carry, v: int = 0) -> dict[str, Any
 def outcome_of(experiment: Experiment, carry: Carry, v: int = 0) -> Outcome:
   """What a run leaves in memory, or that of one value of its sweep."""
   own = experiment.rows_of(v)
-  reports = {name: value[own] for name, value in carry.reports.items()}
   state = jax.device_put(jax.tree.map(lambda leaf: leaf[own], gather(carry.state, len(experiment.seeds))))
-  return Outcome(result_of(experiment, carry, v), reports, lambda: state, experiment)
+  return Outcome(result_of(experiment, carry, v), reports_of(carry, own), lambda: state, experiment)
 
 
 def stored(begin: Callable[[], Experiment], folder: epath.Path) -> tuple[Experiment, State]:

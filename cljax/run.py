@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from cljax import loops
 from cljax.advice import advice
+from cljax.callbacks import OnRow, units_of
 from cljax.checkpoint import Checkpoints
 from cljax.config import complete, completed
 from cljax.cursor import resume, steps_done
@@ -37,34 +38,11 @@ from cljax.recipe import given_stream
 from cljax.settings import UNNAMED, Labels, Settings, settings_of
 from cljax.sweep import sweep_values
 from cljax.timeline import edges_of
-from cljax.types import Key, Method, Spec, State, Stream, View, nothing
+from cljax.traced import begin_of, chunk_of, edge_of, part_of
+from cljax.types import Method, Spec, Stream, View, nothing
 from cljax.workdir import claim, environment, note_environment
 
 POOL_BYTES = 2**30  # of the pictures of one task, of all seeds together
-
-
-# What is compiled, as functions of the method at the numbers of one row, and of that row's arguments.
-
-
-def chunk_of(p: int, n: int, spread: Callable[..., Any], method: Method, *args: Any) -> Any:
-  """`fit_chunk` of the p-th phase."""
-  key, state, view, clock, stop = args
-  return loops.fit_chunk(method.phases[p], n, key, state, view, clock, stop, spread)
-
-
-def edge_of(p: int, name: str, method: Method, *args: Any) -> Any:
-  """An edge of the p-th phase."""
-  return loops.edge(method.phases[p], name, *args)
-
-
-def begin_of(method: Method, key: Key, parts: Any) -> State:
-  """The state before anything is trained, with what the method reads in its place."""
-  return method.load(method.init(key), parts)
-
-
-def part_of(name: str, method: Method, *args: Any) -> Any:
-  """One of the method's own functions."""
-  return getattr(method, name)(*args)
 
 
 def compile_events(experiment: Experiment) -> dict[str, Callable[..., Any]]:
@@ -160,6 +138,7 @@ def fit(
   readouts: Sequence[str] = (),
   labels: Labels = UNNAMED,
   stop_asked: Callable[[], bool] = lambda: False,
+  on_row: OnRow | None = None,
   quiet: bool = False,
   **settings: Any,
 ) -> Outcome:
@@ -172,6 +151,10 @@ def fit(
       spec and a stream of a `Source` of arrays.
     workdir: the run's folder: begun, gone on with, or, where finished, only read. None keeps all in memory.
     stop_asked: asked after each chunk; True saves and raises.
+    on_row: (`cursor.Carry`, row) -> {name: a number, or [S] one for each seed}, or None; called when a row of the
+      accuracy matrix is done, 0 before training and t after task t. Its numbers stand beside the method's own: `report`
+      of the result, `arrays[name]` [S, T], lines "own" of metrics.jsonl. Copy what you keep of the carry
+      (`jax.device_get`). A run that goes on does not call it for rows that are done, but for one at which it failed.
     quiet: no progress.
     settings: fields of `Settings`.
 
@@ -186,7 +169,15 @@ def fit(
   config = described(experiment)
   experiment = experiment._replace(config=config, configs=(config,))
   return carry_out(
-    lambda: experiment, experiment.settings, config, ({},), workdir, described_now, stop_asked=stop_asked, quiet=quiet
+    lambda: experiment,
+    experiment.settings,
+    config,
+    ({},),
+    workdir,
+    described_now,
+    stop_asked=stop_asked,
+    on_row=on_row,
+    quiet=quiet,
   )
 
 
@@ -198,13 +189,14 @@ def train(
   stream: tuple[Spec, Stream] | None = None,
   overrides: Mapping[str, Any] | None = None,
   stop_asked: Callable[[], bool] = lambda: False,
+  on_row: OnRow | None = None,
   quiet: bool = False,
 ) -> Outcome:
   """Trains one cell: all its seeds on all its tasks.
 
   Args:
     config: see `cljax.config.default`.
-    workdir, stop_asked, quiet: see `fit`.
+    workdir, stop_asked, on_row, quiet: see `fit`.
     data_dir: of the prepared data sets; None asks TFDS_DATA_DIR, then TFDS's default.
     stream: one's own (spec, stream) in place of `config.stream`, as `cljax.data.from_arrays` gives them.
     overrides: what the user changed on the command line, kept in overrides.json.
@@ -225,6 +217,7 @@ def train(
     lambda there: completed(there).to_dict(),
     overrides=overrides,
     stop_asked=stop_asked,
+    on_row=on_row,
     quiet=quiet,
   )
 
@@ -239,6 +232,7 @@ def carry_out(
   *,
   overrides: Mapping[str, Any] | None = None,
   stop_asked: Callable[[], bool],
+  on_row: OnRow | None,
   quiet: bool,
 ) -> Outcome:
   """What `fit` and `train` share: a run that is begun, gone on with, or only read.
@@ -264,7 +258,7 @@ def carry_out(
       experiment = begin()
       for line in advice(experiment):
         logging.warning(line)
-      outcomes = perform(experiment, folder, writes, stop_asked, quiet)
+      outcomes = perform(experiment, folder, writes, stop_asked, on_row, quiet)
     if folder is not None and writes:
       for v, outcome in enumerate(outcomes):
         write_outcome(folder / names_of(values)[v], outcome, experiment.method_of(v))
@@ -272,7 +266,12 @@ def carry_out(
 
 
 def perform(
-  experiment: Experiment, folder: epath.Path | None, writes: bool, stop_asked: Callable[[], bool], quiet: bool
+  experiment: Experiment,
+  folder: epath.Path | None,
+  writes: bool,
+  stop_asked: Callable[[], bool],
+  on_row: OnRow | None,
+  quiet: bool,
 ) -> list[Outcome]:
   """The outcome of each value of the sweep, after all units that the newest checkpoint of the folder leaves to do."""
   if folder is not None and writes:
@@ -286,9 +285,9 @@ def perform(
   monitor = Monitor(folder if writes else None, total, done_steps, noted, name, quiet or not writes)
   if cursor is not None:
     monitor.say(f"going on from step {monitor.done} of {monitor.total}")
-  driver = Driver(experiment, compiled, monitor, checkpoints, stop_asked)
+  driver = Driver(experiment, compiled, monitor, checkpoints, stop_asked, on_row)
   try:
-    drive(experiment.timeline.units(cursor, carry.row), carry, driver)
+    drive(units_of(experiment.timeline, cursor, carry, on_row), carry, driver)
   finally:
     monitor.close()
     if checkpoints is not None:

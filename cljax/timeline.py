@@ -26,13 +26,13 @@ class Position(NamedTuple):
 class Unit(NamedTuple):
   """One call on the device or the disk.
 
-  kind: `view` | `enter` | `chunk` | `tick` | `exit` | `evaluate` | `look` | `save`.
+  kind: `view` | `enter` | `chunk` | `tick` | `exit` | `evaluate` | `look` | `call` | `save`.
   """
 
   kind: str
   at: Position  # before the unit; for `evaluate` and `save` the position that a checkpoint records
   stop: tuple[int, ...] = ()  # chunk: steps of each seed
-  row: int = 0  # evaluate and look: row of the accuracy matrix (0 is before training), the one to come inside a task
+  row: int = 0  # evaluate, look, call: row of the accuracy matrix (0: before training), inside a task the one to come
   due: bool = False  # save: by the calendar; others are chances to save before stopping early
   look: "Look | None" = None  # look: what is asked
   epoch: int = 0  # look: epochs of the phase that are done; 1 at the end of a phase that counts steps
@@ -90,6 +90,7 @@ class Timeline(NamedTuple):
   looks: tuple[Look, ...] = ()  # where boundaries are hidden those beside rows of the matrix only
   given: int = 0  # leading tasks that were learnt before: their edges run, and no step
   look_every: int = 100  # steps between looks inside a phase
+  calls: bool = False  # whether one's own `on_row` is called after each row
 
   def epoch_steps(self, task: int, phase: int) -> np.ndarray:
     """[S] steps of one epoch."""
@@ -229,6 +230,8 @@ class Timeline(NamedTuple):
     """A row of the accuracy matrix, and what is asked beside it."""
     yield Unit("evaluate", at, row=row)
     yield from self.look_units("row", at, row)
+    if self.calls:
+      yield Unit("call", at, row=row)
 
   def look_units(self, when: str, at: Position, row: int, epoch: int = 0, trial: int = 0) -> Iterator[Unit]:
     done = tuple(int(n) for n in self.done_before(at) + at.step) if when == "steps" else ()

@@ -17,7 +17,7 @@ ROOMS = (
   ("ops",),
   ("data", "nets", "report"),
   ("artifacts", "loops", "readout"),
-  ("start",),
+  ("start", "traced"),
   ("pieces",),
   ("methods",),
   (
@@ -39,7 +39,7 @@ ROOMS = (
   ("sweep",),
   ("recipe",),
   ("experiment",),
-  ("advice", "cursor", "drive", "predict"),
+  ("advice", "callbacks", "cursor", "drive", "predict"),
   ("outcome",),
   ("run",),
   ("evaluation", "meta"),
