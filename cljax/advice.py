@@ -1,14 +1,18 @@
 """What a person should know of a run before it begins, though nothing about it is wrong."""
 
+from typing import Any
+
+import flax.linen as nn
 import jax
 import numpy as np
 
 from cljax.experiment import Experiment
+from cljax.types import Method
 
 
 def advice(experiment: Experiment) -> list[str]:
   """A line for each thing."""
-  return [*idle(experiment), *trivial(experiment)]
+  return [*idle(experiment), *trivial(experiment), *slow(experiment.method, experiment.mesh.devices.flat[0].platform)]
 
 
 def idle(experiment: Experiment) -> list[str]:
@@ -39,4 +43,29 @@ def trivial(experiment: Experiment) -> list[str]:
   return [
     f"task {tasks} has one class only, and the readout {main!r} chooses among a task's classes: its accuracy is 1 "
     "whatever is learnt. Lower config.stream.tasks, or set config.stream.scenario='class'"
+  ]
+
+
+def slow(method: Method, platform: str) -> list[str]:
+  """Of `nn.Conv` on a CPU, whose derivatives are many times slower inside a loop than outside; wherever they are found
+  as the method's state is made, by a trace and without a number."""
+  if platform != "cpu":
+    return []
+  found: dict[str, None] = {}
+
+  def note(call: Any, args: Any, keywords: Any, context: Any) -> Any:
+    layer = context.module
+    pictures = isinstance(layer, nn.Conv) and np.size(layer.kernel_size) == 2 and layer.feature_group_count == 1
+    if pictures and layer.conv_general_dilated is None and layer.conv_general_dilated_cls is None:
+      found["/".join(layer.path) or type(layer).__name__] = None
+    return call(*args, **keywords)
+
+  with nn.intercept_methods(note):
+    jax.eval_shape(lambda key: method.init(key), jax.random.key(0))  # a function that no cache of traces knows
+  if not found:
+    return []
+  names = ", ".join([*found][:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+  return [
+    f"the net has nn.Conv ({names}), whose derivatives are many times slower inside a loop on a CPU: take "
+    "cljax.nets.conv.Conv in its place, which has the same keywords and params (`from cljax.nets.conv import Conv`)"
   ]

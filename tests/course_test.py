@@ -61,7 +61,7 @@ def test_a_stream_is_one_course_and_each_trial_another(name):
 def subject(make, **numbers):
   spec, data = toys.stream()
   hyper = {name: (value, 2 * value) for name, value in numbers.items()}
-  own = {"seeds": (0, 0), "hyper": hyper, "seed_executor": "map", "evaluate_group": 16}
+  own = {"seeds": (0, 0), "hyper": hyper, "seed_executor": "map", "evaluate_group": 16, "log_every_steps": 1}
   return Subject(assemble(lambda hyper: make(spec, **hyper), spec._replace(rows=()), data, **own))
 
 
@@ -85,9 +85,11 @@ def test_a_run_follows_its_course_in_pieces_too_and_at_each_rate_of_a_sweep():
   total = it.experiment.timeline.steps()
 
   def by_optax(spec, lr):
-    wave = optax.warmup_cosine_decay_schedule(0, 1, 6, total)
     return finetune(optax.chain(optax.trace(0.9), optax.scale_by_schedule(wave), optax.scale(-lr)), spec)
 
+  told = np.array([row["lr"] for row in it.rows if row["event"] == "step"])
+  wave = optax.warmup_cosine_decay_schedule(0, 1, 6, total)
+  np.testing.assert_allclose(told, [[0.1 * wave(k), 0.2 * wave(k)] for k in range(total)], atol=1e-6)
   chex.assert_trees_all_close(whole.state.params, run(by_optax, lr=0.1)[1].state.params, atol=1e-5)
   chex.assert_trees_all_equal(it.run(cut(steps_of(it), lambda: 3)).state, whole.state)
   assert not np.allclose(*np.asarray(whole.state.params["head"]["bias"]))

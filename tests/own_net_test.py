@@ -7,15 +7,18 @@ import numpy as np
 import optax
 import pytest
 
+from cljax.advice import advice, slow
 from cljax.errors import ConfigError
 from cljax.methods import METHODS
-from cljax.nets import headed
+from cljax.nets import NETS, headed
+from cljax.nets.conv import Conv
 from cljax.nets.modes import trains_apart
 from cljax.run import fit
-from cljax.types import Outputs
+from cljax.types import Method, Outputs
 from tests import toys
 
 SPEC, DATA = toys.stream()
+X, SLOT = jnp.zeros((1, *SPEC.x_shape)), jnp.zeros(1, jnp.int32)
 
 
 class Body(nn.Module):
@@ -102,3 +105,37 @@ def test_what_is_no_net_of_features_is_refused():
     headed(Number(), SPEC)
   with pytest.raises(ConfigError, match="Flat cannot take pictures of"):
     headed(Flat(), SPEC)
+
+
+class Convolving(nn.Module):
+  layer: type[nn.Module] = nn.Conv
+  kernel: tuple[int, ...] = (3, 3)
+
+  @nn.compact
+  def __call__(self, x):
+    return self.layer(4, self.kernel)(self.layer(4, self.kernel)(x)).reshape(len(x), -1)
+
+
+def warned(net, platform="cpu"):
+  method = METHODS["finetune"](headed(net, SPEC), optax.sgd(0.1), SPEC)
+  jax.eval_shape(method.init, jax.random.key(0))  # as the engine does before it asks: nothing may be missed for that
+  return slow(method, platform)
+
+
+def test_a_slow_convolution_on_a_cpu_is_told_once_with_the_fast_one():
+  (line,) = warned(Convolving())
+  assert "nn.Conv (body/Conv_1, body/Conv_0)" in line and "cljax.nets.conv.Conv" in line
+  assert not warned(Convolving(), "gpu") and not warned(Convolving(Conv)) and not warned(Convolving(kernel=(3,)))
+  one, other = (jax.eval_shape(headed(Convolving(of), SPEC).init, jax.random.key(0), X, SLOT) for of in (nn.Conv, Conv))
+  assert jax.tree.map(jnp.shape, one) == jax.tree.map(jnp.shape, other)  # the fast one has the same params
+  told = advice(toys.experiment(METHODS["er"](headed(Convolving(), SPEC), optax.sgd(0.1), SPEC), SPEC, DATA))
+  assert [each for each in told if "nn.Conv" in each] == [line]
+
+
+@pytest.mark.parametrize("name", ["cnn", "normed_cnn", "stack"])
+def test_no_net_of_the_table_is_told_of(name):
+  shape = (16, 16, 1)
+  spec = SPEC._replace(x_shape=shape)
+  net = NETS[name](heads=spec.heads, classes=spec.C)
+  init = lambda key: net.init(key, jnp.zeros((1, *shape)), SLOT)  # noqa: E731
+  assert not slow(Method(init, (), lambda *_: None), "cpu")

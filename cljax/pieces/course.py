@@ -97,7 +97,7 @@ def scheduled(make: Callable[[Any], Method], rate: Array | float, course: Course
   fit(lambda hyper: scheduled(lambda rate: er(net, optax.adam(rate), spec), hyper["lr"], Course("cosine")), spec,
       stream, hyper={"lr": 1e-3})
 
-  Steps are taken one by one, as those of a block would share a rate; edges have the rate itself.
+  Steps are taken one by one, as those of a block would share a rate, and tell it as `lr`; edges have the rate itself.
 
   Args:
     make: the method at a learning rate, which may be traced.
@@ -114,8 +114,9 @@ def scheduled(make: Callable[[Any], Method], rate: Array | float, course: Course
 
   def step_of(p: int, phase: Phase) -> StepFn:
     def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
-      now = make(rate * course.factor(clock, phase.trials))
-      return now.phases[p].step(key, state, batch, clock, view)
+      now = rate * course.factor(clock, phase.trials)
+      state, info = make(now).phases[p].step(key, state, batch, clock, view)
+      return state, {**info, "lr": now}
 
     return step
 
