@@ -22,6 +22,7 @@ from cljax.methods import METHODS
 from cljax.nets import NETS
 from cljax.pieces.guards import GUARDS
 from cljax.pieces.optimizers import OPTIMIZERS
+from cljax.sections import BESIDE
 from cljax.timeline import WHEN
 from launch import app
 from launch.config_files import ROOT
