@@ -24,7 +24,7 @@ from cljax.report.tables import order, readme_table, splice, text_table
 from cljax.run import train
 from cljax.sweep import cells
 from launch.app import begins, stop_asked
-from launch.config_files import ROOT, written_in
+from launch.config_files import ROOT, installed, written_in
 
 
 def cell_config(module: ModuleType, cell: Mapping[str, str], overrides: Mapping[str, Any]) -> ConfigDict:
@@ -81,8 +81,10 @@ def write_readme(workdir: str, name: str, search: str | None) -> None:
     search: folder of results of other settings, for the orderings at the best of each method.
 
   Raises:
-    ConfigError: neither has such markers.
+    ConfigError: neither has such markers, or this is no checkout.
   """
+  if installed():
+    raise ConfigError(f"--readme={name} writes into the README files of a checkout, and this is an installed package")
   results = [result for _, result, _ in find_results(workdir)]
   paper = results[0]["paper"]
   searched = [result for _, result, _ in find_results(search)] if search else []

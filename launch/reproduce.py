@@ -10,6 +10,10 @@ from absl import flags
 from cljax.errors import ConfigError, choose
 from launch import app, boards, cells, config_files, hosts
 
+flags.adopt_module_key_flags(hosts)
+for name in ("workdir", "data_dir", "max_hours"):
+  flags.declare_key_flag(name)
+
 PAPER = flags.DEFINE_string("paper", "", "A folder of configs/papers.")
 PRESET = flags.DEFINE_string("preset", "paper", "A preset of its table, e.g. paper, gem1000 or smoke.")
 SEEDS = flags.DEFINE_integer("seeds", None, "Number of seeds; by default the config's.", lower_bound=1)
@@ -24,7 +28,7 @@ def main() -> None:
   known = sorted(path.name for path in papers.iterdir() if (path / "table1.py").exists())
   if not PAPER.value:
     raise ConfigError(f"--paper is missing: one of {', '.join(known)}, for example --paper={known[0]} --preset=smoke")
-  choose("--paper", PAPER.value, known)
+  choose("--paper", PAPER.value, known, "cljax list configs")
   module = config_files.load_config(str(papers / PAPER.value / "table1.py"))
   arg = f"preset={PRESET.value}" + (f",{ONLY.value}" if ONLY.value else "")
   overrides = {} if SEEDS.value is None else {"num_seeds": SEEDS.value}

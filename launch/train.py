@@ -17,8 +17,14 @@ from cljax.methods.exhibits import EXHIBITS
 from cljax.overrides import relabel
 from cljax.report.tables import text_table
 from cljax.run import train
-from launch import app, boards, cells, config_files, hosts
+from launch import app, boards, cells, config_files, config_flag, hosts
 from launch.config_flag import CONFIG
+
+flags.adopt_module_key_flags(boards)
+flags.adopt_module_key_flags(hosts)
+flags.adopt_module_key_flags(config_flag)
+for name in ("workdir", "data_dir", "max_hours"):
+  flags.declare_key_flag(name)
 
 
 def main() -> int | None:
