@@ -2,15 +2,20 @@
 
   python -m launch.reproduce --paper=cotraining --preset=gem1000 --workdir=runs/gem1000 [--seeds=15]
 
-The same command again skips finished cells and goes on with the others.
+The same command again skips finished cells and goes on with the others. On several machines that share the work dir,
+here on the second of eight, each takes a share, and at the end what others have left:
+
+  python -m launch.reproduce --paper=cotraining --workdir=gs://bucket/paper --shard=2/8
 """
 
 from absl import flags
 
 from cljax.errors import ConfigError, choose
-from launch import app, boards, cells, config_files, hosts
+from launch import app, boards, cells, config_files, hosts, shards
 
+flags.adopt_module_key_flags(boards)
 flags.adopt_module_key_flags(hosts)
+flags.adopt_module_key_flags(shards)
 for name in ("workdir", "data_dir", "max_hours"):
   flags.declare_key_flag(name)
 
@@ -21,7 +26,8 @@ ONLY = flags.DEFINE_string("only", "", "Pins further keys of the table, e.g. str
 
 
 def main() -> None:
-  hosts.use_platform()
+  share = shards.shard()
+  hosts.use_platform(join=share is None)
   hosts.use_compilation_cache()
   boards.use_wandb()
   papers = config_files.ROOT / "configs" / "papers"
@@ -32,7 +38,7 @@ def main() -> None:
   module = config_files.load_config(str(papers / PAPER.value / "table1.py"))
   arg = f"preset={PRESET.value}" + (f",{ONLY.value}" if ONLY.value else "")
   overrides = {} if SEEDS.value is None else {"num_seeds": SEEDS.value}
-  cells.run_cells(module, module.sweep(arg), app.workdir(), overrides, app.DATA_DIR.value)
+  cells.run_cells(module, module.sweep(arg), app.workdir(), overrides, app.DATA_DIR.value, share)
 
 
 if __name__ == "__main__":
