@@ -26,14 +26,14 @@ LOOK, EVERY = 1.0, 10  # seconds until a stop is asked for, and such times until
 
 
 class Shard(NamedTuple):
-  """The k-th of n, from 0."""
+  """One of several shares."""
 
-  k: int
-  n: int
+  place: int  # from 0
+  of: int
 
   def order(self, count: int) -> list[int]:
     """Its own cells of so many, then those of the next machine, and so on."""
-    return [cell for turn in range(self.n) for cell in range((self.k + turn) % self.n, count, self.n)]
+    return [i for turn in range(self.of) for i in range((self.place + turn) % self.of, count, self.of)]
 
 
 def shard() -> Shard | None:
@@ -64,7 +64,8 @@ def share(
 
   Args:
     folders: of the cells, below the root.
-    run: trains a cell of a number and a folder or, where it is finished, reads it; raises `Busy` where another process has its folder.
+    run: trains a cell of a number and a folder or, where it is finished, reads it; raises `Busy` where another process
+      has its folder.
 
   Raises:
     Stopped: that was asked for.

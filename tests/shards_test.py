@@ -50,7 +50,7 @@ class Worker(threading.Thread):
     assert folder.name == name
     with lock.locked(folder) as asked:
       if not (folder / "result.json").exists():
-        self.trained.append((i, self.shard.k))
+        self.trained.append((i, self.shard.place))
         time.sleep(self.seconds)
         asked()
         (folder / "result.json").write_text("{}")
