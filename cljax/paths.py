@@ -1,6 +1,7 @@
 """Paths as a person types them, on a disk or in an object store."""
 
 import glob
+import importlib.util
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -37,7 +38,7 @@ def located(workdir: str | epath.Path) -> epath.Path:
   scheme, is_address, _ = os.fspath(workdir).partition("://")
   if is_address and scheme not in STORES:
     raise ConfigError(f"{workdir} is no folder, and no address of {', '.join(f'{name}://' for name in STORES)}")
-  if is_address:
+  if is_address and importlib.util.find_spec("tensorflow") is None:  # which brings readers of its own
     try:
       fsspec.get_filesystem_class(scheme)
     except ImportError as error:

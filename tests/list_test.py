@@ -102,7 +102,7 @@ def test_help_has_an_example_first_and_own_flags(name):
   own = defined_in(name)
   shown = set(re.findall(r"^  --(?:\[no\])?(\w+)", done.stdout, flags=re.M))
   shared = {"workdir", "data_dir", "max_hours", "config"}
-  hosts = defined_in("hosts") | defined_in("shards")
+  hosts = defined_in("hosts") | defined_in("shards") | defined_in("boards")
   assert own <= shown <= own | shared | hosts and "jax_" not in done.stdout
   assert name in ("bench", "list", "prepare") or "workdir" in shown
   assert ("config" in shown) == (name in ("train", "meta"))

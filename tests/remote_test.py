@@ -58,6 +58,7 @@ def test_a_store_whose_package_is_missing_names_what_to_install(monkeypatch):
   def missing(scheme):
     raise ImportError(f"no package for {scheme}")
 
+  monkeypatch.setattr(paths.importlib.util, "find_spec", lambda name: None)
   monkeypatch.setattr(paths.fsspec, "get_filesystem_class", missing)
   with pytest.raises(ConfigError, match=r"gs://b/r: no package for gs: pip install 'cljax\[gcs\]'"):
     paths.located("gs://b/r")
