@@ -113,7 +113,7 @@ def complete(given: ConfigDict | Mapping[str, Any]) -> ConfigDict:
     config.method[key] = complete_choice(f"method.{key}", config.method[key], choice)
   numbers, apart = ("lr", *numbers_of(config)), apart_of(config)
   for key, values in list(config.sweep.items()):
-    choose("config.sweep field", key, (*numbers, *apart))
+    choose("config.sweep field", key, (*numbers, *apart), f"cljax list {config.method.name}")
     if not isinstance(values, tuple):
       raise ConfigError(f"config.sweep.{key}={shown(values)} must be several values, such as (0.1, 0.03)")
     if key in apart and not values:
@@ -138,7 +138,7 @@ def whole(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     raise ConfigError(f"a config is a ConfigDict as cljax.config.default() makes it, not {shown(told)}")
   known = default().to_dict()
   for key, value in told.items():
-    choose("config key", key, known)
+    choose("config key", key, known, "cljax list settings")
     if isinstance(known[key], Mapping) and not isinstance(value, Mapping):
       raise ConfigError(f"config.{key}={shown(value)} must be a mapping, such as {known[key] or {'lr': (0.1, 0.03)}}")
   sections = {key: told.get(key, known[key]) for key in TABLES}
@@ -167,7 +167,7 @@ def complete_section(config: ConfigDict, name: str) -> None:
         )
       del own[key]
   own = {"source": "digits", **own} if name == "stream" else own
-  own = values_of(name, own, known)
+  own = values_of(name, own, known, f"cljax list {config[name].name}")
   if name == "stream":
     own["source"] = rooted(own["source"], KNOWN)
   beside = {key: field.default for key, field in BESIDE.get(name, {}).items() if field.default is not REQUIRED}

@@ -221,14 +221,17 @@ def check_one(name: str, whole: Any, value: Any, kind: Any, bound: Bound) -> Any
   return value
 
 
-def checked(section: str, known: Mapping[str, Field], given: Mapping[str, Any]) -> dict[str, Any]:
+def checked(section: str, known: Mapping[str, Field], given: Mapping[str, Any], command: str = "") -> dict[str, Any]:
   """The keywords of a section, each checked.
+
+  Args:
+    command: what lists them, see `choose`.
 
   Raises:
     ConfigError: an unknown keyword or a wrong value; named as `config.<section>.<keyword>`.
   """
   for name in given:
-    choose(f"config.{section} field", name, known)
+    choose(f"config.{section} field", name, known, command)
   return {name: check(f"config.{section}.{name}", value, known[name]) for name, value in given.items()}
 
 

@@ -17,15 +17,49 @@ def in_short(error: BaseException, most: int = 300) -> str:
   return " ".join(str(error).split())[:most]
 
 
-def choose(name: str, value: str, allowed: Iterable[str]) -> str:
+def nearest(value: str, known: Iterable[str], count: int = 3) -> list[str]:
+  """The names that are most like a value, the nearest first; of a dotted one its last word may be."""
+
+  def likeness(name: str) -> float:
+    matcher = difflib.SequenceMatcher(b=str(value).lower())  # which keeps what it knows of its second text
+    ratios = []
+    for text in {name.lower(), name.lower().rpartition(".")[2]}:
+      matcher.set_seq1(text)
+      ratios.append(matcher.ratio())
+    return max(ratios)
+
+  return sorted(dict.fromkeys(known), key=likeness, reverse=True)[:count]
+
+
+def alike(value: str, name: str) -> bool:
+  """Whether one may have been meant by the other."""
+  return bool(difflib.get_close_matches(str(value).lower(), [name.lower(), name.lower().rpartition(".")[2]], n=1))
+
+
+def near(value: str, known: Iterable[str]) -> str:
+  """A sentence that names the three nearest, with a space before it; '' where nothing is known."""
+  first, *others = nearest(value, known) or [""]
+  if not first:
+    return ""
+  if not alike(value, first):
+    return f" The nearest are {', '.join([first, *others])}."
+  return f" Did you mean {first}?" + (f" Near it: {', '.join(others)}." if others else "")
+
+
+def choose(name: str, value: str, allowed: Iterable[str], command: str = "") -> str:
   """`value` if it is allowed.
 
+  Args:
+    command: what lists all that is allowed, such as `cljax list nets`.
+
   Raises:
-    ConfigError: naming what is allowed and the nearest of it.
+    ConfigError: naming the nearest of what is allowed and the command, or without one all that is allowed.
   """
   allowed = list(allowed)
   if value in allowed:
     return value
-  near = difflib.get_close_matches(str(value), allowed, n=1)
-  hint = f" Did you mean {near[0]}?" if near else ""
+  if command:
+    raise ConfigError(f"{name}={value!r} is not known.{near(value, allowed)} `{command}` shows all {len(allowed)}")
+  first = nearest(value, allowed, 1)
+  hint = f" Did you mean {first[0]}?" if first and alike(value, first[0]) else ""
   raise ConfigError(f"{name}={value!r} is not known.{hint} Choose one of: {', '.join(allowed)}")

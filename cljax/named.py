@@ -50,7 +50,7 @@ def pick(section: str, name: str, table: Mapping[str, Any], given: int) -> Any:
   """
   if is_own(name):
     return own_factory(section, *module_of(section, name), name, given)
-  return table[choose(f"config.{section}.name", name, table)]
+  return table[choose(f"config.{section}.name", name, table, f"cljax list {section.rpartition('.')[2]}s")]
 
 
 def own_names(config: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:

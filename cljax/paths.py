@@ -1,15 +1,17 @@
 """Paths as a person types them, on a disk or in an object store."""
 
 import glob
+import importlib.util
 import os
 from collections.abc import Iterator
 from typing import Any
 
+import fsspec
 from etils import epath
 
-from cljax.errors import ConfigError
+from cljax.errors import ConfigError, in_short
 
-STORES = ("gs", "s3", "az")
+STORES = {"gs": "'cljax[gcs]'", "s3": "s3fs", "az": "adlfs"}  # and what pip installs for each
 ON_DISK: Any = type(epath.Path("."))
 by_pattern = ON_DISK.glob
 
@@ -31,9 +33,14 @@ def located(workdir: str | epath.Path) -> epath.Path:
   """A folder by its whole path: orbax takes no other, and finds out late.
 
   Raises:
-    ConfigError: an address of a store that is not known.
+    ConfigError: an address of a store that is not known, or whose package is not installed.
   """
   scheme, is_address, _ = os.fspath(workdir).partition("://")
   if is_address and scheme not in STORES:
     raise ConfigError(f"{workdir} is no folder, and no address of {', '.join(f'{name}://' for name in STORES)}")
+  if is_address and importlib.util.find_spec("tensorflow") is None:  # which brings readers of its own
+    try:
+      fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+      raise ConfigError(f"{workdir}: {in_short(error)}: pip install {STORES[scheme]}") from error
   return epath.Path(workdir) if is_address else epath.Path(workdir).expanduser().absolute()

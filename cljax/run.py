@@ -247,7 +247,8 @@ def carry_out(
   writes = jax.process_index() == 0
   if folder is not None and (done := left(folder, writes, config, values, older, begin)):
     return done
-  with locked(folder) if folder is not None and writes else contextlib.nullcontext():
+  own = locked(folder, stop_asked) if folder is not None and writes else contextlib.nullcontext(stop_asked)
+  with own as stop_asked:
     if folder is not None:
       if writes:
         claim(folder, config, overrides or {}, older)

@@ -47,13 +47,13 @@ def keywords(section: str, given: Mapping[str, Any], factory: Callable, skipped:
   return values_of(section, given, fields(factory, skipped))
 
 
-def values_of(section: str, given: Mapping[str, Any], known: Mapping[str, Field]) -> dict[str, Any]:
+def values_of(section: str, given: Mapping[str, Any], known: Mapping[str, Field], command: str = "") -> dict[str, Any]:
   """The values of a section, checked.
 
   Raises:
     ConfigError: an unknown field, one that is missing, or a wrong value.
   """
-  found = checked(section, known, given)
+  found = checked(section, known, given, command)
   for name, field in known.items():
     if name not in given and field.default is REQUIRED:
       raise ConfigError(f"config.{section}.{name} is missing: {field.bound.about}")

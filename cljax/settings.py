@@ -56,5 +56,5 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
     ConfigError: an unknown setting, or a wrong value.
   """
   for name in given:
-    choose("setting", name, KNOWN)
+    choose("setting", name, KNOWN, "cljax list settings")
   return Settings(**{name: check(f"config.{name}", value, KNOWN[name]) for name, value in given.items()})

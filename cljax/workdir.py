@@ -106,12 +106,16 @@ def version(package: str) -> str | None:
 
 
 def git_commit() -> str | None:
-  """The commit of the checkout that this file lies in, with `+` where it has local changes; None outside git."""
+  """The commit of the checkout that this file lies in, with `+` where it has local changes; None outside git.
+
+  A file that git does not know is an installed one, in an environment that lies inside another repository.
+  """
 
   def git(*words):
     return subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout
 
   try:
+    git("ls-files", "--error-unmatch", Path(__file__).name)
     return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
   except (OSError, subprocess.CalledProcessError):
     return None

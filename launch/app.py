@@ -14,7 +14,8 @@ from cljax.disk import remedy
 from cljax.drive import Stopped
 from cljax.errors import Busy, ConfigError
 from cljax.paths import located
-from launch.config_files import check_overrides, meant
+from launch import usage
+from launch.config_files import check_overrides, config_first
 
 USAGE, STORAGE, REQUEUE = 2, 74, 75  # exit codes: a mistake in the command; the disk; run the same command again
 
@@ -69,15 +70,22 @@ def _handle_signals() -> None:
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-  """Parses flags; a mistake in them, in a config or in its overrides is one message."""
+  """Parses flags, or prints those of the main; a mistake in them, in a config or in its overrides is one message."""
+  typed, argv = sys.argv, list(argv)
+  if usage.asked(argv):
+    print(usage.text())
+    sys.exit(0)
   try:
-    check_overrides(list(argv))
+    argv = config_first(argv)
+    check_overrides(argv)
+    sys.argv = argv  # where ml_collections reads overrides
     return flags.FLAGS(argv)
   except flags.UnrecognizedFlagError as error:
-    hint = meant(error.flagname, list(argv))
-    sys.exit(refuse(ConfigError(f"unknown flag --{error.flagname}.{hint}") if hint else error))
+    sys.exit(refuse(ConfigError(usage.unknown(error.flagname, argv))))
   except (ConfigError, flags.Error, ValueError) as error:  # the last one of a flag that takes no value
     sys.exit(refuse(error))
+  finally:
+    sys.argv = typed
 
 
 def workdir() -> str:

@@ -20,6 +20,8 @@ from benchmarks import accelerator, accelerator_page, problem, rows, suite, tabl
 from cljax.errors import ConfigError
 from launch import app, config_files, hosts
 
+flags.adopt_module_key_flags(hosts)
+
 SUITE = flags.DEFINE_enum("suite", "core", ["core", "accelerator"], "What is measured: see above.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "How often every subject has its turn.", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", 2000, "Steps of a task, a multiple of 8.", lower_bound=8)
@@ -54,6 +56,8 @@ def check_write(missing: list[str]) -> None:
   """
   if not WRITE.value:
     return
+  if config_files.installed():
+    raise ConfigError("--write writes into benchmarks/ of a checkout, and this is an installed package")
   if ROWS.value or ROUNDS.value < LEAST_ROUNDS:
     raise ConfigError(f"--write needs all rows and at least --rounds={LEAST_ROUNDS}")
   if missing:

@@ -24,7 +24,8 @@ from cljax.report.tables import order, readme_table, splice, text_table
 from cljax.run import train
 from cljax.sweep import cells
 from launch.app import begins, stop_asked
-from launch.config_files import ROOT, written_in
+from launch.config_files import ROOT, installed, written_in
+from launch.shards import Shard, alone, reported, share
 
 
 def cell_config(module: ModuleType, cell: Mapping[str, str], overrides: Mapping[str, Any]) -> ConfigDict:
@@ -52,23 +53,46 @@ def spread(config: ConfigDict, overrides: Mapping[str, Any]) -> dict[str, Config
 
 
 def run_cells(
-  module: ModuleType, cells: list[dict[str, str]], workdir: str, overrides: Mapping[str, Any], data_dir: str | None
+  module: ModuleType,
+  cells: list[dict[str, str]],
+  workdir: str,
+  overrides: Mapping[str, Any],
+  data_dir: str | None,
+  shard: Shard | None = None,
 ) -> None:
-  """Runs all cells into `<workdir>/<cell>/`, then prints and writes the table of the work dir."""
+  """Runs all cells into `<workdir>/<cell>/`, then prints and writes the table of the work dir.
+
+  Args:
+    shard: the share of this process, where several work at the table.
+  """
   # All of them first: a mistake costs no run.
   configs = [spread(cell_config(module, cell, overrides), overrides) for cell in cells]
-  run_configs({folder: config for each in configs for folder, config in each.items()}, workdir, overrides, data_dir)
+  found = {folder: config for each in configs for folder, config in each.items()}
+  run_configs(found, workdir, overrides, data_dir, shard)
 
 
 def run_configs(
-  configs: Mapping[str, ConfigDict], workdir: str, overrides: Mapping[str, Any], data_dir: str | None
+  configs: Mapping[str, ConfigDict],
+  workdir: str,
+  overrides: Mapping[str, Any],
+  data_dir: str | None,
+  shard: Shard | None = None,
 ) -> None:
   """Runs each config into its folder below the work dir, then prints and writes the table of the work dir."""
-  for i, (folder, config) in enumerate(configs.items()):
+  root = epath.Path(workdir)
+
+  def run(i: int, folder: str) -> None:
     print(f"cell {i + 1} of {len(configs)}: {folder}", file=sys.stderr)
-    relabel(config, overrides)
+    relabel(configs[folder], overrides)
     begins()
-    train(config, epath.Path(workdir) / folder, data_dir=data_dir, overrides=overrides, stop_asked=stop_asked)
+    train(configs[folder], root / folder, data_dir=data_dir, overrides=overrides, stop_asked=stop_asked)
+
+  if shard is not None:
+    share(root, list(configs), shard, run, stop_asked)
+    alone(root, lambda: finish(workdir, not reported(root)), stop_asked)
+    return
+  for i, folder in enumerate(configs):
+    run(i, folder)
   if jax.process_index() == 0:
     finish(workdir)
 
@@ -81,8 +105,10 @@ def write_readme(workdir: str, name: str, search: str | None) -> None:
     search: folder of results of other settings, for the orderings at the best of each method.
 
   Raises:
-    ConfigError: neither has such markers.
+    ConfigError: neither has such markers, or this is no checkout.
   """
+  if installed():
+    raise ConfigError(f"--readme={name} writes into the README files of a checkout, and this is an installed package")
   results = [result for _, result, _ in find_results(workdir)]
   paper = results[0]["paper"]
   searched = [result for _, result, _ in find_results(search)] if search else []
@@ -127,11 +153,12 @@ def draw(workdir: str, folders: Sequence[str], path: epath.Path | str) -> None:
   write_atomically(path, png(side_by_side(panels), json.dumps(points(panels))))
 
 
-def finish(workdir: str) -> None:
-  """Prints the table of the results under a work dir and writes its report."""
+def finish(workdir: str, write: bool = True) -> None:
+  """Prints the table of the results under a work dir and, unless that stands there, writes its report."""
   configs = ROOT / "configs"
   paths, results, _ = zip(*find_results(workdir), strict=True)
   papers = {result["paper"] for result in results}
   published = read_published(papers.pop(), configs) if len(papers) == 1 else {}
   print(text_table(results, published, names(results, paths), EXHIBITS))
-  print("written: " + ", ".join(str(path) for path in write_report(workdir, configs, EXHIBITS)))
+  if write:
+    print("written: " + ", ".join(str(path) for path in write_report(workdir, configs, EXHIBITS)))

@@ -18,6 +18,7 @@ COMMANDS = {
   "list": "methods, guards, nets, streams, optimizers, looks, settings, configs; with a name its fields",
 }
 USAGE = 2
+CALLED: list[str] = []  # how a person called the main that runs, where that was by this file
 
 
 def overview() -> str:
@@ -34,9 +35,10 @@ def main() -> None:
     print(overview())
     sys.exit(0 if words else USAGE)
   try:
-    name = choose("the command", words[0], COMMANDS)
+    name = choose("the command", words[0], COMMANDS, "cljax --help")
   except ConfigError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(USAGE)
   sys.argv = [f"cljax {name}", *words[1:]]
+  CALLED[:] = sys.argv[:1]
   runpy.run_module(f"launch.{name}", run_name="__main__", alter_sys=True)

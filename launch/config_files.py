@@ -1,4 +1,4 @@
-"""Config files: loading one, and refusing overrides that it does not have."""
+"""Config files: finding and loading one, and refusing overrides that it does not have."""
 
 import contextlib
 import importlib.util
@@ -10,11 +10,44 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cljax import named
-from cljax.errors import ConfigError, choose
+from cljax.errors import ConfigError, choose, near
 from cljax.files import flatten
 from cljax.overrides import is_name, opened, renamed
 
-ROOT = Path(__file__).resolve().parent.parent  # of the checkout: configs/ lies beside launch/
+ROOT = Path(__file__).resolve().parent.parent  # configs/ lies beside launch/, in a checkout and where it is installed
+OF_CHECKOUT = "setup.cfg"  # lies there too, in a checkout alone
+
+
+def installed() -> bool:
+  """Whether this is an installed package and no checkout, so that nothing is written into its folders."""
+  return not (ROOT / OF_CHECKOUT).exists()
+
+
+def listed() -> dict[str, Path]:
+  """{what is typed: the file} of the configs that come with the package."""
+  found = sorted([*(ROOT / "configs").glob("*.py"), *(ROOT / "configs").glob("papers/*/*.py")])
+  return {path.relative_to(ROOT).as_posix(): path for path in found if path.name != "__init__.py"}
+
+
+def located(path: str) -> str:
+  """The file of a config: as it is typed, else the one that comes with the package, else as it is typed."""
+  return path if Path(path).is_file() or path not in listed() else str(listed()[path])
+
+
+def config_first(argv: Sequence[str]) -> list[str]:
+  """A command line with its configs before all other flags, which may be of their keys; each is a file as `located`
+  finds it."""
+  first, others, words = [], [], iter(argv[1:])
+  for word in words:
+    name, equals, value = word.partition("=")
+    if name not in ("--config", "-config"):
+      others.append(word)
+    elif value := value if equals else next(words, ""):
+      path, colon, arg = value.partition(":")
+      first.append(f"--config={located(path)}{colon}{arg}")
+    else:
+      others.append(word)
+  return [*argv[:1], *first, *others]
 
 
 def written_in(path: str) -> contextlib.AbstractContextManager[None]:
@@ -28,9 +61,10 @@ def load_config(path: str) -> ModuleType:
   Raises:
     ConfigError: there is none.
   """
+  path = located(path)
   if not Path(path).is_file():
-    near = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py"))
-    raise ConfigError(f"--config={path} is no file (looked in {Path.cwd()}); configs are: {', '.join(near)}")
+    told = f"{near(path, listed())} `cljax list configs` shows all"
+    raise ConfigError(f"--config={path} is no file (looked in {Path.cwd()}).{told}")
   spec = importlib.util.spec_from_file_location("cljax_config", path)
   if spec is None or spec.loader is None:
     raise ConfigError(f"--config={path} is no Python file")
@@ -42,19 +76,31 @@ def load_config(path: str) -> ModuleType:
   return module
 
 
-def keys_of(argv: list[str]) -> list[str]:
-  """The dotted keys of the config that a command line names; none where it names none."""
-  chosen = [word.partition("=")[2] for word in argv if word.lstrip("-").startswith("config=")]
-  chosen += [argv[i + 1] for i, word in enumerate(argv[:-1]) if word in ("--config", "-config")]
-  if not chosen:
-    return []
-  path, _, arg = chosen[-1].partition(":")
+def chosen(argv: Sequence[str]) -> str:
+  """The config that a command line names, with its variant; '' where it names none."""
+  found = [word.partition("=")[2] for word in argv if word.lstrip("-").startswith("config=")]
+  return found[-1] if found else ""
+
+
+def read_config(name: str) -> ConfigDict:
+  """The config of FILE.py or FILE.py:VARIANT.
+
+  Raises:
+    ConfigError: there is no such file, or it makes none.
+  """
+  path, _, arg = name.partition(":")
   module = load_config(path)
-  with written_in(path):
+  with written_in(str(module.__file__)):
     config = module.get_config(arg)
   if not isinstance(config, ConfigDict):
     raise ConfigError(f"--config={path}: get_config gives {type(config).__name__}, not a ConfigDict")
-  return list(flatten(prepared(config, argv).to_dict()))
+  return config
+
+
+def keys_of(argv: list[str]) -> list[str]:
+  """The dotted keys of the config that a command line names; none where it names none."""
+  name = chosen(argv)
+  return list(flatten(prepared(read_config(name), argv).to_dict())) if name else []
 
 
 def prepared(config: Any, argv: Sequence[str]) -> Any:
@@ -97,4 +143,4 @@ def check_overrides(argv: list[str]) -> None:
     if name.startswith("config."):
       key = name.removeprefix("config.")
       alike = [one for one in known if one.startswith("sweep.") == key.startswith("sweep.")]
-      choose("--config key", key, alike)
+      choose("--config key", key, alike, f"cljax list {chosen(argv)}")

@@ -19,6 +19,10 @@ from cljax.evaluation import evaluations, name_of, note
 from cljax.report.tables import evaluation_table
 from launch import app, hosts
 
+flags.adopt_module_key_flags(hosts)
+for name in ("workdir", "data_dir", "max_hours"):
+  flags.declare_key_flag(name)
+
 OVER = flags.DEFINE_multi_string(
   "over", [], "KEY=V1,V2,...: a key of the config and the values to ask under; repeatable."
 )

@@ -19,6 +19,8 @@ from cljax.paths import located
 from cljax.workdir import recorded
 from launch import app
 
+flags.declare_key_flag("workdir")
+
 SEED = flags.DEFINE_integer("seed", 0, "Whose weights.", allow_override=True)
 VALUE = flags.DEFINE_integer("value", 0, "Of a sweep: which of its values, from 0.", lower_bound=0)
 OUT = flags.DEFINE_string("out", None, "The file, params.npz in the work dir by default.")

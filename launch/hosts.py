@@ -30,8 +30,11 @@ def several_hosts() -> bool:
   return len(workers) > 1 or any(count.isdigit() and int(count) > 1 for count in counts)
 
 
-def join_hosts() -> None:
+def join_hosts(auto: bool) -> None:
   """Joins the processes of one run, before anything asks for devices.
+
+  Args:
+    auto: also where only the environment names several.
 
   Raises:
     ConfigError: they do not find each other, or the flags contradict.
@@ -40,7 +43,7 @@ def join_hosts() -> None:
   missing = [name for name, value in given.items() if value is None]
   if 0 < len(missing) < len(given):
     raise ConfigError(f"{', '.join(missing)} missing: --coordinator, --processes and --process go together")
-  if DISTRIBUTED.value == "off" or (DISTRIBUTED.value == "auto" and missing and not several_hosts()):
+  if DISTRIBUTED.value == "off" or (DISTRIBUTED.value == "auto" and missing and not (auto and several_hosts())):
     return
   try:
     jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
@@ -62,13 +65,16 @@ def asked_platform(wanted: str) -> str:
   return "--platform=auto"
 
 
-def use_platform() -> None:
+def use_platform(join: bool = True) -> None:
   """Joins the hosts and takes the devices of --platform; says on stderr which.
+
+  Args:
+    join: hosts that only the environment names, too.
 
   Raises:
     ConfigError: the device that was asked for is not there.
   """
-  join_hosts()
+  join_hosts(join)
   wanted = PLATFORM.value
   forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
   if getattr(jax.config, "jax_num_cpu_devices", 0) < 0 and not forced:

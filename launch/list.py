@@ -2,21 +2,22 @@
 
 python -m launch.list            all names, a line each
 python -m launch.list streams    those of one kind
-python -m launch.list er         the fields of `er` with their ranges and defaults, and where its paper is
+python -m launch.list er         what `er` does, its paper, and its fields with their ranges and defaults
+python -m launch.list configs/quickstart.py:method=er    what a config says, and all its keys
 """
 
 import ast
-import difflib
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
-from cljax.config import OUTER
+from cljax.config import BESIDE, OUTER
 from cljax.data import STREAMS
-from cljax.declared import REQUIRED, Field, fields, kinds_of
-from cljax.errors import ConfigError
+from cljax.declared import fields
+from cljax.errors import ConfigError, near
 from cljax.looks import LOOKS
 from cljax.methods import METHODS
 from cljax.nets import NETS
@@ -24,8 +25,8 @@ from cljax.pieces.guards import GUARDS
 from cljax.pieces.optimizers import OPTIMIZERS
 from cljax.sections import BESIDE
 from cljax.timeline import WHEN
-from launch import app
-from launch.config_files import ROOT
+from launch import app, config_files
+from launch.fields import described_config, field_lines, matching
 
 
 class Kind(NamedTuple):
@@ -64,36 +65,20 @@ def paper(factory: Any) -> str | None:
   return found[0].rstrip(".") if found else None
 
 
-def allowed(field: Field) -> str:
-  """The range of a field in a few words."""
-  bound, kinds = field.bound, kinds_of(field.kind)
-  if bound.words:
-    return " | ".join(bound.words)
-  if bound.table:
-    return "a name of: " + ", ".join(bound.table())
-  names = {int: "int", float: "float", bool: "bool", str: "str", type(None): "None"}
-  called = [names.get(one, "tuple" if "tuple" in str(one) else "") for one in kinds]
-  kind = " or ".join(filter(None, dict.fromkeys(called)))
-  low = "" if bound.low == float("-inf") else f"above {bound.low:g}" if bound.open else f"from {bound.low:g}"
-  high = "" if bound.high == float("inf") else f"to {bound.high:g}"
-  return " ".join(filter(None, [kind, low, high]))
-
-
-def field_lines(prefix: str, known: Mapping[str, Field]) -> list[str]:
-  """A line for each field: what is typed, its range, what it is."""
-  typed = [f"--{prefix}{name}={'' if field.default is REQUIRED else field.default}" for name, field in known.items()]
-  ranges = [allowed(field) for field in known.values()]
-  widths = [max(map(len, column), default=0) for column in (typed, ranges)]
-  return [
-    f"  {text:<{widths[0]}}  {span:<{widths[1]}}  {field.bound.about}".rstrip()
-    for text, span, field in zip(typed, ranges, known.values(), strict=True)
-  ]
+def docs(kind: str, factory: Any) -> list[str]:
+  """What a factory says of itself; of a method or a guard also what its file, or else its folder, says."""
+  module = inspect.unwrap(factory).__module__
+  files = (module, module.rpartition(".")[0]) if kind in ("methods", "guards") else ()
+  of_file = next((text for name in files if (text := sys.modules[name].__doc__) and "." in name), None)
+  texts = dict.fromkeys(inspect.cleandoc(text) for text in (factory.__doc__, of_file) if text)
+  more = [text for text in texts if first_line(text) != " ".join(text.split()).removesuffix(".")]
+  return [*textwrap.indent("\n\n".join(more), "  ").splitlines(), ""] if more else []
 
 
 def configs() -> dict[str, str]:
-  """{path from the checkout: what it says of itself} of the config files."""
-  found = sorted([*(ROOT / "configs").glob("*.py"), *(ROOT / "configs").glob("papers/*/*.py")])
-  return {str(path.relative_to(ROOT)): first_line(ast.get_docstring(ast.parse(path.read_text()))) for path in found}
+  """{what is typed: what it says of itself} of the config files."""
+  found = config_files.listed()
+  return {name: first_line(ast.get_docstring(ast.parse(path.read_text()))) for name, path in found.items()}
 
 
 def names_of(kind: str) -> dict[str, str]:
@@ -123,9 +108,9 @@ def described(name: str) -> list[str]:
     if name in one.table:
       factory = one.table[name]
       link = paper(factory)
-      lines += [f"{name}, of {kind}: {about(factory)}", *([f"  {link}"] if link else [])]
-      known = {**BESIDE.get(one.flag.split(".")[-1], {}), **fields(factory, one.given)}
-      lines += [f"  --{one.flag}.name={name}", *field_lines(f"{one.flag}.", known), ""]
+      lines += [f"{name}, of {kind}: {about(factory)}", *([f"  paper: {link}"] if link else []), ""]
+      known = {**BESIDE.get(one.flag.removeprefix("config."), {}), **fields(factory, one.given)}
+      lines += [*docs(kind, factory), f"  --{one.flag}.name={name}", *field_lines(f"{one.flag}.", known), ""]
   if name in OUTER:
     lines += [f"{name}, a setting", *field_lines("config.", {name: OUTER[name]}), ""]
   if name in LOOKS:
@@ -139,9 +124,7 @@ def refuse(name: str) -> NoReturn:
     ConfigError: nothing is called so; the nearest names.
   """
   known = [*KINDS, *OTHERS, *(each for kind in (*KINDS, *OTHERS) for each in names_of(kind))]
-  near = difflib.get_close_matches(name, known, n=3)
-  hint = f"; the nearest are {', '.join(dict.fromkeys(near))}" if near else ""
-  raise ConfigError(f"nothing is called {name!r}{hint}. `cljax list` shows all names")
+  raise ConfigError(f"nothing is called {name!r}.{near(name, known)} `cljax list` shows all names")
 
 
 def main(name: str = "") -> None:
@@ -152,7 +135,9 @@ def main(name: str = "") -> None:
   elif name in kinds:
     print("\n".join(listed(name)).rstrip())
   else:
-    print("\n".join(described(name) or refuse(name)).rstrip())
+    lines = described(name)
+    lines += [f"`cljax list {path}` shows the paper's config" for path in matching(name)] if lines else []
+    print("\n".join(lines or described_config(name) or refuse(name)).rstrip())
 
 
 if __name__ == "__main__":

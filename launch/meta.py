@@ -11,8 +11,14 @@ from ml_collections import config_flags
 
 from cljax.errors import ConfigError
 from cljax.meta.train import train
-from launch import app, boards, hosts
+from launch import app, boards, config_flag, hosts
 from launch.config_flag import CONFIG
+
+flags.adopt_module_key_flags(boards)
+flags.adopt_module_key_flags(hosts)
+flags.adopt_module_key_flags(config_flag)
+for name in ("workdir", "data_dir", "max_hours"):
+  flags.declare_key_flag(name)
 
 
 def main() -> None:

@@ -22,6 +22,10 @@ from cljax.recipe import build_stream
 from cljax.recorded import found_again
 from launch import app, hosts
 
+flags.adopt_module_key_flags(hosts)
+for name in ("workdir", "data_dir"):
+  flags.declare_key_flag(name)
+
 PICTURES = flags.DEFINE_string("pictures", "", "A .npy file of pictures [N, height, width, channels], uint8 or 0 to 1.")
 SEED = flags.DEFINE_integer("seed", 0, "Which seed of the run answers.", lower_bound=0)
 COUNT = flags.DEFINE_integer("count", 10, "Without --pictures: so many test rows of each task.", lower_bound=1)

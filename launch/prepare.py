@@ -20,6 +20,8 @@ from cljax.data.tfds import formats, versions
 from cljax.errors import ConfigError
 from launch import app
 
+flags.declare_key_flag("data_dir")
+
 DATASET = flags.DEFINE_string("dataset", None, "A TFDS name, such as mnist or emnist/letters.")
 HOST = "https://storage.googleapis.com"  # where much of the catalogue comes from
 

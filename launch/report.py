@@ -14,6 +14,8 @@ from cljax.report.compare import HEADINGS, NOISE, compare
 from cljax.report.tables import aligned
 from launch import app, cells
 
+flags.declare_key_flag("workdir")
+
 COMPARE = flags.DEFINE_string("compare", None, "Another such folder: prints both, and in what they differ.")
 SEARCH = flags.DEFINE_string("search", None, "With --readme: other settings, for the orderings at the best of each.")
 README = flags.DEFINE_string(

@@ -17,12 +17,20 @@ from cljax.methods.exhibits import EXHIBITS
 from cljax.overrides import relabel
 from cljax.report.tables import text_table
 from cljax.run import train
-from launch import app, boards, cells, config_files, hosts
+from launch import app, boards, cells, config_files, config_flag, hosts, shards
 from launch.config_flag import CONFIG
+
+flags.adopt_module_key_flags(boards)
+flags.adopt_module_key_flags(hosts)
+flags.adopt_module_key_flags(shards)
+flags.adopt_module_key_flags(config_flag)
+for name in ("workdir", "data_dir", "max_hours"):
+  flags.declare_key_flag(name)
 
 
 def main() -> int | None:
-  hosts.use_platform()
+  share = shards.shard()
+  hosts.use_platform(join=share is None)
   hosts.use_compilation_cache()
   boards.use_wandb()
   if CONFIG.value is None:
@@ -33,12 +41,14 @@ def main() -> int | None:
   with config_files.written_in(path):
     found = module.sweep(arg) if hasattr(module, "sweep") else [{}]
   if len(found) > 1:
-    cells.run_cells(module, found, app.workdir(), overrides, app.DATA_DIR.value)
+    cells.run_cells(module, found, app.workdir(), overrides, app.DATA_DIR.value, share)
     return None
   config = complete(CONFIG.value)
   if len(spread := cells.spread(config, overrides)) > 1:
-    cells.run_configs(spread, app.workdir(), overrides, app.DATA_DIR.value)
+    cells.run_configs(spread, app.workdir(), overrides, app.DATA_DIR.value, share)
     return None
+  if share:
+    raise ConfigError(f"--shard={shards.SHARD.value} is of the cells of a table, and --config={path}:{arg} has one")
   relabel(config, overrides)
   outcome = train(config, app.workdir(), data_dir=app.DATA_DIR.value, overrides=overrides, stop_asked=app.stop_asked)
   if jax.process_index() == 0:

@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 
+from cljax import paths
 from cljax.errors import ConfigError
 from cljax.monitor import Monitor
 from cljax.report import store
@@ -51,3 +52,13 @@ def test_arrays_come_back_from_a_remote_work_dir(bucket):
   bucket.mkdir(parents=True, exist_ok=True)
   store.write_report_arrays(bucket / "report.npz", {"routing": np.arange(6).reshape(2, 3)})
   np.testing.assert_array_equal(store.read_report_arrays(bucket)["routing"], [[0, 1, 2], [3, 4, 5]])
+
+
+def test_a_store_whose_package_is_missing_names_what_to_install(monkeypatch):
+  def missing(scheme):
+    raise ImportError(f"no package for {scheme}")
+
+  monkeypatch.setattr(paths.importlib.util, "find_spec", lambda name: None)
+  monkeypatch.setattr(paths.fsspec, "get_filesystem_class", missing)
+  with pytest.raises(ConfigError, match=r"gs://b/r: no package for gs: pip install 'cljax\[gcs\]'"):
+    paths.located("gs://b/r")

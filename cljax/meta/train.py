@@ -72,7 +72,7 @@ def train(
   check_claim(folder, full, with_defaults)
   if (folder / RESULT).exists():
     return read_sealed(folder / RESULT, AGAIN)
-  with locked(folder), jax.default_matmul_precision("highest"):
+  with locked(folder, stop_asked) as stop_asked, jax.default_matmul_precision("highest"):
     claim(folder, full, overrides or {}, with_defaults)
     if (folder / RESULT).exists():  # another process has just ended it
       return read_sealed(folder / RESULT, AGAIN)
