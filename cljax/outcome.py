@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 
 from cljax import artifacts, divergence, files
@@ -152,6 +153,8 @@ def finished(folder: epath.Path, values: Sequence[Mapping[str, float]]) -> Outco
   if not all((each / "result.json").exists() for each in folders):
     return None
   found = [Outcome(store.read_result(each / "result.json"), store.read_report_arrays(each)) for each in folders]
+  for lost in store.without_arrays([(each.result, own) for each, own in zip(found, folders, strict=True)]):
+    logging.warning("%s is gone; delete result.json beside it, and the same command writes both again", lost)
   return found[0]._replace(sweep=tuple(found) if len(found) > 1 else ())
 
 

@@ -8,10 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from cljax.errors import ConfigError
 from cljax.methods.exhibits import EXHIBITS
+from cljax.outcome import finished
 from cljax.report import formats, gallery, overview, pages, plots, published
 from cljax.report.losses import curves_of
 from launch import cells
@@ -231,6 +233,19 @@ def test_presets_have_sections_and_pictures_of_their_own(tmp_path):
   assert len(list((tmp_path / "figures").glob("*.png"))) == 10
 
 
+def test_report_arrays_that_are_gone_are_told(tmp_path, caplog):
+  for method in ("er", "routing"):
+    leave(tmp_path / method, {**fake(method, paper="", preset=""), "report": {"parameters": [3]}}, report_arrays())
+  path = tmp_path / "er" / "report.npz"
+  pages.write_report(tmp_path, CONFIGS)
+  assert finished(epath.Path(path.parent), ({},)).arrays and not caplog.text
+  path.unlink()
+  pages.write_report(tmp_path, CONFIGS)
+  assert "1 of 2 results have no report.npz" in caplog.text
+  assert not finished(epath.Path(path.parent), ({},)).arrays
+  assert f"{path} is gone; delete result.json beside it" in caplog.text
+
+
 def test_results_without_a_paper_stand_alone(tmp_path):
   leave(tmp_path / "mine", fake("er", paper="", preset=""))
   pages.write_report(tmp_path, CONFIGS)
@@ -239,9 +254,10 @@ def test_results_without_a_paper_stand_alone(tmp_path):
   assert pages.read_published("cotraining", CONFIGS) == PUBLISHED and pages.read_published("none", CONFIGS) == {}
 
 
-def test_a_damaged_published_file_is_named(tmp_path):
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_damaged_published_file_is_named(tmp_path, text):
   (tmp_path / "papers" / "p").mkdir(parents=True)
-  (tmp_path / "papers" / "p" / "published.json").write_text("{")
+  (tmp_path / "papers" / "p" / "published.json").write_text(text)
   with pytest.raises(ConfigError, match=r"published\.json is damaged"):
     pages.read_published("p", tmp_path)
 
