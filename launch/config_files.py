@@ -86,7 +86,7 @@ def meant(flag: str, argv: list[str]) -> str:
     return f" Did you mean --config.{found[0]}?"
   if flag.startswith("config."):
     return " Flags of a config go with --config=FILE.py, of launch.train; launch.reproduce takes --seeds and --only"
-  return " Did you mean --seeds?" if name == "num_seeds" else ""
+  return " Did you mean --seeds?" if flag == "num_seeds" else ""
 
 
 def check_overrides(argv: list[str]) -> None:

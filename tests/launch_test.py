@@ -8,7 +8,7 @@ from absl import flags
 
 from cljax.errors import ConfigError
 from launch.app import in_words
-from launch.config_files import check_overrides
+from launch.config_files import check_overrides, meant
 from tests.shell import alone, shell
 
 QUICK = "--config=configs/quickstart.py"
@@ -229,6 +229,10 @@ def test_a_section_of_a_config_is_given_by_its_fields():
   ):
     with pytest.raises(ConfigError, match=f"is a section.*, whose fields are given one by one: {way}$"):
       check_overrides([f"{QUICK}:method=er", f"--config.{word}"])
+
+
+def test_no_flag_is_meant_by_itself():
+  assert meant("seeds", []) == "" and meant("num_seeds", []) == " Did you mean --seeds?"
 
 
 def test_what_a_parser_of_flags_says_names_no_function():

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from cljax.methods.exhibits import EXHIBITS
 from cljax.outcome import finished
 from cljax.report import formats, gallery, overview, pages, plots, published
 from cljax.report.losses import curves_of
-from launch import cells
+from launch import cells, report
 from tests.results import CONFIGS, PUBLISHED, RIGHT, ROOT, L, S, T, fake, leave, report_arrays, two_streams
 
 
@@ -273,6 +274,17 @@ def test_the_launcher_refuses_in_one_line(workdir):
   assert done.returncode == 2 and "Traceback" not in done.stderr
   last = done.stderr.strip().splitlines()[-1]
   assert last.startswith("error: ") and "result.json is damaged" in last
+
+
+@pytest.mark.parametrize(
+  ("given", "words"),
+  [({"SEARCH": "x"}, "--search goes with --readme"), ({"COMPARE": "x", "README": "y"}, "one of them")],
+)
+def test_the_launcher_refuses_flags_that_would_mean_nothing(given, words, monkeypatch):
+  for name in ("COMPARE", "SEARCH", "README", "PICTURE", "PANELS"):
+    monkeypatch.setattr(report, name, SimpleNamespace(value=given.get(name, ["."] if name == "PANELS" else None)))
+  with pytest.raises(ConfigError, match=words):
+    report.check_flags()
 
 
 def test_the_launcher_tells_what_differs(workdir):
