@@ -67,10 +67,10 @@ def tree(path: epath.Path | str) -> dict[str, Any]:
 
 
 def fill(template: PyTree, leaves: Mapping[str, np.ndarray], source: Any) -> PyTree:
-  """The tree of `template`'s structure and shapes with the leaves of a file; leaves that it lacks are not asked for.
+  """The tree of `template`'s structure, shapes and types with the leaves of a file; leaves that it lacks are not asked for.
 
   Raises:
-    ConfigError: a leaf is missing or has another shape; both shapes are named.
+    ConfigError: a leaf is missing, or has another shape or another kind of numbers; both are named.
   """
 
   def take(path, leaf):
@@ -79,6 +79,8 @@ def fill(template: PyTree, leaves: Mapping[str, np.ndarray], source: Any) -> PyT
       raise ConfigError(f"{source} has no {name}; it holds {', '.join(sorted(leaves))}")
     if leaves[name].shape != leaf.shape:
       raise ConfigError(f"{source}: {name} has the shape {leaves[name].shape}, but {leaf.shape} is needed here")
-    return leaves[name]
+    if leaves[name].dtype.kind != np.dtype(leaf.dtype).kind:
+      raise ConfigError(f"{source}: {name} holds {leaves[name].dtype}, but {leaf.dtype} is needed here")
+    return leaves[name].astype(leaf.dtype, copy=False)
 
   return jax.tree_util.tree_map_with_path(take, template)
