@@ -278,7 +278,7 @@ def test_the_launcher_refuses_in_one_line(workdir):
 
 @pytest.mark.parametrize(
   ("given", "words"),
-  [({"SEARCH": "x"}, "--search goes with --readme"), ({"COMPARE": "x", "README": "y"}, "one of them")],
+  [({"SEARCH": "x"}, "--search goes with --readme"), ({"COMPARE": "x", "README": "y"}, "are two things to do")],
 )
 def test_the_launcher_refuses_flags_that_would_mean_nothing(given, words, monkeypatch):
   for name in ("COMPARE", "SEARCH", "README", "PICTURE", "PANELS"):
