@@ -36,7 +36,7 @@ def read(path: epath.Path | str) -> dict[str, np.ndarray]:
   """
   path = epath.Path(path).expanduser()
   try:
-    return unpack(path.read_bytes())
+    return numbers(unpack(path.read_bytes()))
   except FileNotFoundError as error:
     there = sorted(each.name for each in path.parent.glob("*.npz")) if path.parent.is_dir() else []
     raise ConfigError(
@@ -46,6 +46,18 @@ def read(path: epath.Path | str) -> dict[str, np.ndarray]:
     raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
   except ValueError as error:
     raise ConfigError(f"{path} is damaged ({error})") from error
+
+
+def numbers(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The arrays.
+
+  Raises:
+    ValueError: words or dates among them, which no part has.
+  """
+  for name, array in arrays.items():
+    if array.dtype.kind in "USMm":
+      raise ValueError(f"{name} holds {array.dtype}, no numbers")
+  return arrays
 
 
 def tree(path: epath.Path | str) -> dict[str, Any]:
@@ -67,10 +79,10 @@ def tree(path: epath.Path | str) -> dict[str, Any]:
 
 
 def fill(template: PyTree, leaves: Mapping[str, np.ndarray], source: Any) -> PyTree:
-  """The tree of `template`'s structure and shapes with the leaves of a file; leaves that it lacks are not asked for.
+  """The tree of `template`'s structure, shapes and types with the leaves of a file, which may hold more.
 
   Raises:
-    ConfigError: a leaf is missing or has another shape; both shapes are named.
+    ConfigError: a leaf is missing, or has another shape or another kind of numbers; both are named.
   """
 
   def take(path, leaf):
@@ -79,6 +91,8 @@ def fill(template: PyTree, leaves: Mapping[str, np.ndarray], source: Any) -> PyT
       raise ConfigError(f"{source} has no {name}; it holds {', '.join(sorted(leaves))}")
     if leaves[name].shape != leaf.shape:
       raise ConfigError(f"{source}: {name} has the shape {leaves[name].shape}, but {leaf.shape} is needed here")
-    return leaves[name]
+    if leaves[name].dtype.kind != np.dtype(leaf.dtype).kind:
+      raise ConfigError(f"{source}: {name} holds {leaves[name].dtype}, but {leaf.dtype} is needed here")
+    return leaves[name].astype(leaf.dtype, copy=False)
 
   return jax.tree_util.tree_map_with_path(take, template)

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from cljax.disk import PASSING, code_of, remedy
 from cljax.errors import ConfigError, in_short
 from cljax.files import unused
-from cljax.seals import Later, opened, sealed, unlike
+from cljax.seals import METADATA, Later, misleads, opened, sealed, unlike
 
 METADATA_BYTES = 100_000  # what orbax writes beside the arrays, at most
 
@@ -137,6 +137,9 @@ class Checkpoints:
       if writes:
         folder.mkdir(parents=True, exist_ok=True)
       with reading(folder), silence() if not writes else contextlib.nullcontext():
+        for path in folder.glob(f"*/{METADATA}"):
+          if path.parent.name.isdigit() and misleads(path):
+            self.mislead(path)
         self.manager = ocp.CheckpointManager(folder, options=options)
 
   def save(self, tree: Any, cursor: Mapping[str, Any]) -> None:
@@ -247,6 +250,19 @@ class Checkpoints:
         "settings of JAX that it began with, as environment.json tells them, or use another --workdir"
       )
 
+  def mislead(self, path: epath.Path) -> None:
+    """Puts aside a checkpoint that keeps orbax from listing any.
+
+    Raises:
+      ConfigError: in a folder that is only read.
+    """
+    if not self.writes:
+      raise ConfigError(
+        f"{path} is damaged (it holds something else): give the run's own command again, which puts that checkpoint "
+        "aside and goes on from the one before"
+      )
+    self.put_aside(int(path.parent.name), f"its {METADATA} holds something else")
+
   def put_aside(self, step: int, reason: str) -> None:
     """Reports a damaged checkpoint, and moves it out of the way where the folder is written to."""
     damaged, remote = self.folder / str(step), "://" in os.fspath(self.folder)
@@ -260,7 +276,8 @@ class Checkpoints:
       damaged.rmtree()
     else:
       damaged.rename(aside)
-    self.manager.reload()
+    if self.manager is not None:
+      self.manager.reload()
 
   def close(self) -> None:
     if self.manager is not None:

@@ -104,7 +104,7 @@ def complete(given: ConfigDict | Mapping[str, Any]) -> ConfigDict:
     ConfigError: a key or field that does not exist, one that is missing, a wrong value, or a keyword of another choice
       that was set.
   """
-  told = whole(given)
+  told = whole(given, default().to_dict())
   config = ConfigDict({**told, **check_outer(told)})  # a lock would refuse the new fields
   for name in TABLES:
     if (name, config[name].get("name")) != ("stream", OWN):
@@ -124,8 +124,8 @@ def complete(given: ConfigDict | Mapping[str, Any]) -> ConfigDict:
   return config
 
 
-def whole(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
-  """The plain values of a config with all keys of `default`.
+def whole(config: ConfigDict | Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+  """The plain values of a config with all keys of `known`, which has their defaults.
 
   Raises:
     ConfigError: a key that does not exist, or a section that is no mapping.
@@ -136,7 +136,6 @@ def whole(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     raise ConfigError(f"the config lacks a value: {error}") from error
   if not isinstance(told, Mapping):
     raise ConfigError(f"a config is a ConfigDict as cljax.config.default() makes it, not {shown(told)}")
-  known = default().to_dict()
   for key, value in told.items():
     choose("config key", key, known, "cljax list settings")
     if isinstance(known[key], Mapping) and not isinstance(value, Mapping):
@@ -207,9 +206,9 @@ def complete_choice(place: str, given: Any, table: Mapping[str, Callable]) -> Co
   for key, value in own.items():
     choose(f"{where} field", key, all_fields)
     if value is not None and key not in taken:
-      raise ConfigError(
-        f"{where}.{key}={value!r} means nothing to {where}.name={name!r}, which takes {', '.join(taken)}"
-      )
+      takers = [other for other, factory in table.items() if key in fields(factory, 2)]
+      takes = f"which takes {', '.join(taken)}" if taken else f"set {where}.name to {' or '.join(takers)}"
+      raise ConfigError(f"{where}.{key}={shown(value)} means nothing to {where}.name={name!r}, {takes}")
   own = {key: value for key, value in own.items() if value is not None}
   own = values_of(place, own, taken)
   found = ConfigDict({"name": name})

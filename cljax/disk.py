@@ -25,7 +25,10 @@ REMEDIES = {
   **dict.fromkeys(FULL, "make room"),
   **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
   **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "see that you may read and write there"),
-  **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "see that the folder is still there"),
+  errno.ENOENT: "see that the folder is still there",
+  **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "a file stands where a folder should: name another folder"),
+  errno.EISDIR: "a folder stands where a file should: name another file",
+  errno.ENAMETOOLONG: "take a shorter name",
   errno.ENOMEM: "free memory",
 }
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from cljax.disk import remedy
 from cljax.errors import ConfigError, in_short
 
 
@@ -64,7 +65,8 @@ def write_atomically(path: epath.Path, content: bytes) -> None:
   except OSError as error:
     with contextlib.suppress(OSError):  # a folder that is gone holds no file to take away
       temporary.unlink(missing_ok=True)
-    raise OSError(error.errno, f"{error.strerror}; {path} could not be written", os.fspath(path)) from error
+    reason = f"{error.strerror}; {path} could not be written: {remedy(error)}"
+    raise OSError(error.errno, reason, os.fspath(path)) from error
 
 
 def format_json(value: Any, indent: int = 0) -> str:

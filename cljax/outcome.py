@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 
 from cljax import artifacts, divergence, files
@@ -201,7 +202,10 @@ def finished(folder: epath.Path, values: Sequence[Mapping[str, float]]) -> list[
   folders = [folder / name for name in names_of(values)]  # of {} the folder itself
   if not all((each / "result.json").exists() for each in folders):
     return []
-  return [(store.read_result(each / "result.json"), store.read_report_arrays(each)) for each in folders]
+  found = [(store.read_result(each / "result.json"), store.read_report_arrays(each)) for each in folders]
+  for lost in store.without_arrays([(result, own) for (result, _), own in zip(found, folders, strict=True)]):
+    logging.warning("%s is gone; delete result.json beside it, and the same command writes both again", lost)
+  return found
 
 
 def left(

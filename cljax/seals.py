@@ -12,6 +12,9 @@ from cljax.errors import ConfigError
 from cljax.files import as_json, digest
 
 SCHEMA = 1  # of what a cursor says and means; cursors without one are older
+METADATA = "_CHECKPOINT_METADATA"  # of orbax, in the folder of each checkpoint
+MAPPINGS = ("metrics", "performance_metrics", "custom_metadata")  # in it, as is the whole
+TIMES = ("init_timestamp_nsecs", "commit_timestamp_nsecs")
 SEAL = "seal"  # checksum of the rest of the cursor, that of the arrays among it
 
 
@@ -59,6 +62,24 @@ def opened(cursor: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
       "that this one reads): go on with that version, or use another --workdir"
     )
   return found, True
+
+
+def misleads(path: epath.Path) -> bool:
+  """Whether orbax's own file of a checkpoint is JSON of another kind, for which it would list none of them.
+
+  One that is missing or no JSON at all it does without.
+  """
+  try:
+    found = json.loads(path.read_bytes())
+  except (OSError, ValueError, RecursionError):
+    return False
+  if not isinstance(found, dict):
+    return True
+  times = [found[name] for name in TIMES if found.get(name) is not None]
+  return not (
+    all(isinstance(found.get(name) or {}, dict) for name in MAPPINGS)
+    and all(type(time) is int and 0 <= time < 2**63 for time in times)
+  )
 
 
 def told(folder: epath.Path, only_sealed: bool) -> dict[str, Any]:

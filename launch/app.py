@@ -1,6 +1,7 @@
 """What every main shares: flags without tracebacks, errors for the person who caused them, and stopping politely."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -26,6 +27,12 @@ DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data sets; else TFDS_
 MAX_HOURS = flags.DEFINE_float(
   "max_hours", None, "Saves and exits with code 75 after so many hours: the same command goes on.", lower_bound=0
 )
+flags.register_validator("max_hours", lambda hours: hours == hours, "is no number of hours, such as 0.5")  # noqa: PLR0124
+PARSERS = {  # what the parsers of flags say of a word, and how it is said here
+  r"invalid literal for int\(\) with base 10: .*": "it must be a whole number",
+  r"could not convert string to float: .*": "it must be a number",
+  r"\('Non-boolean argument to boolean flag', .*\)": "it must be true or false",
+}
 _stop, _in_loop = [False], [False]
 _began = time.monotonic()
 
@@ -83,9 +90,16 @@ def parse(argv: Sequence[str]) -> list[str]:
   except flags.UnrecognizedFlagError as error:
     sys.exit(refuse(ConfigError(usage.unknown(error.flagname, argv))))
   except (ConfigError, flags.Error, ValueError) as error:  # the last one of a flag that takes no value
-    sys.exit(refuse(error))
+    sys.exit(refuse(ConfigError(in_words(str(error)))))
   finally:
     sys.argv = typed
+
+
+def in_words(text: str) -> str:
+  """What a parser of flags says, without the names of Python's functions."""
+  for pattern, words in PARSERS.items():
+    text = re.sub(f"{pattern}$", words, text)
+  return text
 
 
 def workdir() -> str:
@@ -105,6 +119,8 @@ def refuse(error: BaseException) -> int:
   place = ""
   if isinstance(error, OSError) and error.errno and error.filename is None:
     place = f"; {remedy(error)}, the work was in --workdir={WORKDIR.value}"
+  elif isinstance(error, OSError) and error.errno and error.strerror == os.strerror(error.errno):
+    place = f"; {remedy(error)}"
   print(f"error: {error}{place}", file=sys.stderr)
   if isinstance(error, Busy):
     return REQUEUE

@@ -132,15 +132,20 @@ def meant(flag: str, argv: list[str]) -> str:
     return f" Did you mean --config.{found[0]}?"
   if flag.startswith("config."):
     return " Flags of a config go with --config=FILE.py, of launch.train; launch.reproduce takes --seeds and --only"
-  return " Did you mean --seeds?" if name == "num_seeds" else ""
+  return " Did you mean --seeds?" if flag == "num_seeds" else ""
 
 
 def check_overrides(argv: list[str]) -> None:
   """Refuses `--config.x` for an x that the config does not have, naming the nearest that it has."""
   known = keys_of(argv)
   words = [word.lstrip("-").partition("=") for word in argv if word.startswith("-")]
-  for name, _, _ in words if known else ():
-    if name.startswith("config."):
-      key = name.removeprefix("config.")
-      alike = [one for one in known if one.startswith("sweep.") == key.startswith("sweep.")]
-      choose("--config key", key, alike, f"cljax list {chosen(argv)}")
+  for name, _, value in words if known else ():
+    if not name.startswith("config."):
+      continue
+    key = name.removeprefix("config.")
+    below = [each for each in known if each.startswith(f"{key}.")]
+    if below:
+      example = f"{key}.name={value}" if f"{key}.name" in below and value else f"{below[0]}=..."
+      raise ConfigError(f"--config.{key} is a section, whose fields are given one by one: --config.{example}")
+    alike = [one for one in known if one.startswith("sweep.") == key.startswith("sweep.")]
+    choose("--config key", key, alike, f"cljax list {chosen(argv)}")

@@ -95,10 +95,16 @@ def use_platform(join: bool = True) -> None:
 
 
 def use_compilation_cache() -> None:
-  """Keeps compiled programs on disk, so that a second start compiles nothing."""
+  """Keeps compiled programs on disk, so that a second start compiles nothing.
+
+  Raises:
+    OSError: the folder that was named cannot be made.
+  """
   if COMPILATION_CACHE.value == "off":
     return
   folder = COMPILATION_CACHE.value
   beside = epath.Path(app.workdir()).parent / "jax_cache"
+  if folder != "auto":
+    located(folder).mkdir(parents=True, exist_ok=True)  # else JAX warns of it at every program
   jax.config.update("jax_compilation_cache_dir", os.fspath(beside if folder == "auto" else located(folder)))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
-from cljax.config import BESIDE, OUTER
+from cljax.config import OUTER
 from cljax.data import STREAMS
 from cljax.declared import fields
 from cljax.errors import ConfigError, near

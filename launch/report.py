@@ -9,6 +9,7 @@ python -m launch.report --workdir=results --picture=docs/forgetting.png --panels
 
 from absl import flags
 
+from cljax.errors import ConfigError
 from cljax.paths import located
 from cljax.report.compare import HEADINGS, NOISE, compare
 from cljax.report.tables import aligned
@@ -27,7 +28,23 @@ PICTURE = flags.DEFINE_string("picture", None, "Only draws accuracy against forg
 PANELS = flags.DEFINE_list("panels", ["."], "With --picture: the folders below --workdir whose results it shows.")
 
 
+def check_flags() -> None:
+  """
+  Raises:
+    ConfigError: flags of which one would mean nothing.
+  """
+  if SEARCH.value is not None and README.value is None:
+    raise ConfigError("--search goes with --readme=NAME: other settings beside the table between its markers")
+  if PANELS.value != ["."] and PICTURE.value is None:
+    raise ConfigError("--panels goes with --picture=FILE.png: the folders that it shows")
+  each = {"--compare": COMPARE.value, "--readme": README.value, "--picture": PICTURE.value}
+  given = [name for name, value in each.items() if value is not None]
+  if len(given) > 1:
+    raise ConfigError(f"{' and '.join(given)} are two things to do: give one of them")
+
+
 def main() -> int:
+  check_flags()
   if PICTURE.value is not None:
     cells.draw(app.workdir(), PANELS.value, located(PICTURE.value))
     print(f"written: {PICTURE.value}")

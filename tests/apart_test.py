@@ -72,6 +72,15 @@ def test_any_other_key_is_a_mark_on_the_rows_of_no_majority(changes, mark):
   assert all(line[-1] != "-" for line in two)  # of two rows neither is the usual one
 
 
+@pytest.mark.parametrize("key", ["method__name", "stream__source", "stream__name"])
+def test_rows_that_are_called_alike_but_are_of_another_kind_are_told(key):
+  """A config of Python may keep a cell's name beside another method or data set."""
+  said = key.replace("__", ".")
+  found = tables.text_table([run("er"), run("er", **{key: "other"})])
+  assert "other" in found and (said in found or said.split(".")[1] in found)
+  assert "other" not in tables.text_table([run("er", **{key: "other"}), run("er", **{key: "other"})])
+
+
 def test_columns_are_few_and_the_rest_are_marks():
   changes = {"stream__scenario": "class", "stream__tasks": 5, "stream__examples_per_task": 9, "debug": True, "seed": 4}
   headings, table = tables.rows([run("er"), run("finetune"), run("routing", optimizer__lr=0.5, **changes)], {})

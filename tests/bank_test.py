@@ -193,7 +193,13 @@ def test_did_you_mean(root, typed, meant):
   assert f"--dataset={typed}" not in text
 
 
-@pytest.mark.parametrize("name", ["", "../data/tiny", "tiny/..", "/", "tiny:1.0.0"])
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_source_has_a_name(root, name):
+  with pytest.raises(ConfigError, match="a source without a name: type a data set, such as digits"):
+    bank.load(name, root)
+
+
+@pytest.mark.parametrize("name", ["../data/tiny", "tiny/..", "/", "tiny:1.0.0"])
 def test_a_name_is_no_path(root, name):
   write(root)
   refusal(name, root, repr(name), "was not found")

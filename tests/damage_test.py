@@ -111,6 +111,19 @@ def test_flipped_bits_fall_back_or_do_not_matter(two, tmp_path, file, caplog):
   assert seen <= {1, 2} and (file != "cursor/metadata" or seen == {1})
 
 
+@pytest.mark.parametrize("content", ["[]", "3", '{"metrics": [1]}', '{"commit_timestamp_nsecs": 1e9}'])
+def test_what_orbax_notes_of_a_checkpoint_may_be_of_another_kind(two, tmp_path, content, caplog):
+  """It would list no checkpoint at all, at every start."""
+  folder = epath.Path(shutil.copytree(two, tmp_path / "checkpoints"))
+  path = folder / "1" / "_CHECKPOINT_METADATA"
+  path.write_text(content)
+  with pytest.raises(ConfigError, match=f"{path} is damaged"):
+    Checkpoints(folder, writes=False)
+  Checkpoints(folder).close()
+  assert "_CHECKPOINT_METADATA holds something else" in caplog.text
+  assert restored(folder) == 1
+
+
 def test_a_cursor_without_a_checksum_is_an_older_one(two, tmp_path):
   folder = epath.Path(shutil.copytree(two, tmp_path / "checkpoints"))
   path = folder / "1" / "cursor" / "metadata"

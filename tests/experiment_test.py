@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax import artifacts
+from cljax import artifacts, files
 from cljax.config import default
 from cljax.data.arrays import axes_of
 from cljax.data.streams import stack
@@ -31,6 +31,25 @@ def reading(spec, path):
 
   reads = {"head": f"{path}/head.npz", "scale": f"{path}/scale.npz"}
   return plain._replace(load=load, reads=reads)
+
+
+@pytest.mark.parametrize(
+  ("leaf", "words"),
+  [
+    (np.ones(2, np.int32), r"\['w'\] holds int32, but float32 is needed here"),
+    (np.ones(2, complex), r"\['w'\] holds complex128, but float32"),
+    (np.array(["a", "b"]), r"holds <U1, no numbers"),
+    (np.ones(3, np.float32), r"has the shape \(3,\), but \(2,\) is needed"),
+  ],
+)
+def test_a_file_of_other_numbers_is_refused_by_its_name(leaf, words, tmp_path):
+  like = {"w": jax.ShapeDtypeStruct((2,), np.float32)}
+  path = tmp_path / "mine.npz"
+  artifacts.write(tmp_path, {"mine": {"w": np.ones(2)}})
+  assert artifacts.fill(like, artifacts.read(path), path)["w"].dtype == np.float32
+  path.write_bytes(files.pack({"['w']": leaf}))
+  with pytest.raises(ConfigError, match=f"mine.npz.*{words}"):
+    artifacts.fill(like, artifacts.read(path), path)
 
 
 @pytest.fixture

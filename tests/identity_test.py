@@ -252,6 +252,8 @@ def test_the_errors_of_a_disk_name_the_file_and_the_way_out():
     24: "open files",
     13: "may read and write",
     2: "still there",
+    20: "name another folder",
+    21: "name another file",
     5: "mend that",
   }
   for code, way in says.items():

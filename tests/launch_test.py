@@ -4,7 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from absl import flags
 
+from cljax.errors import ConfigError
+from launch.app import in_words
+from launch.config_files import check_overrides, meant
 from tests.shell import alone, shell
 
 QUICK = "--config=configs/quickstart.py"
@@ -217,8 +221,37 @@ def test_a_mistake_in_a_config_file_is_one_line_that_names_it(text, tmp_path):
   assert BROKEN[text] in done.stderr.splitlines()[-1]
 
 
+def test_a_section_of_a_config_is_given_by_its_fields():
+  for word, way in (
+    ("optimizer=adam", "--config.optimizer.name=adam"),
+    ("method.guard=si", "--config.method.guard.name=si"),
+    ("sweep=(0.1,)", "--config.sweep.lr=..."),
+  ):
+    with pytest.raises(ConfigError, match=f"is a section.*, whose fields are given one by one: {way}$"):
+      check_overrides([f"{QUICK}:method=er", f"--config.{word}"])
+
+
+def test_no_flag_is_meant_by_itself():
+  assert meant("seeds", []) == "" and meant("num_seeds", []) == " Did you mean --seeds?"
+
+
+def test_what_a_parser_of_flags_says_names_no_function():
+  for parser, word, way in ((int, "two", "a whole number"), (float, "1e-1x", "a number")):
+    with pytest.raises(ValueError, match=".") as caught:
+      parser(word)
+    assert in_words(f"flag --config.x={word}: {caught.value}") == f"flag --config.x={word}: it must be {way}"
+  with pytest.raises(ValueError, match=".") as caught:
+    flags.BooleanParser().parse("maybe")
+  assert in_words(f"flag --x=maybe: {caught.value}").endswith(": it must be true or false")
+
+
 def test_reproduce_asks_for_its_paper(tmp_path):
-  for words, part in (([], "--paper is missing: one of cotraining, "), (["--num_seeds=3"], "Did you mean --seeds?")):
+  asked = {
+    "--paper is missing: one of cotraining, ": [],
+    "Did you mean --seeds?": ["--num_seeds=3"],
+    "--max_hours=nan: is no number of hours": ["--max_hours=nan"],
+  }
+  for part, words in asked.items():
     done = shell("launch.reproduce", *words, f"--workdir={tmp_path}")
     assert done.returncode == 2 and part in done.stderr and "Traceback" not in done.stderr
 

@@ -9,15 +9,16 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from ml_collections import ConfigDict
 
 from cljax import artifacts
 from cljax.drive import Stopped
 from cljax.errors import ConfigError
 from cljax.files import read_sealed
 from cljax.meta import start
-from cljax.meta.settings import RECORDS, default, settings_of
-from cljax.meta.start import shapes_of
-from cljax.meta.train import Loop, source_of, train
+from cljax.meta.settings import RECORDS, default, settings_of, with_defaults
+from cljax.meta.start import shapes_of, source_of
+from cljax.meta.train import Loop, train
 from cljax.report.training import training_figures
 from configs.papers.metateacher import meta as config_file
 from tests.declared_test import WRONG
@@ -254,6 +255,26 @@ def test_no_value_of_any_key_ends_in_a_traceback(name):
         refused += 1
         assert "config." in str(error)
   assert refused
+
+
+def test_a_config_of_python_becomes_plain():
+  """Numbers of numpy and JAX, lists and a ConfigDict, as `launch.train` takes them."""
+  mine = quick(seed=np.int64(3), data={"old": [0, 1], "new": np.arange(2, 9)}, inner={"alpha": jax.numpy.float32(0.5)})
+  found = with_defaults(ConfigDict(mine))
+  assert json.loads(json.dumps(found)) == json.loads(json.dumps(with_defaults(mine)))
+  assert (found["seed"], found["data"]["new"], found["inner"]["alpha"]) == (3, (2, 3, 4, 5, 6, 7, 8), 0.5)
+  assert settings_of(mine).seeds == settings_of(found).seeds == (3,) and type(settings_of(mine).data.new[0]) is int
+  assert settings_of(quick(length={"call": 1_000_000})).length.whole == 12  # and not a million segments
+  for changes, message in (
+    ({"data": 3}, "config.data=3 must be a mapping"),
+    ({"net": "mlp"}, "config.net='mlp' must be a mapping"),
+    ({"inner": {"alpha": {1}}}, "is of type set, but a config holds numbers"),
+    ({"paper": 3}, "config.paper=3 must be a word"),
+  ):
+    with pytest.raises(ConfigError, match=message):
+      settings_of(changes)
+  with pytest.raises(ConfigError, match=r"Type --config.data.source=digits"):
+    source_of(settings_of({"data": {"source": "digit"}}).data, "/nowhere")
 
 
 @pytest.mark.parametrize(

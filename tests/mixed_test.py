@@ -84,6 +84,8 @@ def test_missing_data_sets_are_left_out_where_marked(tmp_path, caplog):
     (("digits", None, 8, 2, "resize"), "config.stream.channels=2"),
     (("digits", None, 8, 1, "crop"), "config.stream.fit='crop'"),
     (("digits+synthetic", None, 8, 1, "resize"), "float32"),
+    (("digits+", None, 8, 1, "resize"), "a source without a name"),
+    (("digits+mnist+digits?", None, 8, 1, "resize"), "config.stream.source='digits.mnist.digits.' names digits twice"),
   ],
 )
 def test_refusals_of_shapes(arguments, words):

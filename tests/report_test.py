@@ -5,16 +5,19 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from cljax.errors import ConfigError
 from cljax.methods.exhibits import EXHIBITS
+from cljax.outcome import finished
 from cljax.report import formats, gallery, overview, pages, plots, published
 from cljax.report.losses import curves_of
-from launch import cells
+from launch import cells, report
 from tests.results import CONFIGS, PUBLISHED, RIGHT, ROOT, L, S, T, fake, leave, report_arrays, two_streams
 
 
@@ -231,6 +234,19 @@ def test_presets_have_sections_and_pictures_of_their_own(tmp_path):
   assert len(list((tmp_path / "figures").glob("*.png"))) == 10
 
 
+def test_report_arrays_that_are_gone_are_told(tmp_path, caplog):
+  for method in ("er", "routing"):
+    leave(tmp_path / method, {**fake(method, paper="", preset=""), "report": {"parameters": [3]}}, report_arrays())
+  path = tmp_path / "er" / "report.npz"
+  pages.write_report(tmp_path, CONFIGS)
+  assert finished(epath.Path(path.parent), ({},)).arrays and not caplog.text
+  path.unlink()
+  pages.write_report(tmp_path, CONFIGS)
+  assert "1 of 2 results have no report.npz" in caplog.text
+  assert not finished(epath.Path(path.parent), ({},)).arrays
+  assert f"{path} is gone; delete result.json beside it" in caplog.text
+
+
 def test_results_without_a_paper_stand_alone(tmp_path):
   leave(tmp_path / "mine", fake("er", paper="", preset=""))
   pages.write_report(tmp_path, CONFIGS)
@@ -239,9 +255,10 @@ def test_results_without_a_paper_stand_alone(tmp_path):
   assert pages.read_published("cotraining", CONFIGS) == PUBLISHED and pages.read_published("none", CONFIGS) == {}
 
 
-def test_a_damaged_published_file_is_named(tmp_path):
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_damaged_published_file_is_named(tmp_path, text):
   (tmp_path / "papers" / "p").mkdir(parents=True)
-  (tmp_path / "papers" / "p" / "published.json").write_text("{")
+  (tmp_path / "papers" / "p" / "published.json").write_text(text)
   with pytest.raises(ConfigError, match=r"published\.json is damaged"):
     pages.read_published("p", tmp_path)
 
@@ -257,6 +274,17 @@ def test_the_launcher_refuses_in_one_line(workdir):
   assert done.returncode == 2 and "Traceback" not in done.stderr
   last = done.stderr.strip().splitlines()[-1]
   assert last.startswith("error: ") and "result.json is damaged" in last
+
+
+@pytest.mark.parametrize(
+  ("given", "words"),
+  [({"SEARCH": "x"}, "--search goes with --readme"), ({"COMPARE": "x", "README": "y"}, "are two things to do")],
+)
+def test_the_launcher_refuses_flags_that_would_mean_nothing(given, words, monkeypatch):
+  for name in ("COMPARE", "SEARCH", "README", "PICTURE", "PANELS"):
+    monkeypatch.setattr(report, name, SimpleNamespace(value=given.get(name, ["."] if name == "PANELS" else None)))
+  with pytest.raises(ConfigError, match=words):
+    report.check_flags()
 
 
 def test_the_launcher_tells_what_differs(workdir):

@@ -94,7 +94,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, fails):
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(os, fails, full)
-  with pytest.raises(OSError, match=r"No space left on device; .*result\.json could not be written"):
+  with pytest.raises(OSError, match=r"No space left on device; .*result\.json could not be written: make room"):
     files.write_json(path, {"new": 2})
   assert json.loads(path.read_text()) == {"old": 1} and [p.name for p in tmp_path.iterdir()] == ["result.json"]
 

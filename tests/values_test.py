@@ -78,6 +78,11 @@ MISTAKES = [
     {"method": {"name": "er", "guard": {"name": "ewc", "strength": "strong"}}},
     "config.method.guard.strength='strong' must be a number",
   ),
+  ({"method": {"name": "er", "guard": None}}, "config.method.guard=None must be a mapping, such as {'name': 'ewc'}"),
+  (
+    {"method": {"name": "er", "guard": {"name": "none", "strength": 3.0}}},
+    "config.method.guard.strength=3.0 means nothing to config.method.guard.name='none', set config.method.guard.",
+  ),
   ({"stream__tasks": "two"}, "config.stream.tasks='two' must be a whole number"),
   ({"stream__source": 3}, "config.stream.source=3 must be a word"),
   ({"stream": {"name": "split", "source": None}}, "config.stream.source=None must be a word"),

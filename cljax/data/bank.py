@@ -17,6 +17,7 @@ from cljax.data import local, manual, tfds
 from cljax.data.cache import Arrays, hash_arrays, read_cache, write_cache
 from cljax.data.folder import Shape
 from cljax.data.manual import MANUAL
+from cljax.errors import ConfigError
 from cljax.types import Bank
 
 EMBEDDED = ("digits", "synthetic")
@@ -49,6 +50,8 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None, s
   Raises:
     ConfigError: unknown, missing, damaged or unsuitable data, with what to type instead.
   """
+  if not name.strip():
+    raise ConfigError("a source without a name: type a data set, such as digits, or several joined by +, such as a+b")
   if name in EMBEDDED:
     arrays = digits() if name == "digits" else synthetic()
     return as_source(arrays, hash_arrays(arrays))

@@ -39,7 +39,11 @@ def load(name: str, data_dir: str | None, size: int = 0, channels: int = 0, fit:
   if channels not in (0, 1, 3):
     raise ConfigError(f"config.stream.channels={channels}: pictures have 1 channel (grey) or 3")
   found, missing = {}, []
-  for one in local.parts(name, bank.KNOWN):
+  parts = local.parts(name, bank.KNOWN)
+  names = [one.rstrip("?") for one in parts]
+  if twice := [one for one in names if names.count(one) > 1]:
+    raise ConfigError(f"config.stream.source={name!r} names {twice[0]} twice: each data set once")
+  for one in parts:
     try:
       found[one.rstrip("?")] = bank.load(one.rstrip("?"), data_dir, shape=Shape(size, channels, fit))
     except ConfigError:

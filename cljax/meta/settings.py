@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
-from cljax.config import completed_net
+from cljax.config import completed_net, whole
 from cljax.data.transfers import HALVES
 from cljax.declared import above, at_least, check, checked, field_of, fields, free, one_of
-from cljax.errors import ConfigError, choose
+from cljax.errors import ConfigError
 from cljax.meta.curriculum import Curriculum
 from cljax.meta.outer import Adam
 from cljax.meta.unroll import Inner
@@ -48,7 +48,7 @@ class Length(NamedTuple):
 
   segments: Annotated[int, at_least(1, "at most, in whole calls", 100_000_000)] = 6500
   episodes: Annotated[int, at_least(0, "after which training ends; 0 asks the segments alone", 100_000_000)] = 0
-  call: Annotated[int, at_least(1, "segments of one compiled call", 1_000_000)] = 50
+  call: Annotated[int, at_least(1, "segments of one compiled call, at most all of them", 1_000_000)] = 50
   log_every: Annotated[int, at_least(1, "segments between rows of metrics.jsonl", 1_000_000)] = 10
   checkpoint_every_calls: Annotated[int, at_least(1, "besides the end", 1_000_000)] = 4
   scale: Annotated[float | None, at_least(0, "that multipliers start with; none begins as plain SGD")] = None
@@ -70,6 +70,8 @@ RECORDS: dict[str, Any] = {
 }
 TRAINS = ("rule", "start", "nothing")
 OUTER = {
+  "paper": field_of(Annotated[str, free("a folder of configs/papers")], ""),
+  "preset": field_of(Annotated[str, free("the scale of the run")], ""),
   "trains": field_of(
     Annotated[str, one_of(TRAINS, "in episodes: a rule; the network to begin with, see meta.query; or no episode")],
     "rule",
@@ -101,16 +103,14 @@ def default() -> dict[str, Any]:
 
 
 def settings_of(config: Mapping[str, Any]) -> Settings:
-  """What a config says; what it leaves out is at its default.
+  """What a config, a mapping or a ConfigDict, says; what it leaves out is at its default.
 
   Raises:
     ConfigError: an unknown key or a wrong value; says what is allowed.
   """
-  known = default()
-  for name in config:
-    choose("config key", name, known)
-  outer = {name: check(f"config.{name}", config.get(name, known[name]), field) for name, field in OUTER.items()}
-  read = {name: record(**checked(name, fields(record), config.get(name, {}))) for name, record in RECORDS.items()}
+  config = whole(config, default())
+  outer = {name: check(f"config.{name}", config[name], field) for name, field in OUTER.items()}
+  read = {name: record(**checked(name, fields(record), config[name])) for name, record in RECORDS.items()}
   data, inner, curriculum, start = (read[name] for name in ("data", "inner", "curriculum", "start"))
   if inner.unroll and inner.remat:
     raise ConfigError(
@@ -127,24 +127,27 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     )
   if outer["trains"] == "start" and start.networks > 1:
     raise ConfigError("config.trains='start' trains one network: set config.start.networks=1")
-  net = completed_net(config.get("net", known["net"]))
-  net_fields = {key: tuple(value) if isinstance(value, list) else value for key, value in net.items() if key != "name"}
+  net = completed_net(config["net"])
   net_type = factory_of("net", net["name"])
-  own = keywords("net", net_fields, net_type, 2)
+  own = keywords("net", {key: value for key, value in net.items() if key != "name"}, net_type, 2)
   seeds = tuple(range(outer["seed"], outer["seed"] + outer["num_seeds"]))
+  length = read["length"]._replace(call=min(read["length"].call, read["length"].segments))
   made = net_type(heads=data.tasks + 1, classes=data.classes, **own)
   if not {"heads", "classes"} <= set(type(made).__dataclass_fields__):
     raise ConfigError(
       f"config.net.name={net['name']!r} makes {type(made).__name__}, which has no fields heads and classes; a "
       "teacher's net gives Outputs of (x, slot) with a head for each task, as cljax.nets.MLP does"
     )
-  return Settings(**{**read, "curriculum": curriculum.checked()}, net=made, trains=outer["trains"], seeds=seeds)
+  read |= {"curriculum": curriculum.checked(), "length": length}
+  return Settings(**read, net=made, trains=outer["trains"], seeds=seeds)
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The config with every key, as config.json tells it."""
-  found = default()
-  for name, value in config.items():
-    found[name] = {**found[name], **value} if isinstance(value, Mapping) and name != "net" else value
-  found = {name: dict(value) if isinstance(value, Mapping) else value for name, value in found.items()}
-  return {**found, "net": completed_net(found["net"])}
+  """The config with every key, as config.json tells it.
+
+  Raises:
+    ConfigError: an unknown key, or a value of another kind than a config may hold.
+  """
+  known = default()
+  told = whole(config, known)
+  return {**told, **{name: {**known[name], **told[name]} for name in RECORDS}, "net": completed_net(told["net"])}

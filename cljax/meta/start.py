@@ -11,9 +11,11 @@ from etils import epath
 from flax import linen as nn
 
 from cljax import artifacts
+from cljax.data import bank, join, local
 from cljax.data.bank import Source
 from cljax.data.streams import Layout, lay
 from cljax.data.transfers import rows_of_class, transfer
+from cljax.errors import ConfigError
 from cljax.keys import INIT
 from cljax.meta.query import joined, parted
 from cljax.meta.settings import Data, Settings
@@ -21,6 +23,20 @@ from cljax.methods import METHODS, PLAINEST
 from cljax.run import fit
 from cljax.settings import Labels
 from cljax.types import Method, PyTree, Spec, Stream
+
+
+def source_of(data: Data, data_dir: str | None) -> Source:
+  """The data set, or several as one.
+
+  Raises:
+    ConfigError: unknown, missing or unsuitable data.
+  """
+  try:
+    if data.size or data.channels or len(local.parts(data.source, bank.KNOWN)) > 1:
+      return join.load(data.source, data_dir, data.size, data.channels)
+    return bank.load(data.source, data_dir)
+  except ConfigError as error:  # which says what a stream's keys are called
+    raise ConfigError(str(error).replace("config.stream.", "config.data.")) from error
 
 
 def old_task(source: Source, data: Data) -> tuple[Spec, Stream]:

@@ -15,7 +15,6 @@ from etils import epath
 
 from cljax import artifacts
 from cljax.checkpoint import Checkpoints
-from cljax.data import bank, join, local
 from cljax.data.bank import Source
 from cljax.drive import Stopped
 from cljax.errors import ConfigError
@@ -28,7 +27,7 @@ from cljax.meta.outer import Outer, Place, Training, compiled_segments
 from cljax.meta.query import Query
 from cljax.meta.result import Progress, progress_of, result_of
 from cljax.meta.settings import Data, Settings, settings_of, with_defaults
-from cljax.meta.start import shapes_of, starts_of
+from cljax.meta.start import shapes_of, source_of, starts_of
 from cljax.meta.unroll import Pair
 from cljax.monitor import Monitor, compile_seconds
 from cljax.nets.heads import Heads
@@ -90,13 +89,6 @@ def train(
     plots.save(folder / "figures", training_figures(result))
     write_sealed(folder / RESULT, result)
   return result
-
-
-def source_of(data: Data, data_dir: str | None) -> Source:
-  """The data set, or several as one."""
-  if data.size or data.channels or len(local.parts(data.source, bank.KNOWN)) > 1:
-    return join.load(data.source, data_dir, data.size, data.channels)
-  return bank.load(data.source, data_dir)
 
 
 def outer_of(settings: Settings, source: Source) -> Outer | Query:

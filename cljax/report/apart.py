@@ -1,7 +1,8 @@
 """What sets the results of one table apart: the config keys in which they differ, as names, columns and marks.
 
-A key is compared among the results that have it; of `stream.*`, among those of one stream. What a table tells anyway
-(`TOLD`) and the values beside which a sweep ran are left out.
+A key is compared among the results that have it; of `stream.*`, among those of one stream, and the method's name among
+those that a table calls the same. What a table tells anyway (`TOLD`) and the values beside which a sweep ran are left
+out.
 """
 
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any
 from cljax.files import flatten
 from cljax.report.exhibits import Result
 
-TOLD = ("paper", "preset", "cell", "num_seeds", "method.name", "stream.name", "stream.source")
+TOLD = ("paper", "preset", "cell", "num_seeds")
 MARK = "differs in"
 COLUMNS = 4  # at most so many keys are columns of their own
 AS_COLUMNS = ("stream.", "optimizer.", "seed", "debug", "steps_per_task", "given_tasks")  # beginnings of their keys
@@ -39,6 +40,8 @@ def settings(result: Result) -> dict[str, Any]:
 def group_of(key: str, result: Result) -> Any:
   """Those of one group are compared in `key`."""
   table = (result["paper"], result["preset"])
+  if key == "method.name":
+    return (*table, result["method"])
   return (*table, result["stream"]) if key.startswith("stream.") else table
 
 

@@ -3,15 +3,14 @@
 `report.md` and `report.html` for people, `report.csv` and `report.tex` for programs and papers, pictures in `figures/`.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import logging
 from etils import epath
 
 from cljax import files
-from cljax.errors import ConfigError
 from cljax.metrics import METRICS
 from cljax.paths import located
 from cljax.report import apart, formats, gallery, plots, store, tables, web
@@ -31,10 +30,7 @@ def read_published(paper: str, configs: Path | None) -> dict[str, Any]:
   path = configs / "papers" / paper / "published.json" if configs and paper else None
   if path is None or not path.exists():
     return {}
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise ConfigError(f"{path} is damaged ({error})") from error
+  return files.read_json(path, "restore it from the checkout")
 
 
 def notes(results: Sequence[tables.Result], published: tables.Published, names: Sequence[str]) -> list[str]:
@@ -93,6 +89,11 @@ def write_report(
     results, folders = [result for _, result, _ in found], [folder for _, _, folder in found]
     names = apart.names(results, [path for path, _, _ in found])
     arrays, curves = [store.read_report_arrays(folder) for folder in folders], [curves_of(one) for one in folders]
+    lost = store.without_arrays([(result, folder) for _, result, folder in found])
+    if lost:
+      logging.warning(
+        "%d of %d results have no report.npz, and no part in the figures made from it", len(lost), len(found)
+      )
     figures = gallery.table_figures(results, arrays, names, exhibits, curves)
     figures = {f"{paper or 'runs'}_{preset}_{name}": figure for name, figure in figures.items()}
     title = f"{paper or 'runs'}, preset {preset}" if preset else paper or "runs"

@@ -4,7 +4,7 @@ A result is a plain dict. Equal runs give equal results but for `timing` and `en
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -215,6 +215,12 @@ def read_report_arrays(folder: epath.Path | str) -> dict[str, np.ndarray]:
     return unpack(path.read_bytes())
   except ValueError as error:
     raise ConfigError(f"{path} is damaged ({error}); delete it, and the figures made from it are left out") from error
+
+
+def without_arrays(found: Sequence[tuple[Mapping[str, Any], epath.Path]]) -> list[epath.Path]:
+  """The report.npz that are not there, of (result, folder): whoever has a report has written one."""
+  paths = [folder / "report.npz" for result, folder in found if result["report"]]
+  return [path for path in paths if not path.exists()]
 
 
 def equal(a: Any, b: Any, path: str = "") -> list[str]:
