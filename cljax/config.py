@@ -140,7 +140,7 @@ def whole(config: ConfigDict | Mapping[str, Any], known: Mapping[str, Any]) -> d
     choose("config key", key, known, "cljax list settings")
     if isinstance(known[key], Mapping) and not isinstance(value, Mapping):
       raise ConfigError(f"config.{key}={shown(value)} must be a mapping, such as {known[key] or {'lr': (0.1, 0.03)}}")
-  sections = {key: told.get(key, known[key]) for key in TABLES}
+  sections = {key: told.get(key, known[key]) for key in TABLES if key in known}
   # A section that names no choice is about the default one.
   return {**known, **told, **{key: {"name": known[key]["name"], **own} for key, own in sections.items()}}
 

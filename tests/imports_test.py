@@ -128,7 +128,7 @@ def test_ops_take_arrays_and_give_arrays(path):
 
 @pytest.mark.parametrize("path", room("cljax.report"), ids=lambda path: path.stem)
 def test_the_report_reads_result_files_only(path):
-  libraries = {"numpy", "matplotlib", "etils"} | set(sys.stdlib_module_names)
+  libraries = {"numpy", "matplotlib", "etils", "absl"} | set(sys.stdlib_module_names)
   for module, _ in imports(path):
     if module.startswith("cljax"):
       assert module.startswith(tuple(f"cljax.{own}" for own in ("errors", "files", "metrics", "paths", "report"))), (

@@ -116,7 +116,10 @@ def test_what_makes_a_net_may_be_a_function_or_a_net(own):
 
 def test_an_optimizer_of_a_file_or_a_package(own):
   it = complete(config(optimizer__name="own.py:halved"))
-  assert it.optimizer.to_dict() == {"name": "own.py:halved", "lr": 0.1, "momentum": 0.5, "mask": None, "decay": 0.0}
+  own_keywords = {"name": "own.py:halved", "lr": 0.1, "momentum": 0.5, "mask": None, "decay": 0.0}
+  assert own_keywords.items() <= it.optimizer.to_dict().items() and "schedule" in it.optimizer  # a function stays out
+  it.optimizer.update({"schedule": "cosine", "restart": True})  # they work with every optimizer
+  assert build(it).method.phases
   assert set(fields(factory_of("optimizer", "optax:adabelief"), 1)) >= {"b1", "b2", "eps"}
   it = complete(config(optimizer__name="optax:adabelief"))
   it.optimizer.b1 = 0.8
