@@ -104,7 +104,7 @@ def complete(given: ConfigDict | Mapping[str, Any]) -> ConfigDict:
     ConfigError: a key or field that does not exist, one that is missing, a wrong value, or a keyword of another choice
       that was set.
   """
-  told = whole(given, default().to_dict())
+  told = whole(given)
   config = ConfigDict({**told, **check_outer(told)})  # a lock would refuse the new fields
   for name in TABLES:
     if (name, config[name].get("name")) != ("stream", OWN):
@@ -124,8 +124,8 @@ def complete(given: ConfigDict | Mapping[str, Any]) -> ConfigDict:
   return config
 
 
-def whole(config: ConfigDict | Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-  """The plain values of a config with all keys of `known`, which has their defaults.
+def whole(config: ConfigDict | Mapping[str, Any], known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+  """The plain values of a config with all keys of `known`, which has their defaults; None: those of `default`.
 
   Raises:
     ConfigError: a key that does not exist, or a section that is no mapping.
@@ -136,6 +136,7 @@ def whole(config: ConfigDict | Mapping[str, Any], known: Mapping[str, Any]) -> d
     raise ConfigError(f"the config lacks a value: {error}") from error
   if not isinstance(told, Mapping):
     raise ConfigError(f"a config is a ConfigDict as cljax.config.default() makes it, not {shown(told)}")
+  known = default().to_dict() if known is None else known
   for key, value in told.items():
     choose("config key", key, known, "cljax list settings")
     if isinstance(known[key], Mapping) and not isinstance(value, Mapping):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import logging
 from etils import epath
 
 from cljax import files
@@ -64,6 +63,13 @@ def as_markdown(title: str, table: tuple, beside: Sequence[str], pictures: Seque
   return "\n\n".join([f"## {title}", tables.markdown(*table), lines, *images])
 
 
+def without(found: Sequence[Found]) -> list[str]:
+  """A line about results whose report.npz is not there."""
+  lost = store.without_arrays([(result, folder) for _, result, folder in found])
+  told = f"{len(lost)} of {len(found)} results have no report.npz, and no part in the figures made from it."
+  return [told] if lost else []
+
+
 def write_report(
   workdir: epath.Path | str, configs: Path | None = None, exhibits: Exhibits = NO_EXHIBITS
 ) -> list[epath.Path]:
@@ -89,16 +95,12 @@ def write_report(
     results, folders = [result for _, result, _ in found], [folder for _, _, folder in found]
     names = apart.names(results, [path for path, _, _ in found])
     arrays, curves = [store.read_report_arrays(folder) for folder in folders], [curves_of(one) for one in folders]
-    lost = store.without_arrays([(result, folder) for _, result, folder in found])
-    if lost:
-      logging.warning(
-        "%d of %d results have no report.npz, and no part in the figures made from it", len(lost), len(found)
-      )
     figures = gallery.table_figures(results, arrays, names, exhibits, curves)
     figures = {f"{paper or 'runs'}_{preset}_{name}": figure for name, figure in figures.items()}
     title = f"{paper or 'runs'}, preset {preset}" if preset else paper or "runs"
     all_rows[title] = tables.rows(results, published, names, exhibits, costs=True)
-    beside, captions = notes(results, published, names), [plots.caption_of(figure) for figure in figures.values()]
+    beside = [*notes(results, published, names), *without(found)]
+    captions = [plots.caption_of(figure) for figure in figures.values()]
     pictures = list(zip(plots.save(root / "figures", figures), captions, strict=True))
     text.append(as_markdown(title, all_rows[title], beside, pictures))
     page.append(web.section(title, all_rows[title], beside, pictures))
