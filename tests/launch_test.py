@@ -169,8 +169,8 @@ WRONG = {
     ["3", "1, 2, 5, 10"],
   ),
   "a field of another method": (
-    [QUICK + ":method=er", "--config.method.name=finetune"],
-    ["capacity=200", "batch_size"],
+    [QUICK + ":method=er", "--config.method.name=finetune", "--config.method.capacity=20"],
+    ["method.capacity", "method.epochs"],
   ),
   "readout": ([QUICK + ":method=er", "--config.evaluate=some"], ["config.evaluate", "some", "seen"]),
   "executor": ([QUICK + ":method=er", "--config.seed_executor=pmap"], ["seed_executor", "pmap"]),
