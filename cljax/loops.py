@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from cljax.data.sample import current, fetch, held_pictures, some_rows, split_batch
 from cljax.data.warp import is_drawn
 from cljax.keys import ENTER, EXIT, ORDER, PLAN, STEP, TICK, VISIT, use
+from cljax.ops.tracing import traced
 from cljax.types import (
   NONE,
   Array,
@@ -129,12 +130,12 @@ def fit_chunk(
     batch = jax.tree.map(lambda leaf: leaf.reshape((size, -1) + leaf.shape[1:]), batch)
     return step(key_k, state, spread(batch, 1), clock_k, view)
 
-  shapes = jax.eval_shape(take, state, jnp.int32(0))[1]
+  run, (_, shapes) = traced(take, state, jnp.int32(0))
   info = jax.tree.map(lambda leaf: jnp.zeros((n,) + leaf.shape[bool(phase.block) :], leaf.dtype), shapes)
 
   def body(b, carry):
     state, info = carry
-    state, new = take(state, b * size)
+    state, new = run(state, b * size)
     new = jax.tree.map(lambda leaf: leaf if phase.block else leaf[None], new)
     info = jax.tree.map(lambda all, leaf: jax.lax.dynamic_update_slice_in_dim(all, leaf, b * size, 0), info, new)
     return state, info
@@ -166,17 +167,21 @@ def mean_over(fn: Callable[[Batch], Any], view: View, rows: Rows, task: Array | 
     i = g * group + jnp.arange(group)
     return some_rows(view, rows, task, i, i < count)
 
-  def add(g, total):
+  def sum_live(g):
     now = batch(g)
 
-    def sum_live(leaf):
+    def of(leaf):
       live = now.live.reshape((-1,) + (1,) * (leaf.ndim - 1))
       return jnp.where(live, leaf, 0).astype(jnp.float32).sum(axis=0)
 
-    return jax.tree.map(lambda total, leaf: total + sum_live(leaf), total, fn(now))
+    return jax.tree.map(of, fn(now))
 
-  shapes = jax.eval_shape(lambda: fn(batch(0)))
-  zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], jnp.float32), shapes)
+  sums, shapes = traced(sum_live, jnp.int32(0))
+
+  def add(g, total):
+    return jax.tree.map(jnp.add, total, sums(g))
+
+  zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
   total = jax.lax.fori_loop(0, (count + group - 1) // group, add, zeros)
   return jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), total)
 

@@ -12,6 +12,7 @@ import pytest
 from cljax import loops
 from cljax.data.sample import fetch, view_at
 from cljax.errors import ConfigError
+from cljax.ops.slots import by_slot, mean_of_live, over_live
 from cljax.types import Block, Phase
 from tests import toys
 from tests.subjects import Subject, assert_same, cut, evaluations, one_after_the_other, recording
@@ -78,6 +79,34 @@ def test_mean_over_is_the_mean(group):
       for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=1e-6, err_msg=name)
         assert found[name].dtype == jnp.float32
+
+
+def test_what_a_loop_does_is_traced_once():
+  """Tracing is Python, and a step may be a large network."""
+  spec, data = toys.stream()
+  view, calls = first_view(), []
+
+  def counted(fn):
+    def call(*args):
+      calls.append(fn)
+      return fn(*args)
+
+    return call
+
+  def traces(fn, *args):
+    calls.clear()
+    jax.eval_shape(fn, *args)
+    return len(calls)
+
+  method = toys.plain(spec)
+  phase = method.phases[0]._replace(step=counted(method.phases[0].step))
+  args = jax.random.key(0), method.init(jax.random.key(0)), view, clock(0, 3), jnp.int32(4)
+  assert traces(partial(loops.fit_chunk, phase, 4), *args) == 1
+  fn = counted(lambda batch: batch.x)
+  assert traces(lambda view: loops.mean_over(fn, view, view.tasks.train), view) == 1
+  for over in (over_live, mean_of_live, lambda run, live: by_slot(run, 2, live.astype(int))):
+    run = counted(lambda slot: {"a": jnp.full(3, 0.5 * slot)})
+    assert traces(partial(over, run), jnp.ones(3, bool)) == 1
 
 
 def test_mean_over_takes_the_task_in_training():

@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from cljax.ops.tracing import traced
 from cljax.ops.trees import put, take
 from cljax.types import Array
 
@@ -21,7 +22,8 @@ def by_slot(run: Callable[[Array], Any], slots: int, slot: Array) -> Any:
   """Each row from `run(s)`, a tree of [B, ...], of its own slot s = slot[b]; zeros where there is no such slot."""
   chex.assert_rank(slot, 1)
   chex.assert_type(slot, int)
-  out = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run, jnp.int32(0)))
+  run, shapes = traced(run, jnp.int32(0))
+  out = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
   def take_rows(s, out):
     mine = slot == s
@@ -41,7 +43,7 @@ def over_live(run: Callable[[Array], Any], live: Array) -> Any:
   """[S, ...] what `run(s)` gives for each live slot [S]; zeros for the others, which are not run."""
   chex.assert_rank(live, 1)
   chex.assert_type(live, bool)
-  shapes = jax.eval_shape(run, jnp.int32(0))
+  run, shapes = traced(run, jnp.int32(0))
   out = jax.tree.map(lambda leaf: jnp.zeros((len(live), *leaf.shape), leaf.dtype), shapes)
 
   def one(s, out):
@@ -54,7 +56,7 @@ def mean_of_live(run: Callable[[Array], Any], live: Array) -> Any:
   """The mean of the trees `run(s)` over the live slots [S], one at a time; zeros where none is live."""
   chex.assert_rank(live, 1)
   chex.assert_type(live, bool)
-  shapes = jax.eval_shape(run, jnp.int32(0))
+  run, shapes = traced(run, jnp.int32(0))
   none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
   share = 1 / jnp.maximum(live.sum(), 1)
 
