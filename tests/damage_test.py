@@ -171,7 +171,9 @@ def test_what_cannot_be_read_now_is_not_put_aside(two, tmp_path):
   folder = epath.Path(shutil.copytree(two, tmp_path / "checkpoints"))
   checkpoints = Checkpoints(folder)
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-  resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
+  free = os.dup(0)  # the lowest number that no open file has, whatever earlier tests left open above it
+  os.close(free)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
   try:
     with pytest.raises(
       OSError, match="could not be read.*Too many open files.*raise the limit of open files"
