@@ -32,6 +32,7 @@ TABLES = {  # the name of each table's markers, and the result files that it com
   "expert_gate": ROOT / "results" / "expert_gate" / "paper",
   "lasem": ROOT / "results" / "lasem" / "quick",
   "lasem_long": ROOT / "results" / "lasem" / "long",
+  "lasem_longer": ROOT / "results" / "lasem" / "longer",
   "metateacher_figure1": ROOT / "results" / "metateacher" / "figure1",
   "metateacher_reduced": ROOT / "results" / "metateacher" / "reduced",
   "metateacher_reduced_twice": ROOT / "results" / "metateacher" / "reduced_twice",

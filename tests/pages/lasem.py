@@ -122,13 +122,15 @@ def after_many_epochs():
 
 
 def after_500_epochs():
-  place = f"lasem/longer/{CELLS}/hps_all"
+  place, own = (f"lasem/longer/{CELLS}/{cell}" for cell in ("hps_all", "hps_amortised"))
+  yield "`longer`, {} epochs, seed 0:", result(place)["config"]["method"]["epochs"]
   yield (
-    "`longer`, {} epochs, has run for all layers shared and seed 0: {:.3f} peak, {:.3f} at the end (ratio {:.2f}), "
-    "where the same seed has {:.3f} and {:.3f} in `long`",
-    *(result(place)["config"]["method"]["epochs"], peak(place), *end(place)),
+    "All layers shared: {:.3f} peak, {:.3f} at the end (ratio {:.2f}), where the same seed has {:.3f} and {:.3f} in `long`",
+    *(peak(place), *end(place)),
     *(result(long("hps_all"))["peak"]["values"][0], result(long("hps_all"))["metrics"]["ACC"]["values"][0]),
   )
+  yield "Amortised LASEM: {:.3f} and {:.3f} (ratio {:.2f})", peak(own), *end(own)
+  yield "so {:.3f} above sharing all in peak and {:.3f} at the end", peak(own) - peak(place), mean(own) - mean(place)
 
 
 def lengths():
