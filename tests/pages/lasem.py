@@ -125,7 +125,8 @@ def after_500_epochs():
   place, own = (f"lasem/longer/{CELLS}/{cell}" for cell in ("hps_all", "hps_amortised"))
   yield "`longer`, {} epochs, seed 0:", result(place)["config"]["method"]["epochs"]
   yield (
-    "All layers shared: {:.3f} peak, {:.3f} at the end (ratio {:.2f}), where the same seed has {:.3f} and {:.3f} in `long`",
+    "All layers shared: {:.3f} peak, {:.3f} at the end (ratio {:.2f}), where the same seed has {:.3f} and {:.3f} in "
+    "`long`",
     *(peak(place), *end(place)),
     *(result(long("hps_all"))["peak"]["values"][0], result(long("hps_all"))["metrics"]["ACC"]["values"][0]),
   )
