@@ -145,7 +145,8 @@ def check_overrides(argv: list[str]) -> None:
     key = name.removeprefix("config.")
     below = [each for each in known if each.startswith(f"{key}.")]
     if below:
-      example = f"{key}.name={value}" if f"{key}.name" in below and value else f"{below[0]}=..."
+      first = f"{key}.lr" if key == "sweep" else below[0]
+      example = f"{key}.name={value}" if f"{key}.name" in below and value else f"{first}=..."
       raise ConfigError(f"--config.{key} is a section, whose fields are given one by one: --config.{example}")
     alike = [one for one in known if one.startswith("sweep.") == key.startswith("sweep.")]
     choose("--config key", key, alike, f"cljax list {chosen(argv)}")

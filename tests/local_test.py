@@ -10,6 +10,7 @@ from PIL import Image
 import cljax
 from cljax.config import complete, completed, default
 from cljax.data import STREAMS, bank, join, local
+from cljax.data import folder as folders
 from cljax.data.folder import Shape
 from cljax.errors import ConfigError
 from cljax.evaluation import evaluate_again, told_by
@@ -282,3 +283,12 @@ def test_processes_that_read_other_data_are_told(monkeypatch):
   same[0] = False
   with pytest.raises(ConfigError, match=r"the processes \[1\] of 2 read other data"):
     mesh.check_same("a")
+
+
+def test_a_disk_is_no_folder_of_pictures(tmp_path, monkeypatch):
+  """It is not walked to its end, nor is a folder that holds itself."""
+  monkeypatch.setattr(folders, "MOST_OTHERS", 20)
+  (tmp_path / "a" / "b").mkdir(parents=True)
+  (tmp_path / "a" / "b" / "again").symlink_to(tmp_path / "a")
+  with pytest.raises(ConfigError, match="hold over 20 files that are no pictures: a source is a folder of nothing but"):
+    folders.files_of(tmp_path)

@@ -239,12 +239,12 @@ def test_report_arrays_that_are_gone_are_told(tmp_path, caplog):
     leave(tmp_path / method, {**fake(method, paper="", preset=""), "report": {"parameters": [3]}}, report_arrays())
   path = tmp_path / "er" / "report.npz"
   pages.write_report(tmp_path, CONFIGS)
-  assert finished(epath.Path(path.parent), ({},)).arrays and not caplog.text
+  assert finished(epath.Path(path.parent), ({},))[0][1] and not caplog.text
   assert "report.npz" not in (tmp_path / "report.md").read_text()
   path.unlink()
   pages.write_report(tmp_path, CONFIGS)
   assert "1 of 2 results have no report.npz" in (tmp_path / "report.md").read_text()
-  assert not finished(epath.Path(path.parent), ({},)).arrays
+  assert not finished(epath.Path(path.parent), ({},))[0][1]
   assert f"{path} is gone; delete result.json beside it" in caplog.text
 
 

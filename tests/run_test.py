@@ -120,7 +120,7 @@ def test_a_finished_run_is_only_read(whole):
   folder, outcome = whole
   before = (folder / "result.json").stat().st_mtime_ns
   again = run(folder)
-  assert again.state is None and store.equal(again.result, outcome.result) == []
+  assert again.experiment is None and store.equal(again.result, outcome.result) == []
   assert set(again.arrays) == set(outcome.arrays)
   assert (folder / "result.json").stat().st_mtime_ns == before
 
@@ -205,7 +205,7 @@ def test_a_config_of_before_a_key_existed_is_that_with_its_default(tmp_path):
   outcome, in_memory = train(config, folder, quiet=True), train(config, quiet=True)
   chex.assert_trees_all_equal(outcome.state, in_memory.state)
   assert store.equal(outcome.result, in_memory.result) == []
-  assert train(config, folder, quiet=True).state is None
+  assert train(config, folder, quiet=True).experiment is None  # only read
   again = evaluate_again(folder, {})[0]["readouts"]["task"]["ACC"]["values"]
   assert again == pytest.approx(outcome.result["metrics"]["ACC"]["values"])
   older(folder, "net.hidden")

@@ -33,7 +33,7 @@ def test_every_error_of_the_disk_names_a_place(monkeypatch, capsys):
   assert app.refuse(ConfigError("wrong")) == 2 and app.refuse(Busy("in use")) == 75
   lines = capsys.readouterr().err.splitlines()
   assert lines[0].endswith("No space left on device; make room, the work was in --workdir=runs/mine")
-  assert lines[1].endswith("'a/file'") and lines[2:] == ["error: wrong", "error: in use"]
+  assert lines[1].endswith("'a/file'; make room") and lines[2:] == ["error: wrong", "error: in use"]
 
 
 def test_sigterm_before_the_first_chunk_ends_the_process_at_once(tmp_path):

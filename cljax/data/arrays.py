@@ -60,8 +60,9 @@ def axes_of(spec: Spec, stream: Stream, seeds: int) -> Stream:
   def axis(path: Any, leaf: Any, rank: int) -> int | None:
     name, shape = f"stream{jax.tree_util.keystr(path)}", np.shape(leaf)
     shared, apart = len(shape) == rank, len(shape) == rank + 1 and shape[0] == seeds
-    if rank == ANY:
-      shared, apart = shape[:1] == (spec.T,), shape[:2] == (seeds, spec.T)
+    if ".warp" in name:  # which stacks on the tasks
+      by_task, by_seed = shape[:1] == (spec.T,), shape[:2] == (seeds, spec.T)
+      shared, apart = (by_task, by_seed) if rank == ANY else (shared and by_task, apart and by_seed)
     if shared and apart:
       raise ConfigError(f"{name} of shape {shape} may be that of all {seeds} seeds or of each: tell it by `axes`")
     if not (shared or apart):

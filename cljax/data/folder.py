@@ -6,6 +6,8 @@ rows where there is no `test`. Labels count the names of the classes in order. O
 """
 
 import hashlib
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -24,7 +26,10 @@ FOLDERS = {"train": ("train",), "test": ("test",), "valid": ("valid", "val", "va
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 KINDS = {"1": 1, "L": 1, "LA": 1, "P": 3, "PA": 3, "RGB": 3, "RGBA": 3, "CMYK": 3, "YCbCr": 3}  # channels of a mode
 WORDS = {1: "L", 3: "RGB"}
+MOST_OTHERS = 10_000  # files and folders without a picture, after which a folder is something else, such as a disk
 EVERY = 5  # of a class's pictures one is a test row, where no folder says which
+
+HOW = "a source is a folder of nothing but FOLDER/train/CLASS/*.png and FOLDER/test/CLASS/*.png"
 
 ByClass = dict[str, list[Path]]
 
@@ -56,17 +61,30 @@ def split_folders(folder: Path) -> dict[str, Path]:
   return found if "train" in found else {}
 
 
-def pictures_in(folder: Path) -> list[Path]:
-  """The files of pictures in a folder and below it, by name."""
+def pictures_in(folder: Path, others: Iterator[int]) -> list[Path]:
+  """The files of pictures in a folder and below it, by name.
+
+  Args:
+    others: counts what is none.
+
+  Raises:
+    ConfigError: there is much else.
+  """
   found: list[Path] = []
   for path in below(folder):
-    found += pictures_in(path) if path.is_dir() else [path] if path.suffix.lower() in PICTURES else []
+    if path.suffix.lower() in PICTURES and path.is_file():
+      found.append(path)
+    elif next(others) > MOST_OTHERS:
+      raise ConfigError(f"{folder} and what lies beside it hold over {MOST_OTHERS} files that are no pictures: {HOW}")
+    elif path.is_dir():
+      found += pictures_in(path, others)
   return found
 
 
 def classes_of(folder: Path) -> ByClass:
   """{class: its pictures} of the folders in a folder; those without a picture are there, too, if any has one."""
-  found = {path.name: pictures_in(path) for path in below(folder) if path.is_dir()}
+  others = itertools.count(1)
+  found = {path.name: pictures_in(path, others) for path in below(folder) if path.is_dir()}
   return found if any(found.values()) else {}
 
 
