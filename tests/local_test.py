@@ -188,6 +188,16 @@ def test_pictures_come_to_one_size_and_one_number_of_channels(here):
   assert bank.load("clear").train.x.shape == (6, 6, 5, 3)
 
 
+def test_a_link_that_leads_back_brings_no_picture_twice(here):
+  """By it test rows would be training rows, too."""
+  folder(here / "pets")
+  (here / "pets/train/cat/all").symlink_to(here / "pets")
+  for name in ("pets", "./pets"):
+    refusal(name, "pets/train/cat/all is a link back to a folder that it lies in")
+  (here / "pets/train/cat/all").unlink()
+  assert len(bank.load("pets").train.y)
+
+
 def test_a_folder_that_is_laid_out_otherwise_is_refused(here):
   folder(here / "a", splits=("train",))
   refusal("a", "has a folder train and no test", "a/test/CLASS")
@@ -290,5 +300,10 @@ def test_a_disk_is_no_folder_of_pictures(tmp_path, monkeypatch):
   monkeypatch.setattr(folders, "MOST_OTHERS", 20)
   (tmp_path / "a" / "b").mkdir(parents=True)
   (tmp_path / "a" / "b" / "again").symlink_to(tmp_path / "a")
+  with pytest.raises(ConfigError, match="again is a link back to a folder that it lies in"):
+    folders.files_of(tmp_path)
+  (tmp_path / "a" / "b" / "again").unlink()
+  for i in range(20):
+    (tmp_path / "a" / "b" / f"{i}.txt").write_text("")
   with pytest.raises(ConfigError, match="hold over 20 files that are no pictures: a source is a folder of nothing but"):
     folders.files_of(tmp_path)

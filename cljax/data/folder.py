@@ -7,7 +7,7 @@ rows where there is no `test`. Labels count the names of the classes in order. O
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -61,30 +61,40 @@ def split_folders(folder: Path) -> dict[str, Path]:
   return found if "train" in found else {}
 
 
-def pictures_in(folder: Path, others: Iterator[int]) -> list[Path]:
+def place_of(folder: Path) -> tuple[int, int]:
+  """Device and number of a folder, however it is called."""
+  told = folder.stat()
+  return told.st_dev, told.st_ino
+
+
+def pictures_in(folder: Path, others: Iterator[int], above: Sequence[tuple[int, int]]) -> list[Path]:
   """The files of pictures in a folder and below it, by name.
 
   Args:
     others: counts what is none.
+    above: places of the folders that it lies in.
 
   Raises:
-    ConfigError: there is much else.
+    ConfigError: there is much else, or a link leads back, by which every picture would be there many times.
   """
   found: list[Path] = []
+  here = place_of(folder)
+  if here in above:
+    raise ConfigError(f"{folder} is a link back to a folder that it lies in: {HOW}")
   for path in below(folder):
     if path.suffix.lower() in PICTURES and path.is_file():
       found.append(path)
     elif next(others) > MOST_OTHERS:
       raise ConfigError(f"{folder} and what lies beside it hold over {MOST_OTHERS} files that are no pictures: {HOW}")
     elif path.is_dir():
-      found += pictures_in(path, others)
+      found += pictures_in(path, others, [*above, here])
   return found
 
 
 def classes_of(folder: Path) -> ByClass:
   """{class: its pictures} of the folders in a folder; those without a picture are there, too, if any has one."""
-  others = itertools.count(1)
-  found = {path.name: pictures_in(path, others) for path in below(folder) if path.is_dir()}
+  others, above = itertools.count(1), [place_of(folder.parent), place_of(folder)]
+  found = {path.name: pictures_in(path, others, above) for path in below(folder) if path.is_dir()}
   return found if any(found.values()) else {}
 
 

@@ -41,6 +41,8 @@ def is_path(name: str, known: Iterable[str] = ()) -> bool:
     return os.path.isdir(folder) and not versions(folder) and bool(split_folders(folder) or classes_of(folder))
   except OSError:
     return False
+  except ConfigError:  # a folder, and loading it says what is wrong
+    return True
 
 
 def parts(source: str, known: Iterable[str] = ()) -> list[str]:
