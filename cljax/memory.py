@@ -1,6 +1,5 @@
 """Whether a run fits into the memory of its devices and into whole numbers, asked before anything is made."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,9 +8,8 @@ import numpy as np
 
 from cljax.errors import ConfigError
 from cljax.host import fit_into, host_bytes
-from cljax.loops import planned
 from cljax.timeline import Timeline, edges_of
-from cljax.types import Clock, Method, State, Stream, View
+from cljax.types import Method, Place, Plan, State, Stream, View
 
 MOST_STEPS = 2**31 - 1  # a position is an int32
 MOST_EDGES = 1_000_000  # which the host walks one by one
@@ -53,7 +51,8 @@ def check_memory(
   Raises:
     ConfigError: says both sizes and what makes them large.
   """
-  state = jax.eval_shape(method.init, jax.random.key(0))
+  key = jax.random.key(0)
+  state = jax.eval_shape(method.init, key)
   wanted, lower = (
     rows * bytes_of(state),
     "lower the widths of config.net, the experts, slots or rows that config.method ",
@@ -64,12 +63,13 @@ def check_memory(
   pixels = 4 * int(np.prod(timeline.spec.x_shape))
   asked = group * (pixels + answer_bytes(method, state, group, timeline, device))
   refuse(f"{group} test rows at once take", at_once * asked, device, "lower config.evaluate_group")
-  zero, t = np.int32(0), np.int32(0) if timeline.spec.boundaries else None
-  view, clock = View(one.bank, one.tasks, t), Clock(zero, zero, np.int32(1), zero, np.int32(1), np.int32(1))
+  view = View(one.bank, one.tasks, np.int32(0) if timeline.spec.boundaries else None)
   for phase in method.phases:
     lower = f"lower config.method.batch_size (here {phase.batch}), the rows that are replayed, or config.chunk"
     refuse(f"{phase.batch} rows of a step take", at_once * phase.batch * pixels, device, lower)
-    _, plan = jax.eval_shape(partial(planned, phase, timeline.chunk), jax.random.key(0), state, view, clock, zero)
+    number = jax.ShapeDtypeStruct((timeline.chunk, phase.batch), jnp.int32)
+    current = Plan(Place(number, number), number, jax.ShapeDtypeStruct(number.shape, bool))
+    _, plan = jax.eval_shape(phase.plan, jax.ShapeDtypeStruct(number.shape[:1], key.dtype), state, view, current)
     width = int(plan.live.shape[1]) * (phase.block.size if phase.block else 1)
     answers = 2 * width * answer_bytes(method, state, width, timeline, device)  # and their gradients
     wanted = bytes_of(plan._replace(held=None)) + width * pixels + answers

@@ -53,26 +53,24 @@ def shuffle(key: Key, i: Array, count: Array) -> Array:
     int32 of the shape of `i`.
   """
   count = jnp.maximum(jnp.asarray(count, jnp.uint32), 1)
-  mask = count - 1
-  for shift in (1, 2, 4, 8, 16):
-    mask |= mask >> shift
-  half = jnp.maximum((jax.lax.population_count(mask) + 1) // 2, 1)
+  bits = 32 - jax.lax.clz(count - 1)
+  mask = (jnp.uint32(1) << bits) - 1  # no count has 32 bits
+  half = jnp.maximum((bits + 1) // 2, 1)
   words = jax.random.bits(key, (8, 2), jnp.uint32)
   i = jnp.minimum(jnp.asarray(i, jnp.uint32), count - 1)
 
-  def rounds(x):
-    for r in range(8):
-      x = (x * (words[r, 0] | 1) + words[r, 1]) & mask
-      x ^= x >> half
-    return x
+  def one_round(x, word):
+    x = (x * (word[0] | 1) + word[1]) & mask
+    return x ^ (x >> half), None
 
-  def walk(x):
-    return jnp.where(x >= count, rounds(x), x)
+  def walk(carry):
+    x, goes_on = carry
+    x = jnp.where(goes_on, jax.lax.scan(one_round, x, words, unroll=True)[0], x)
+    return x, goes_on & (x >= count)
 
   # Few rounds of few bits do not reach all orders alike, and the walk of so many is done at once.
   few = count <= FEW
-  x = jnp.where(few, i, rounds(i))
-  many = jax.lax.while_loop(lambda x: jnp.any(x >= count), walk, x)
+  many, _ = jax.lax.while_loop(lambda carry: carry[1].any(), walk, (i, jnp.broadcast_to(~few, i.shape)))
   return jnp.where(few, rank(words.ravel()[:FEW], jnp.minimum(i, FEW - 1), count), many).astype(jnp.int32)
 
 
