@@ -140,6 +140,20 @@ def name_of(labels: Labels) -> str:
   return f"config.method.name={labels.method!r}" if labels.method else "this method"
 
 
+def rows_by_seed(spec: Spec, stream: Stream, seeds: int) -> tuple[Spec, dict[str, np.ndarray]]:
+  """(spec with the most training rows of each task, {split: [S, T] its rows}) of `train`, `valid` and `test`.
+
+  Raises:
+    ConfigError: a spec that tells other rows.
+  """
+  tables = {"train": stream.tasks.train, "valid": stream.tasks.valid, "test": stream.test}
+  rows = {name: np.broadcast_to(one.count, (seeds, spec.T)).astype(np.int64) for name, one in tables.items()}
+  longest = tuple(rows["train"].max(axis=0).tolist())
+  if spec.rows not in ((), longest):
+    raise ConfigError(f"spec.rows={spec.rows}, but the stream's tasks have {longest} training rows")
+  return spec._replace(rows=longest), rows
+
+
 def rows_of_hyper(hyper: Mapping[str, Any], seeds: int) -> dict[str, np.ndarray]:
   """The numbers as one row for each seed.
 
@@ -213,27 +227,13 @@ def assemble(
   """
   own, seeds = settings_of(settings), check_seeds(seeds)
   axes = laid_out(spec, stream, axes, len(seeds))
-
-  def by_seed(count):
-    return np.broadcast_to(count, (len(seeds), spec.T)).astype(np.int64)
-
-  train_rows = by_seed(stream.tasks.train.count)
-  longest = tuple(train_rows.max(axis=0).tolist())
-  if spec.rows not in ((), longest):
-    raise ConfigError(f"spec.rows={spec.rows}, but the stream's tasks have {longest} training rows")
+  spec, rows = rows_by_seed(spec, stream, len(seeds))
   numbers = rows_of_hyper(hyper or {}, len(seeds))
   first, make = at_numbers(adapted(method, own.start_from, own.steps_per_task), numbers)
-  if first.branches and own.seed_executor == "vmap":
-    raise ConfigError(
-      f"config.seed_executor='vmap' is refused for {name_of(labels)}: its steps "
-      "branch on its state, and vmap would run both sides; use auto, map or each"
-    )
-  valid_rows = by_seed(stream.tasks.valid.count)
-  looks = looks_of(own.looks, spec, valid_rows, first)
+  executor = choose_executor(own.seed_executor, first.branches, name_of(labels))
+  looks = looks_of(own.looks, spec, rows["valid"], first)
   mesh = make_mesh(len(seeds), own.data_devices)
-  spec = spec._replace(rows=longest)
-  timeline = build_timeline(own, labels, spec, first, train_rows, looks)
-  executor = choose_executor(own.seed_executor, first.branches)
+  timeline = build_timeline(own, labels, spec, first, rows["train"], looks)
   lanes = padded(len(seeds), mesh) // mesh.shape["seed"]
   at_once = lanes if executor == "vmap" else 1
   check_memory(first, one_seed(stream, axes), timeline, own.evaluate_group, lanes, at_once, mesh.local_devices[0])
@@ -258,9 +258,9 @@ def assemble(
     readouts=readouts_of(readouts, spec, first),
     executor=executor,
     mesh=mesh,
-    test_rows=by_seed(stream.test.count),
+    test_rows=rows["test"],
     data_hash=data_hash or checksum(by_path(stream)),
-    valid_rows=valid_rows,
+    valid_rows=rows["valid"],
     normalised=one_for_all(stream.test.warp, seeds),
   )
 

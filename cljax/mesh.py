@@ -26,8 +26,20 @@ from cljax.types import Batch
 EXECUTORS = ("vmap", "map", "each")
 
 
-def choose_executor(wanted: str, branches: bool) -> str:
-  """`auto` is `map` on CPU and for methods with costly branches on their state, else `vmap`."""
+def choose_executor(wanted: str, branches: bool, method: str = "this method") -> str:
+  """`auto` is `map` on CPU and for methods with costly branches on their state, else `vmap`.
+
+  Args:
+    method: its name, for the message.
+
+  Raises:
+    ConfigError: `vmap` is wanted for a method that branches.
+  """
+  if wanted == "vmap" and branches:
+    raise ConfigError(
+      f"config.seed_executor='vmap' is refused for {method}: its steps "
+      "branch on its state, and vmap would run both sides; use auto, map or each"
+    )
   if wanted != "auto":
     return wanted
   return "map" if branches or jax.default_backend() == "cpu" else "vmap"

@@ -11,12 +11,12 @@ from cljax.report.exhibits import Result
 from cljax.report.plots import (
   COLOURS,
   DASHES,
+  along_tasks,
   band,
   canvas,
   captioned,
   legend_below,
   matrices,
-  number_tasks,
   seeds_of,
   spread_note,
 )
@@ -115,10 +115,7 @@ def seen_so_far(results: Sequence[Result], names: Sequence[str]) -> Figure:
     if (~np.isnan(values).any(axis=0)).sum() > 1:
       band(axes[0, 0], np.arange(1, values.shape[1] + 1), values, names[i], i)
   axes[0, 0].set(xlabel="after task", ylabel="mean test accuracy over the tasks so far")
-  number_tasks(axes[0, 0])
-  title = f"{results[0]['stream']}: mean accuracy over the tasks so far {spread_note(results)}"
-  axes[0, 0].set_title(title, fontsize=10)
-  legend_below(figure, axes[0, 0])
+  along_tasks(figure, axes[0, 0], results, "mean accuracy over the tasks so far")
   return captioned(
     figure,
     f"Accuracy on {results[0]['stream']} after each task, averaged over the tasks that were learnt until then. A line "

@@ -167,6 +167,13 @@ def task_curves(results: Sequence[Result], names: Sequence[str] | None = None) -
   )
 
 
+def along_tasks(figure: Figure, axis: Axes, results: Sequence[Result], title: str) -> None:
+  """Whole numbers of tasks below, what is shown above, and the legend, where lines run along the tasks."""
+  number_tasks(axis)
+  axis.set_title(f"{results[0]['stream']}: {title} {spread_note(results)}", fontsize=10)
+  legend_below(figure, axis)
+
+
 def drops(results: Sequence[Result], names: Sequence[str] | None = None) -> Figure:
   """Accuracy right after each task minus that at the end, by method (the paper's Figure 3); names as in task_curves."""
   figure, axes = canvas(8, 4)
@@ -176,10 +183,7 @@ def drops(results: Sequence[Result], names: Sequence[str] | None = None) -> Figu
     band(axes[0, 0], np.arange(1, R.shape[2] + 1), drop, names[i] if names else result["method"], i)
   axes[0, 0].axhline(0, color="black", linewidth=0.6)
   axes[0, 0].set(xlabel="task", ylabel="drop in test accuracy")
-  number_tasks(axes[0, 0])
-  title = f"{results[0]['stream']}: drop from right after the task to the end {spread_note(results)}"
-  axes[0, 0].set_title(title, fontsize=10)
-  legend_below(figure, axes[0, 0])
+  along_tasks(figure, axes[0, 0], results, "drop from right after the task to the end")
   return captioned(
     figure,
     f"How much of each task of {results[0]['stream']} is lost between the end of its own training and the end of the "
