@@ -212,7 +212,7 @@ class Question(NamedTuple):
 
   method: Method
   readout: str  # `task` (apply gets the task's slot), `class` and `domain` (apply gets 0), `inferred` (apply gets None)
-  group: int  # static rows per batch; a short last group is filled by wrapping round, and the copies are not counted
+  group: int  # static, the most rows a batch; a short one is filled by wrapping round, and the copies are not counted
   split: str  # `test` or `valid`
   state: State
   stream: Stream
@@ -220,6 +220,14 @@ class Question(NamedTuple):
   now: Array  # [] the last task trained, -1 before training
   slot: Array  # [] the slot of the task (the task itself unless the method numbers its own)
   x: Array | None = None  # [Nmax, ...] pictures of the rows, where a costly warp was applied ahead (`warped_rows`)
+
+  def rows_at_once(self, most: int) -> int:
+    """Rows a batch, of `most` in all: as many groups as `group` asks for, evenly filled. Where the task is inferred
+    `group` itself, as an answer may depend on the rows beside it."""
+    if self.readout == "inferred":
+      return self.group
+    groups = -(-most // self.group)
+    return -(-most // max(groups, 1)) or 1
 
   def answers(self, batch: Batch) -> Outputs:
     """What the method answers to rows of the task."""
@@ -230,7 +238,7 @@ class Question(NamedTuple):
   def count_right(self, right_of: Callable[[Batch, Outputs], Array]) -> dict[str, Array]:
     """The counts of `evaluate`, where right_of(batch, outputs) tells of [group] rows which are right."""
     bank, rows = split_of(self.stream, self.split)
-    count, group = rows.count[self.task], self.group
+    count, group = rows.count[self.task], self.rows_at_once(rows.idx.shape[-1])
     slots = self.method.slots or len(self.stream.tasks.classes)
 
     def add(g, totals):
