@@ -31,7 +31,7 @@ from cljax.keys import keys_of
 from cljax.lock import locked
 from cljax.mesh import over_seeds, places, spread_rows
 from cljax.monitor import Monitor
-from cljax.outcome import Outcome, described, described_now, folders_of, left, names_of, outcome_of, write_outcome
+from cljax.outcome import Outcome, described, described_now, folders_of, left, outcome_of, write_outcomes
 from cljax.paths import located
 from cljax.readout import answers_of
 from cljax.recipe import given_stream
@@ -261,8 +261,7 @@ def carry_out(
         logging.warning(line)
       outcomes = perform(experiment, folder, writes, stop_asked, on_row, quiet)
     if folder is not None and writes:
-      for v, outcome in enumerate(outcomes):
-        write_outcome(folder / names_of(values)[v], outcome, experiment.method_of(v))
+      write_outcomes(folder, experiment, outcomes)
   return outcomes[0]._replace(sweep=tuple(outcomes) if len(outcomes) > 1 else ())
 
 
