@@ -79,7 +79,10 @@ def weights(arrays: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
   params = {name.removeprefix(".params"): leaf for name, leaf in own.items() if name.startswith(".params")}
   if not params:
     held = sorted({name.split("[")[0].split(".")[1] for name in own if name.startswith(".")})
-    raise ConfigError(f"this method keeps no `params` in its state, which holds {', '.join(held)}")
+    raise ConfigError(
+      f"this method keeps no `params` in its state, which holds {', '.join(held)}: from Python the same call on the "
+      "work dir trains nothing, and its outcome.state has all of it"
+    )
   others = {name.removeprefix("."): leaf for name, leaf in own.items() if name.startswith(".collections")}
   return params | others
 
