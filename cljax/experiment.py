@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from cljax.checkpoint import by_path, checksum
 from cljax.config import check_outer
 from cljax.data.arrays import laid_out, one_seed
-from cljax.data.pictures import one_for_all
+from cljax.data.pictures import one_for_all, shown_as
 from cljax.errors import ConfigError, choose
 from cljax.looks import looks_of
 from cljax.memory import check_length, check_memory
@@ -61,6 +61,7 @@ class Experiment(NamedTuple):
   data_hash: str
   valid_rows: np.ndarray  # [S, T]
   normalised: dict[str, dict[str, list[float]]]  # {seed: mean and scale of each channel}, where all tasks share them
+  shown: dict[str, Any]  # what the net is given of a picture, see `data.pictures.shown_as`
 
   def split_rows(self, split: str) -> np.ndarray:
     """[S, T] rows of a split, `test` or `valid`."""
@@ -262,6 +263,7 @@ def assemble(
     data_hash=data_hash or checksum(by_path(stream)),
     valid_rows=rows["valid"],
     normalised=one_for_all(stream.test.warp, seeds),
+    shown=shown_as(stream),
   )
 
 

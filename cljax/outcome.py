@@ -15,6 +15,7 @@ from cljax.checkpoint import Checkpoints, by_path
 from cljax.cursor import Carry
 from cljax.errors import ConfigError
 from cljax.experiment import Experiment
+from cljax.journal import divide
 from cljax.looks import counts_of
 from cljax.mesh import agree, gather
 from cljax.methods.exhibits import EXHIBITS
@@ -238,6 +239,15 @@ def left(
 
   found = [Outcome(*each, cache(partial(learnt, v))) for v, each in enumerate(done)]
   return found[0]._replace(sweep=tuple(found) if len(found) > 1 else ())
+
+
+def write_outcomes(folder: epath.Path, experiment: Experiment, outcomes: Sequence[Outcome]) -> None:
+  """What a run leaves in its folder, or what each value of its sweep does in its own below that."""
+  folders = [folder / name for name in names_of(experiment.values)]
+  if len(folders) > 1:
+    divide(folder, folders)
+  for v, outcome in enumerate(outcomes):
+    write_outcome(folders[v], outcome, experiment.method_of(v))
 
 
 def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:

@@ -6,19 +6,23 @@ import re
 import subprocess
 from pathlib import Path
 
+import jax
 import numpy as np
 import optax
 import pytest
 from PIL import Image
 
 import cljax
+from cljax.experiment import build
 from cljax.methods import METHODS
 from cljax.methods.exhibits import EXHIBITS
+from cljax.overrides import changed
 from cljax.report.overview import points
 from cljax.report.pages import read_published
 from cljax.report.store import find_results
 from cljax.report.tables import readme_table, splice, text_table
 from launch import cells
+from launch.config_files import load_config, typed_in
 from launch.list import paper
 from tests.results import fake
 
@@ -152,3 +156,20 @@ def test_one_s_own_things_run_as_they_stand(monkeypatch, tmp_path):
     exec(compile(block, "docs/your_own.md", "exec"), names)
   assert names["outcome"].result["metrics"]["ACC"]["mean"] > 0.8 and len(fits) == 1
   assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine_by_config"]
+
+
+def test_a_file_of_one_s_own_is_taken_as_the_page_types_it(monkeypatch, tmp_path):
+  """my_file.py of docs/your_own.md, by the commands below it."""
+  page = (ROOT / "docs" / "your_own.md").read_text()
+  (block,) = re.findall(r"```python\n([^`]*class MyNet[^`]*)```", page)
+  (tmp_path / "my_file.py").write_text(block)
+  monkeypatch.chdir(tmp_path)
+  commands = re.findall(r"^python -m launch.train --config=configs/any.py (.*)", page, flags=re.M)
+  assert len(commands) == 3
+  for command in commands:
+    typed = typed_in(command.split())
+    changes = {key: int(value) if value.isdigit() else value for key, value in typed.items() if key != "optimizer.lr"}
+    experiment = build(changed(load_config("configs/any.py").get_config(), changes))
+    assert experiment.config["method"]["epochs"] == changes.get("method.epochs", 1)
+    kernels = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(experiment.method.init, jax.random.key(0)).params)]
+    assert ((64, changes["net.width"]) in kernels) if "net.width" in changes else kernels

@@ -15,7 +15,7 @@ from PIL import Image
 from cljax.errors import ConfigError
 from cljax.methods.exhibits import EXHIBITS
 from cljax.outcome import finished
-from cljax.report import formats, gallery, overview, pages, plots, published
+from cljax.report import formats, gallery, overview, pages, plots, published, web
 from cljax.report.losses import curves_of
 from launch import cells, report
 from tests.results import CONFIGS, PUBLISHED, RIGHT, ROOT, L, S, T, fake, leave, report_arrays, two_streams
@@ -198,13 +198,20 @@ def test_a_report_is_made_from_files_alone(reported):
   for expected in ("MoE + replay (routing)", published.RULE, "secondary source", "train --config=<a>&b", "0123456789"):
     assert expected in text
   page = (workdir / "report.html").read_text()
-  sources = re.findall(r"<[^>]* (?:src|href)='?\"?([^'\" >]*)", page)
+  sources = re.findall(r"<[^>]* src='?\"?([^'\" >]*)", page)
   assert len(sources) == len(pictures) and all(source.startswith("data:image/png;base64,") for source in sources)
-  assert not re.search(r"<script [^>]*src|<link|@import|url\(", page) and PUBLISHED["link"] in page  # told, not fetched
+  assert (
+    not re.search(r"<script [^>]*src|<link|@import|url\(", page) and f"<a href='{PUBLISHED['link']}'>" in page
+  )  # not fetched
   assert "--config=&lt;a&gt;&amp;b" in page and page.count("<tr>") == 5
   captions = re.findall("<figcaption>(.*?)</figcaption>", page)
   assert len(captions) == len(pictures) and all(len(caption.split()) > 8 for caption in captions)
   assert "viewport" in page and "overflow-x:auto" in page
+  wide = []  # several panels side by side
+  for picture in pictures:
+    with Image.open(workdir / picture) as image:
+      wide.append(image.width > web.PANELS * image.height)
+  assert [each == " class='wide'" for each in re.findall(r"<figure( class='wide')?>", page)] == wide and any(wide)
 
 
 def test_the_table_for_other_programs(reported):

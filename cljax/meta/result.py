@@ -76,6 +76,6 @@ def result_of(
     "curve": {name: [curve[:, n].tolist() for curve in curves] for n, name in enumerate(named)},
     "timing": {"train_seconds": [end.seconds for end in ends]},
     "data_hash": data_hash,
-    "environment": environment(),
+    "environment": environment(config),
     "config": config,
   }

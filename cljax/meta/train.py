@@ -76,7 +76,7 @@ def train(
     if (folder / RESULT).exists():  # another process has just ended it
       return read_sealed(folder / RESULT, AGAIN)
     tidy([folder, folder / "figures", *folder.glob("checkpoints/*"), *folder.glob("parts/*")])
-    note_environment(folder, environment())
+    note_environment(folder, environment(full))
     source = source_of(settings.data, data_dir)
     outer = outer_of(settings, source)
     starts = starts_of(settings, source, outer.head, folder, stop_asked, quiet)
