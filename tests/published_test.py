@@ -8,6 +8,7 @@ from tests.results import PUBLISHED, looked, with_metric
 
 PAPER = {
   "preset": "paper",
+  "changed": lambda result: ["lr=0.25"] if result["config"]["optimizer"]["lr"] == 0.25 else [],
   "values": {"mnist_perm": {"er": {"ACC": 0.9, "BWT": -0.1}, "routing": {"ACC": 0.8, "BWT": -0.1}}},
 }
 
@@ -68,6 +69,16 @@ def test_searched_methods_are_compared_at_the_best_of_each_too():
     "as configured: 0 of 1" in configured and "the best of each (2 of er, 1 of routing; judged by test rows)" in tuned
   )
   assert tuned.endswith("1 of 1 pairs hold.")
+
+
+def test_as_configured_is_the_preset_s_own_however_many_seeds_another_has():
+  more = scored(run("er", optimizer__lr=0.25), (0.7, 0.71, 0.7, 0.71))
+  configured, _ = lines_of(more, scored(run("er"), (0.9, 0.91)), scored(run("routing"), (0.8, 0.81)))
+  assert "as configured: 1 of 1" in configured
+  assert lines_of(more, scored(run("routing"), (0.8, 0.81))) == []  # nothing of its own
+  assert published.published_value(run(), "ACC", {**PAPER, "changed": lambda result: ["lr=0.3"]}) is None
+  without = {key: value for key, value in PAPER.items() if key != "changed"}
+  assert published.published_value(run(), "ACC", without) is None  # nobody could tell
 
 
 def test_the_winner_of_a_search_is_chosen_by_validation_rows():

@@ -1,4 +1,5 @@
-"""What sets the results of one table apart: the config keys in which they differ, as names, columns and marks.
+"""What sets the results of one table apart: the config keys in which they differ, as names, columns and marks; and the
+content of their data and of one's own files, where one name stands for two.
 
 A key is compared among the results that have it; of `stream.*`, among those of one stream, and the method's name among
 those that a table calls the same. What a table tells anyway (`TOLD`) and the values beside which a sweep ran are left
@@ -27,14 +28,19 @@ def written(value: Any) -> str:
   if isinstance(value, Sequence) and not isinstance(value, str):
     return f"({','.join(map(written, value))}{',' if len(value) == 1 else ''})"
   if isinstance(value, str) and value.startswith("/"):  # of a file on some machine its end says enough
-    return "/".join(["...", *value.split("/")[-4:]])
+    return "/".join(["...", *value.strip("/").split("/")[-4:]])
   return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def settings(result: Result) -> dict[str, Any]:
-  """The config of a result under dotted names, without what its table tells anyway."""
-  flat = flatten(result["config"])
-  return {key: value for key, value in flat.items() if key not in TOLD and not key.startswith("sweep.")}
+  """The config of a result under dotted names, without what its table tells anyway; beside it what a config cannot
+  tell: `data` and `own_files`, by the first digits of their hashes, and JAX's `switches`."""
+  flat, made = flatten(result["config"]), result["environment"]
+  flat = {key: value for key, value in flat.items() if key not in TOLD and not key.startswith("sweep.")}
+  own = {name.rpartition(":")[2]: f"version {told['sha256'][:8]}" for name, told in made.get("own_files", {}).items()}
+  own = {f"own_files.{name}": version for name, version in own.items()}
+  switches = {f"switches.{name}": value for name, value in made.get("switches", {}).items()}
+  return {**flat, "data": result["data_hash"][:8], **own, **switches}
 
 
 def group_of(key: str, result: Result) -> Any:
@@ -42,7 +48,8 @@ def group_of(key: str, result: Result) -> Any:
   table = (result["paper"], result["preset"])
   if key == "method.name":
     return (*table, result["method"])
-  return (*table, result["stream"]) if key.startswith("stream.") else table
+  source = result["config"].get("stream", {}).get("source")
+  return (*table, source) if key == "data" else (*table, result["stream"]) if key.startswith("stream.") else table
 
 
 def differing(results: Sequence[Result]) -> dict[str, list[str | None]]:
@@ -129,6 +136,6 @@ def problem(result: Result) -> tuple[Any, ...]:
   """What results must share for one of them to be called the best: the stream with all its keys, and its length. A key
   that is off is as good as one that did not exist yet."""
   flat = {key: written(value) for key, value in settings(result).items()}
-  asked = {key: flat[key] for key in flat if key.startswith("stream.") or key in ("debug", "given_tasks")}
+  asked = {key: flat[key] for key in flat if key.startswith("stream.") or key in ("debug", "given_tasks", "data")}
   asked = {key: text for key, text in asked.items() if text not in OFF}
   return result["paper"], result["preset"], result["stream"], tuple(sorted(asked.items()))
