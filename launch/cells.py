@@ -22,6 +22,7 @@ from cljax.report.plots import png
 from cljax.report.store import find_results
 from cljax.report.tables import order, readme_table, splice, text_table
 from cljax.run import train
+from cljax.settings import Labels
 from cljax.sweep import cells
 from launch.app import begins, stop_asked
 from launch.config_files import ROOT, installed
@@ -52,6 +53,24 @@ def spread(config: ConfigDict, overrides: Mapping[str, Any]) -> dict[str, Config
   return {"/".join(filter(None, (config.cell, name))): own for name, (_, own) in zip(names, found, strict=True)}
 
 
+def check_apart(cells: Mapping[str, ConfigDict], more: Mapping[str, ConfigDict]) -> None:
+  """
+  Raises:
+    ConfigError: a cell whose folder or whose config is that of another one.
+  """
+
+  def told(config: ConfigDict) -> dict[str, Any]:
+    return {key: value for key, value in config.to_dict().items() if key not in Labels._fields}
+
+  for folder, config in more.items():
+    same = [other for other in cells if other == folder or told(cells[other]) == told(config)]
+    if same:
+      raise ConfigError(
+        f"the cells {same[0]!r} and {folder!r} are one and the same with these flags: narrow the config to one of them "
+        "(`:method=...`), or leave out the flag that makes them alike"
+      )
+
+
 def run_cells(
   module: ModuleType,
   cells: list[dict[str, str]],
@@ -66,8 +85,11 @@ def run_cells(
     shard: the share of this process, where several work at the table.
   """
   # All of them first: a mistake costs no run.
-  configs = [spread(cell_config(module, cell, overrides), overrides) for cell in cells]
-  found = {folder: config for each in configs for folder, config in each.items()}
+  found: dict[str, ConfigDict] = {}
+  for cell in cells:
+    own = spread(cell_config(module, cell, overrides), overrides)
+    check_apart(found, own)
+    found |= own
   run_configs(found, workdir, overrides, data_dir, shard)
 
 

@@ -44,7 +44,7 @@ def test_the_preset_s_own_settings_have_a_verdict():
     ({"optimizer__schedule": "cosine"}, "schedule=cosine"),
     ({"stream__tasks": 5}, "tasks=5"),
     ({"stream__source": "/data/mnist.npz"}, "source=.../data/mnist.npz"),
-    ({"method__guard": {"name": "ewc", "strength": 10.0}}, "method.guard.name=ewc, fisher_rows=0, labels=data, strength=10"),
+    ({"method__guard": {"name": "ewc", "strength": 10.0}}, "method.guard.name=ewc, fisher_rows=0, labels=data"),
     ({"steps_per_task": 10}, "steps_per_task=10"),
     ({"start_from": "net.npz"}, "start_from=net.npz"),
     ({"given_tasks": 1}, "given_tasks=1"),

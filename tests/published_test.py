@@ -97,6 +97,14 @@ def test_the_winner_of_a_search_is_chosen_by_validation_rows():
   ]
 
 
+def test_runs_that_differ_in_their_seeds_alone_are_no_search():
+  """The best of a few draws is no setting."""
+  low, high, other = scored(run(), (0.6,)), scored(run(seed=9, log_every_steps=5), (0.9,)), run(method__epochs=9)
+  assert published.winners([low, high], ["a", "b"]) == []
+  (line,) = published.winners([low, high, scored(other, (0.5,))], ["a", "b", "c"])
+  assert line.startswith("Best of 2 settings, 3 results, of er on mnist_perm, judged by test rows: b;")
+
+
 def test_runs_of_different_problems_are_no_search():
   assert published.winners([run(), run(stream__scenario="class")], ["a", "b"]) == []
   assert published.winners([run(), run("routing")], ["a", "b"]) == []

@@ -18,7 +18,10 @@ MARK = "differs in"
 COLUMNS = 4  # at most so many keys are columns of their own
 AS_COLUMNS = ("stream.", "optimizer.", "seed", "debug", "steps_per_task", "given_tasks")  # beginnings of their keys
 OFF = ("false", "()", "none", "all", "0")  # as values are written
-LEARNT = ("method.", "net.", "optimizer.")  # sections that say how a stream was learnt
+NO_MATTER = (  # keys that move no number: what a run is called, its seeds, what is asked and kept, how it is computed
+  *("paper", "preset", "cell", "seed", "num_seeds", "evaluate", "looks", "look_every_steps", "log_every_steps"),
+  *("checkpoint_every_chunks", "chunk", "seed_executor", "data_devices", "on_divergence"),
+)
 
 
 def written(value: Any) -> str:
@@ -86,7 +89,7 @@ def names(results: Sequence[Result], paths: Sequence[str]) -> list[str]:
   Args:
     paths: of each result; told where results of one name differ in nothing that their configs say.
   """
-  found = [result["method"] for result in results]
+  found = [result["method"] or "fit" for result in results]
   kinds: dict[Any, list[int]] = {}
   for i, result in enumerate(results):
     kinds.setdefault((result["paper"], result["preset"], result["stream"], result["method"]), []).append(i)
@@ -130,6 +133,12 @@ def streams(results: Sequence[Result]) -> dict[tuple[str, str], list[int]]:
   for i, result in enumerate(results):
     found.setdefault((result["stream"], scenario(result)), []).append(i)
   return found
+
+
+def learnt(result: Result) -> tuple[tuple[str, str], ...]:
+  """All settings that move a number, as text; results that share them are runs of one thing."""
+  flat = {key: written(value) for key, value in settings(result).items() if key not in NO_MATTER}
+  return tuple(sorted((key, text) for key, text in flat.items() if text not in OFF))
 
 
 def problem(result: Result) -> tuple[Any, ...]:

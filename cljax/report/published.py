@@ -24,10 +24,6 @@ Published = Mapping[str, Any]  # a published.json, or {}
 
 SHOWN = ("ACC", "BWT", "forgetting", "learning_accuracy")
 TOLERANCE = 0.01
-NO_MATTER = (  # keys that move no number: what a run is called, its seeds, what is asked and kept, how it is computed
-  *("paper", "preset", "cell", "seed", "num_seeds", "evaluate", "looks", "look_every_steps", "log_every_steps"),
-  *("checkpoint_every_chunks", "chunk", "seed_executor", "data_devices", "on_divergence"),
-)
 LISTED = 6  # settings of a row that are told one by one
 RULE = (
   "Verdict: `reproduced` if the means differ by at most .01 plus our standard deviation over seeds; beyond that "
@@ -52,7 +48,7 @@ def deviations(here: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
   """
   texts = {key: [apart.written(each.get(key)) for each in (here, own)] for key in sorted({*own, *here})}
   found = {key: ours for key, (ours, theirs) in texts.items() if ours != theirs}
-  found = {key: ours for key, ours in found.items() if key not in NO_MATTER and not key.startswith("sweep.")}
+  found = {key: ours for key, ours in found.items() if key not in apart.NO_MATTER and not key.startswith("sweep.")}
   there = {key: ours for key, ours in found.items() if ours != "None"} or found
   called = apart.short(list(there))
   told = [f"{called[key]}={ours}" for key, ours in sorted(there.items(), key=lambda one: not one[0].endswith(".name"))]
@@ -135,18 +131,21 @@ SAID = {"valid": "by validation rows", "test": "judged by test rows"}
 def winners(results: Sequence[Result], names: Sequence[str]) -> list[str]:
   """A line for each search: how many settings, which one wins by which rows, and its accuracy on test rows.
 
+  Results that differ in their seeds alone are no search.
+
   A number of the rows that it was chosen by is flattered: that of `judged by test rows`.
   """
   lines = []
   for places in searches(results).values():
     tried = [results[i] for i in places]
-    rows = judged_by(tried)
-    best = best_of(tried, rows) if len(tried) > 1 else None
+    rows, settings = judged_by(tried), len({apart.learnt(result) for result in tried})
+    best = best_of(tried, rows) if settings > 1 else None
     if best is not None:
       mean, std = (tried[best]["metrics"]["ACC"][key] for key in ("mean", "std"))
       number = "-" if mean is None else f"{mean:.4f}" + (f" ± {std:.4f}" if std is not None else "")
+      runs = f"{settings} settings, {len(tried)} results," if settings < len(tried) else str(settings)
       lines.append(
-        f"Best of {len(tried)} of {tried[best]['method']} on {tried[best]['stream']}, {SAID[rows]}: "
+        f"Best of {runs} of {tried[best]['method']} on {tried[best]['stream']}, {SAID[rows]}: "
         f"{names[places[best]]}; test ACC {number}."
       )
   return lines
