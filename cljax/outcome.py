@@ -15,6 +15,7 @@ from cljax.checkpoint import Checkpoints, by_path
 from cljax.cursor import Carry
 from cljax.errors import ConfigError
 from cljax.experiment import Experiment
+from cljax.files import digest, plain
 from cljax.journal import divide
 from cljax.looks import counts_of
 from cljax.mesh import agree, gather
@@ -24,6 +25,8 @@ from cljax.report import gallery, plots, store
 from cljax.settings import Labels, Settings
 from cljax.types import Method, Spec, State, nothing
 from cljax.workdir import Older, check_claim, check_identity, environment
+
+LONGEST_NAME = 120  # characters of a folder's name
 
 
 class Outcome(NamedTuple):
@@ -184,10 +187,14 @@ def shortly(value: Any) -> str:
 
 
 def names_of(values: Sequence[Mapping[str, Any]]) -> list[str]:
-  """The folder of each value of a sweep, below that of the run: of six digits, or of all where these are not enough."""
+  """The folder of each value of a sweep, below that of the run: of six digits, or of all where these are not enough;
+  with a checksum where words are still alike, or too many for a folder."""
   short = [",".join(f"{key}={shortly(one)}" for key, one in value.items()) for value in values]
   exact = [",".join(f"{key}={as_folder(repr(one))}" for key, one in value.items()) for value in values]
-  return [name if short.count(name) == 1 else all_digits for name, all_digits in zip(short, exact, strict=True)]
+  found = [name if short.count(name) == 1 else all_digits for name, all_digits in zip(short, exact, strict=True)]
+  alone = [found.count(name) == 1 and len(name) <= LONGEST_NAME for name in found]
+  marked = [f"{name[:LONGEST_NAME]}_{digest(plain(value))[:8]}" for name, value in zip(found, values, strict=True)]
+  return [name if fine else other for name, fine, other in zip(found, alone, marked, strict=True)]
 
 
 def folders_of(folder: epath.Path, values: Sequence[Mapping[str, float]]) -> list[epath.Path]:

@@ -18,15 +18,16 @@ from ml_collections import ConfigDict
 
 from cljax import loops
 from cljax.advice import advice
-from cljax.callbacks import OnRow, units_of
+from cljax.callbacks import OnRow, check_given, units_of
 from cljax.checkpoint import Checkpoints
 from cljax.config import complete, completed
 from cljax.cursor import resume, steps_done
 from cljax.data.sample import pool_of, view_at, warped_rows
 from cljax.data.warp import is_costly, is_drawn
 from cljax.drive import Driver, drive, event_of, start
-from cljax.experiment import Experiment, MakeFn, assemble, build
+from cljax.experiment import Experiment, assemble, build
 from cljax.files import tidy
+from cljax.given import MakeFn
 from cljax.keys import keys_of
 from cljax.lock import locked
 from cljax.mesh import over_seeds, places, spread_rows
@@ -207,7 +208,7 @@ def train(
     Stopped: a stop was asked for, and everything up to here is saved.
   """
   config = complete(config)
-  data = given_stream(config, *stream) if stream is not None else None
+  data = given_stream(config, stream) if stream is not None else None
   return carry_out(
     partial(build, config, data_dir, data),
     settings_of({name: config[name] for name in Settings._fields}),
@@ -243,6 +244,7 @@ def carry_out(
     values: of the sweep.
     older: the config of a work dir with what it said before a key existed, completed.
   """
+  check_given(stop_asked, on_row, overrides or {})
   folder = located(workdir) if workdir is not None else None
   writes = jax.process_index() == 0
   if folder is not None and (done := left(folder, writes, config, values, older, begin)):

@@ -18,12 +18,12 @@ from cljax.methods import METHODS
 from cljax.methods.exhibits import EXHIBITS
 from cljax.overrides import changed
 from cljax.report.overview import points
-from cljax.report.pages import read_published
 from cljax.report.store import find_results
 from cljax.report.tables import readme_table, splice, text_table
 from launch import cells
 from launch.config_files import load_config, typed_in
 from launch.list import paper
+from launch.presets import published_of
 from tests.results import fake
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +66,7 @@ def test_tables_come_from_the_result_files(name):
   folder = TABLES[name]
   results = [result for _, result, _ in find_results(folder)]
   searched = [result for _, result, _ in find_results(SEARCHED[name])] if name in SEARCHED else []
-  table = readme_table(results, read_published(folder.parent.name, ROOT / "configs"), EXHIBITS, searched)
+  table = readme_table(results, published_of(folder.parent.name), EXHIBITS, searched)
   if f"<!-- results:{name} -->" in RESULTS:
     assert splice(RESULTS, name, table) == RESULTS
   own = (ROOT / "configs" / "papers" / folder.parent.name / "README.md").read_text()
@@ -113,7 +113,7 @@ def test_what_the_commands_print_is_what_they_print():
   """The table below the first command has the columns that a launch prints, in their order."""
   (block,) = re.findall(r"```\n(stream .*?)```", README, flags=re.S)
   results = [fake(method, "digits_permuted", "quickstart") for method in ("finetune", "er")]
-  printed = text_table(results, read_published("cotraining", ROOT / "configs")).splitlines()
+  printed = text_table(results, published_of("cotraining")).splitlines()
   headings = [re.split(r"  +", line)[:3] for line in (block, printed[0])]
   assert headings[0] == headings[1] and set(re.split(r"  +", block.splitlines()[0])) - {"lr"} <= set(
     re.split("  +", printed[0])
