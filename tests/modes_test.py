@@ -18,6 +18,7 @@ from cljax.nets.modes import at_rest, begin, in_training
 from cljax.types import Clock, Outputs, Place
 from tests import toys
 from tests.rows import fetch, view_at
+from tests.tiers import at_release
 
 MOMENTUM = 0.9
 
@@ -117,7 +118,7 @@ def run(name, cut):
   return method, fresh, state
 
 
-MORE = [pytest.param(name, marks=pytest.mark.slow) for name in ("finetune", "joint")]
+MORE = at_release("finetune", "joint")
 
 
 @pytest.mark.parametrize("name", ["er", "ewc", "lwf", "single", *MORE])
