@@ -25,6 +25,7 @@ from cljax.pieces.guards import GUARDS
 from cljax.pieces.optimizers import OPTIMIZERS, sgd
 from cljax.recipe import build_stream, recipe
 from cljax.types import Method, Spec
+from tests.tiers import at_release
 
 WRONG = (
   *(-5, 0, -1, 1, 2**40, 10**400, -(2**40)),

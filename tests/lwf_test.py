@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from cljax.data.sample import fetch
 from cljax.methods import METHODS

@@ -16,6 +16,7 @@ from cljax.nets.modes import trains_apart
 from cljax.run import fit
 from cljax.types import Method, Outputs
 from tests import toys
+from tests.tiers import at_release
 
 SPEC, DATA = toys.stream()
 X, SLOT = jnp.zeros((1, *SPEC.x_shape)), jnp.zeros(1, jnp.int32)
