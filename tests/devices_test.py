@@ -108,6 +108,7 @@ def test_two_processes_give_the_result_of_one(one, stopped, tmp_path):
   assert all(field.startswith("experiment.device_count") for field in found), found
 
 
+@pytest.mark.slow
 def test_a_data_axis_gives_the_numbers_of_one_device(one, tmp_path):
   """Two seeds, each on two devices that share the rows of its batches: 1e-5 after 60 steps."""
   assert json.loads(finish(start(4, "tests.data_axis", tmp_path)).stdout) == 60
