@@ -51,6 +51,7 @@ TOYS = {
   ),
   "er": (toys.mlp, {"replay": 4, "capacity": 12}),
   "expert_gate": (short_mlp, SMALL_GATE),
+  "hat": (short_wide_mlp, {"batch_size": 10, "largest_slope": 20.0, "sparsity": 0.1}),
   "lasem": (short_stack, {}),
   "learned_rule": (short_mlp, {"batch_size": 10, "alpha": 0.3, "hidden": 4, "hidden_vectors": 3}),
   "lwf": (short_mlp, {"batch_size": 10, "warmup_epochs": 2}),

@@ -10,10 +10,12 @@ from cljax.methods.discriminative import discriminative
 from cljax.methods.er import er
 from cljax.methods.expert_gate import expert_gate
 from cljax.methods.finetune import finetune, under
+from cljax.methods.hat import hat
 from cljax.methods.joint import joint
 from cljax.methods.lasem import lasem
 from cljax.methods.learned_rule import learned_rule
 from cljax.methods.lwf import lwf
+from cljax.methods.packnet import packnet
 from cljax.methods.progressive import progressive
 from cljax.methods.routing import routing
 from cljax.methods.single import single
@@ -30,10 +32,12 @@ METHODS: dict[str, Callable[..., Method]] = {
   "ewc": under("ewc"),
   "expert_gate": expert_gate,
   "finetune": finetune,
+  "hat": hat,
   "joint": joint,
   "lasem": lasem,
   "learned_rule": learned_rule,
   "lwf": lwf,
+  "packnet": packnet,
   "progressive": progressive,
   "routing": routing,
   "si": under("si"),
