@@ -110,7 +110,7 @@ def test_without_pruning_the_first_task_is_fine_tuned():
 
 
 def test_of_equal_weights_as_many_are_given_back():
-  owner = jnp.array([-1, 0, -1, -1, -1, 0], jnp.int8)
-  after = jax.jit(claimed)(owner, jnp.array([1.0, 9.0, 1.0, 1.0, -1.0, 0.0]), jnp.int32(2), 0.5)
-  np.testing.assert_array_equal(after, [2, 0, 2, -1, -1, 0])
+  owner = jnp.array([[-1, 0, -1], [-1, -1, 0]], jnp.int8)
+  after = jax.jit(claimed)(owner, jnp.array([[1.0, 9.0, 1.0], [1.0, -1.0, 0.0]]), jnp.int32(2), 0.5)
+  np.testing.assert_array_equal(after, [[2, 0, 2], [-1, -1, 0]])
   assert after.dtype == jnp.int8

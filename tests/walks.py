@@ -46,7 +46,7 @@ class Walk:
       k, batch = given
       return phase.step(jax.random.key(1), state, batch, clock(k), view)
 
-    state = phase.enter(jax.random.key(2), state, view, clock(0))
+    state = phase.enter(jax.random.fold_in(jax.random.key(2), view.t), state, view, clock(0))
     state, _ = jax.lax.scan(step, state, (jnp.arange(self.steps), batches))
     for edge in (phase.tick, phase.exit):
       state = edge(jax.random.key(3), state, view, clock(0))
@@ -82,23 +82,39 @@ def double(tree):
   return jax.tree.map(lambda leaf: np.array(leaf, np.float64), tree)
 
 
-def gradients(w, x, y, t: int, gates=None):
-  """(mean cross-entropy's gradient, its gradient by the gates) of an MLP with one hidden ReLU layer in float64.
+def columns(w, tasks):
+  """[B, C] the columns of the heads of each row's task."""
+  heads = w["head"]["bias"].size // C
+  return np.minimum(tasks, heads - 1)[:, None] * C + np.arange(C)
 
-  Args:
-    w: params of `MLP(heads, C, (W,))`.
-    gates: [W] factors of the hidden units, None is ones.
-  """
-  x, own = np.asarray(x, np.float64).reshape(len(x), -1), slice(t * C, t * C + C)
-  own = own if w["head"]["bias"].size > C else slice(0, C)
-  gates = np.ones(w["first"]["bias"].size) if gates is None else gates
+
+def answers(w, x, tasks, gates=1.0):
+  """[B, C] logits of an MLP with one hidden ReLU layer in float64; `gates` [W] multiply its hidden units."""
+  z = np.asarray(x, np.float64).reshape(len(x), -1) @ w["first"]["kernel"] + w["first"]["bias"]
+  whole = (np.maximum(z, 0) * gates) @ w["head"]["kernel"] + w["head"]["bias"]
+  return np.take_along_axis(whole, columns(w, tasks), axis=1)
+
+
+def pulled_back(w, x, tasks, d, gates=1.0):
+  """(gradient, gradient by the gates) of a loss whose derivative by the logits is d [B, C]."""
+  x = np.asarray(x, np.float64).reshape(len(x), -1)
   z = x @ w["first"]["kernel"] + w["first"]["bias"]
-  h = np.maximum(z, 0) * gates
-  logits = h @ w["head"]["kernel"][:, own] + w["head"]["bias"][own]
-  share = np.exp(logits - logits.max(axis=1, keepdims=True))
-  d = (share / share.sum(axis=1, keepdims=True) - np.eye(C)[np.asarray(y)]) / len(x)
-  head = {name: np.zeros_like(leaf) for name, leaf in w["head"].items()}
-  head["kernel"][:, own], head["bias"][own] = h.T @ d, d.sum(axis=0)
-  below = d @ w["head"]["kernel"][:, own].T
+  whole = np.zeros((len(x), w["head"]["bias"].size))
+  np.put_along_axis(whole, columns(w, tasks), d, axis=1)
+  below = whole @ w["head"]["kernel"].T
   inner = below * gates * (z > 0)
-  return {"first": {"kernel": x.T @ inner, "bias": inner.sum(axis=0)}, "head": head}, (below * np.maximum(z, 0)).sum(0)
+  head = {"kernel": (np.maximum(z, 0) * gates).T @ whole, "bias": whole.sum(axis=0)}
+  by_gate = (below * np.maximum(z, 0)).sum(axis=0)
+  return {"first": {"kernel": x.T @ inner, "bias": inner.sum(axis=0)}, "head": head}, by_gate
+
+
+def slopes(logits, y):
+  """The derivative of the mean cross-entropy by the logits."""
+  share = np.exp(logits - logits.max(axis=1, keepdims=True))
+  return (share / share.sum(axis=1, keepdims=True) - np.eye(C)[np.asarray(y)]) / max(len(y), 1)
+
+
+def gradients(w, x, y, t: int, gates=1.0):
+  """(gradient of the mean cross-entropy, its gradient by the gates) on rows of task t."""
+  tasks = np.full(len(x), t)
+  return pulled_back(w, x, tasks, slopes(answers(w, x, tasks, gates), y), gates)

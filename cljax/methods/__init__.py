@@ -6,6 +6,7 @@ from cljax.methods.apd import apd
 from cljax.methods.confident import confident
 from cljax.methods.darts import darts
 from cljax.methods.den import den
+from cljax.methods.der import der, derpp
 from cljax.methods.discriminative import discriminative
 from cljax.methods.er import er
 from cljax.methods.expert_gate import expert_gate
@@ -20,6 +21,7 @@ from cljax.methods.progressive import progressive
 from cljax.methods.routing import routing
 from cljax.methods.single import single
 from cljax.methods.subnetwork import subnetwork
+from cljax.methods.wsn import wsn
 from cljax.types import Method
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -27,6 +29,8 @@ METHODS: dict[str, Callable[..., Method]] = {
   "confident": confident,
   "darts": darts,
   "den": den,
+  "der": der,
+  "derpp": derpp,
   "discriminative": discriminative,
   "er": er,
   "ewc": under("ewc"),
@@ -43,6 +47,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   "si": under("si"),
   "single": single,
   "subnetwork": subnetwork,
+  "wsn": wsn,
 }
 PLAINEST = "finetune"  # of a config that names none
-WITHOUT_BOUNDARIES = ("finetune", "er", "subnetwork")  # need not know where tasks begin
+WITHOUT_BOUNDARIES = ("finetune", "er", "subnetwork", "der", "derpp")  # need not know where tasks begin

@@ -22,9 +22,8 @@ from cljax.ops.masks import keep_only, ranked
 from cljax.ops.slots import by_slot
 from cljax.ops.trees import parameters
 from cljax.pieces.learner import Trained, supervised
+from cljax.pieces.owners import FREE, first_owners, is_shared
 from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, StepFn, View, in_turn
-
-FREE = -1
 
 
 @flax.struct.dataclass
@@ -35,21 +34,9 @@ class State(Trained):
   finished: Any = None  # [] int32 tasks
 
 
-def first_owners(params: Any, spec: Spec) -> Any:
-  """The owners before the first task: kernels are free, a head's columns are its task's, the rest is the first's."""
-  kind = jnp.int8 if spec.T < 128 else jnp.int32
-
-  def of(path: Any, leaf: Array) -> Array:
-    if spec.heads > 1 and path[0].key == "head":
-      return jnp.repeat(jnp.arange(spec.heads, dtype=kind), spec.C)
-    return jnp.full(leaf.shape, FREE, kind) if path[-1].key == "kernel" else jnp.zeros((), kind)
-
-  return jax.tree_util.tree_map_with_path(of, params)
-
-
 def claimed(owner: Array, weights: Array, t: Array, share: Array | float) -> Array:
   """The owners of a layer once task t has all of its free weights but the `share` of least magnitude."""
-  if owner.shape != weights.shape:  # a head, or a leaf of the first task
+  if not is_shared(owner, weights):
     return owner
   free = owner == FREE
   kept = free.sum() - jnp.round(share * free.sum())

@@ -113,13 +113,15 @@ def units_of(net: nn.Module, spec: Spec) -> Units:
       home[name] = last
   for path, leaf in flatten_dict(params, sep="/").items():
     name, _, kind = path.rpartition("/")
-    layer = called.get(name)
-    outputs = layer and (layer.module.heads if isinstance(layer.module, Heads) else 1) * layer.output.shape[-1]
-    inputs = layer.input.shape[-1] if layer and kind == "kernel" else 1
-    grouped = layer and getattr(layer.module, "feature_group_count", 1) != 1
-    apart = name in home and layer.output.shape[-1] != called[home[name]].output.shape[-1]
-    if not layer or grouped or apart or leaf.shape[-1] != outputs or leaf.size % (inputs * outputs):
-      raise ConfigError(
-        f"{path} of shape {leaf.shape} belongs to no units of {type(net).__name__} that gates can be on"
-      )
+    if name not in called or not fits(called[name], called[home.get(name, name)], kind, leaf):
+      raise ConfigError(f"{path} of shape {leaf.shape} belongs to no units of {type(net).__name__} that can have gates")
   return Units(net, spec.x_shape, called, home)
+
+
+def fits(layer: Layer, home: Layer, kind: str, leaf: Any) -> bool:
+  """Whether a parameter has an entry, or a column, for each unit of its layer's home."""
+  inputs = layer.input.shape[-1] if kind == "kernel" else 1
+  outputs = layer.output.shape[-1] * (layer.module.heads if isinstance(layer.module, Heads) else 1)
+  grouped = getattr(layer.module, "feature_group_count", 1) != 1
+  alike = layer.output.shape[-1] == home.output.shape[-1]
+  return alike and not grouped and leaf.shape[-1] == outputs and leaf.size % (inputs * outputs) == 0
