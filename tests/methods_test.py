@@ -45,12 +45,15 @@ TOYS = {
   "confident": (short_mlp, {"batch_size": 10, "warmup_epochs": 0}),
   "darts": (short_stack, {}),
   "den": (short_stack, {"added_units": 2, "split_thresholds": (0.2, 0.2)}),
+  "der": (toys.mlp, {"replay": 4, "capacity": 12}),
+  "derpp": (toys.mlp, {"replay": 4, "capacity": 12, "alpha": 0.1, "beta": 0.2}),
   "discriminative": (
     short_mlp,
     {"batch_size": 10, "warmup_epochs": 0, "hidden": 6, "gate_batch": 10, "gate_epochs": 3},
   ),
   "er": (toys.mlp, {"replay": 4, "capacity": 12}),
   "expert_gate": (short_mlp, SMALL_GATE),
+  "hat": (short_wide_mlp, {"batch_size": 10, "largest_slope": 20.0, "sparsity": 0.1}),
   "lasem": (short_stack, {}),
   "learned_rule": (short_mlp, {"batch_size": 10, "alpha": 0.3, "hidden": 4, "hidden_vectors": 3}),
   "lwf": (short_mlp, {"batch_size": 10, "warmup_epochs": 2}),
@@ -61,10 +64,13 @@ TOYS = {
     short_wide_mlp,
     {"batch_size": 10, "retrain": 60, "experts": 3, "fractions": (0.2, 0.2, 0.3), "capacity_hidden": 0.7},
   ),
+  "wsn": (short_wide_mlp, {"batch_size": 10, "winning_share": 0.3}),
 }
 STREAMS = {"subnetwork": {"heads": 1}}  # other than the default toy
 # Keywords at which a method's own strength is zero, so that it must equal fine-tuning bit for bit.
 AT_ZERO = {
+  "der": {"capacity": 0},
+  "derpp": {"capacity": 0},
   "er": {"capacity": 0},
   "ewc": {"guard": {"name": "ewc", "strength": 0.0}},
   "si": {"guard": {"name": "si", "strength": 0.0}},

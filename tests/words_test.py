@@ -59,6 +59,7 @@ ELSEWHERE = {  # keywords of one method that are words of others too
   "bias": "a parameter of every layer",
   "center": "where a figure sets its text",
   "memory": "the field of a state that plans read",
+  "retrain": "the name of a phase",
   "threshold": "a rule for masks",
   "warmup": "the name of a phase",
 }
