@@ -170,7 +170,7 @@ def check_overrides(argv: list[str]) -> None:
       raise ConfigError(f"--config.{key} is a section, whose fields are given one by one: --config.{example}")
     alike = [one for one in known if one.startswith("sweep.") == key.startswith("sweep.")]
     section = key.rpartition(".")[0].replace("sweep", "method")
-    name = typed_in(argv).get(f"{section}.name")  # typed over the one in the file, whose keywords are others
-    if is_own(name):
+    choice = typed_in(argv).get(f"{section}.name")  # typed over the one in the file, whose keywords are others
+    if is_own(choice):
       choose("--config key", key, [one for one in alike if one.startswith(f"{section}.")])
-    choose("--config key", key, alike, f"cljax list {name or chosen(argv)}")
+    choose("--config key", key, alike, f"cljax list {choice or chosen(argv)}")
