@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -156,6 +157,26 @@ def test_one_s_own_things_run_as_they_stand(monkeypatch, tmp_path):
     exec(compile(block, "docs/your_own.md", "exec"), names)
   assert names["outcome"].result["metrics"]["ACC"]["mean"] > 0.8 and len(fits) == 1
   assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine_by_config"]
+
+
+def test_python_of_the_other_pages_is_taken(monkeypatch, tmp_path):
+  """The blocks of docs/data.md and docs/training.md, on pictures of the names that they have; nothing is trained."""
+  monkeypatch.chdir(tmp_path)
+  fits, net = [], cljax.NETS["mlp"](heads=2, classes=2, hidden=(3,))
+  for name in ("fit", "train"):
+    bind = inspect.signature(getattr(cljax, name)).bind
+    monkeypatch.setattr(cljax, name, lambda *given, bind=bind, **named: fits.append(bind(*given, **named).arguments))
+  x, y = np.tile(np.arange(4, dtype=np.uint8)[:, None, None], (1, 2, 2)), np.array([0, 1, 0, 1])
+  names = {"np": np, "jax": jax, "optax": optax, "cljax": cljax, "net": net, "config": cljax.default(), "method": None}
+  names |= {f"{name}{n}{split}": {"x": x, "y": y}[name] for name in "xy" for n in ("", 1, 2) for split in ("", "t")}
+  names |= {f"rows{n}{split}": [0, 1] for n in (1, 2) for split in ("", "t")}
+  for page in ("data", "training"):
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), flags=re.S):
+      exec(compile(block, page, "exec"), names)
+  assert len(fits) == 3 and {"stream", "hyper", "on_row"} <= {name for each in fits for name in each}
+  assert (tmp_path / "mine.npz").exists() and names["method"]({"lr": 0.1}).phases
+  carry = SimpleNamespace(state=SimpleNamespace(params={"w": np.array([[3.0, 4.0], [0.0, 1.0]])}))
+  assert names["on_row"](carry, 1) == {"norm": [5.0, 1.0]}
 
 
 def test_a_file_of_one_s_own_is_taken_as_the_page_types_it(monkeypatch, tmp_path):

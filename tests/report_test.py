@@ -206,11 +206,11 @@ def test_a_report_is_made_from_files_alone(reported):
   captions = re.findall("<figcaption>(.*?)</figcaption>", page)
   assert len(captions) == len(pictures) and all(len(caption.split()) > 8 for caption in captions)
   assert "viewport" in page and "overflow-x:auto" in page
-  wide = []  # several panels side by side
+  kinds = []  # of several panels side by side, or too large for a phone
   for picture in pictures:
     with Image.open(workdir / picture) as image:
-      wide.append(image.width > web.PANELS * image.height)
-  assert [each == " class='wide'" for each in re.findall(r"<figure( class='wide')?>", page)] == wide and any(wide)
+      kinds.append("wide" * (image.width > web.PANELS * image.height) + " large" * (image.width > web.LARGE))
+  assert re.findall(r"<figure class='([^']*)'>", page) == [kind.strip() for kind in kinds] and any(kinds)
 
 
 def test_the_table_for_other_programs(reported):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from etils import epath
 
 PANELS = 2.05  # width by height above which a figure has panels side by side
+LARGE = 900  # pixels of width, above which it cannot be read at a phone's width
 Picture = tuple[epath.Path, str]  # a PNG and its caption
 
 STYLE = (
@@ -23,9 +24,9 @@ STYLE = (
   "td:nth-child(2){position:sticky;left:0;background:#fff}th:nth-child(2){left:0;z-index:1}"
   "th[aria-sort=ascending]::after{content:' \\25b2'}th[aria-sort=descending]::after{content:' \\25bc'}"
   ".figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,30em),1fr));grid-auto-flow:dense;gap:1.5em}"
-  "figure{margin:0;min-width:0}.wide{grid-column:1/-1}.wide div{overflow-x:auto}"
+  "figure{margin:0;min-width:0}.wide{grid-column:1/-1}.large div{overflow-x:auto}"
   "figcaption{font-size:.9em;color:#444}img{max-width:100%;height:auto}li{overflow-wrap:anywhere}"
-  "@media(max-width:40em){body{margin:1em auto;font-size:15px}.wide img{max-width:none;width:45em}"
+  "@media(max-width:40em){body{margin:1em auto;font-size:15px}.large img{max-width:none;width:45em}"
   "td:nth-child(2){white-space:normal;min-width:8em}}"
 )
 SCRIPT = """
@@ -57,12 +58,12 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def figure(path: epath.Path, caption: str) -> str:
-  """A picture and its caption; one of several panels has the whole width, and scrolls on a phone."""
+  """A picture and its caption; one of several panels has the whole width, and a large one scrolls on a phone."""
   content, said = path.read_bytes(), html.escape(caption, quote=True)
   width, height = struct.unpack(">II", content[16:24])  # of a PNG's first chunk
-  wide = " class='wide'" if width > PANELS * height else ""
+  kinds = " ".join(["wide"] * (width > PANELS * height) + ["large"] * (width > LARGE))
   source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-  return f"<figure{wide}><div><img alt='{said}' src='{source}'></div><figcaption>{said}</figcaption></figure>"
+  return f"<figure class='{kinds}'><div><img alt='{said}' src='{source}'></div><figcaption>{said}</figcaption></figure>"
 
 
 def linked(text: str) -> str:
