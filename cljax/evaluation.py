@@ -152,9 +152,7 @@ def restore(folder: epath.Path, recorded: Mapping[str, Any], rows: int, data_dir
     raise nothing
   config = with_fields(recorded, {})
   spec, stream, axes, data_hash = build_stream(config, seeds_of(config), data_dir)
-  for path in sorted(folder.glob("result.json")):
-    if store.read_result(path)["data_hash"] != data_hash:
-      raise ConfigError(f"the data is not what the run was trained on, as {path} tells; see --data_dir")
+  store.check_data(folder, data_hash)
   data = (spec, first_rows(stream, split, rows), axes._replace(test=split_of(axes, split)[1]), data_hash)
   experiment = build(config, data=data)
   checkpoints = Checkpoints(place, writes=False)
@@ -249,7 +247,7 @@ def entry_of(
     "steps": run.steps,
     "readouts": readouts,
     "data_hash": experiment.data_hash,
-    "environment": environment(run.recorded),
+    "environment": environment(experiment.own_files),
   }
   return files.plain({name: entry[name] for name in FIELDS})
 

@@ -24,6 +24,7 @@ from cljax.looks import looks_of
 from cljax.memory import check_length, check_memory
 from cljax.mesh import choose_executor, make_mesh, padded, put
 from cljax.methods import WITHOUT_BOUNDARIES
+from cljax.named import own_files
 from cljax.recipe import Laid, build_stream, labels_of, recipe, seeds_of
 from cljax.settings import UNNAMED, Labels, Settings, check_labels, settings_of
 from cljax.start import adapted, check_given, check_start, read_parts
@@ -62,6 +63,7 @@ class Experiment(NamedTuple):
   valid_rows: np.ndarray  # [S, T]
   normalised: dict[str, dict[str, list[float]]]  # {seed: mean and scale of each channel}, where all tasks share them
   shown: dict[str, Any]  # what the net is given of a picture, see `data.pictures.shown_as`
+  own_files: dict[str, dict[str, str]]  # {name or part: path and sha256} of one's own, as they were read
 
   def split_rows(self, split: str) -> np.ndarray:
     """[S, T] rows of a split, `test` or `valid`."""
@@ -228,6 +230,7 @@ def assemble(
     valid_rows=rows["valid"],
     normalised=one_for_all(stream.test.warp, seeds),
     shown=shown_as(stream),
+    own_files={name: {"path": first.reads[name], "sha256": checksum(part)} for name, part in parts.items()},
   )
 
 
@@ -243,7 +246,7 @@ def build(config: ConfigDict, data_dir: str | None = None, data: Laid | None = N
   check_outer(config)
   values, own, seeds = sweep_values(config), hyperparameters(config), seeds_of(config)
   spec, stream, axes, data_hash = data or build_stream(config, seeds, data_dir)
-  make = recipe(config, spec)
+  make, own_code = recipe(config, spec), own_files(config.to_dict())
   for numbers in own[1:]:
     make(numbers)  # what the factory refuses in a later value
   experiment = assemble(
@@ -259,4 +262,5 @@ def build(config: ConfigDict, data_dir: str | None = None, data: Laid | None = N
     **{name: config[name] for name in Settings._fields},
   )
   told = tuple(with_values(config, value).to_dict() for value in values)
-  return experiment._replace(config=config.to_dict(), configs=told, values=values)
+  read = {**own_code, **experiment.own_files}
+  return experiment._replace(config=config.to_dict(), configs=told, values=values, own_files=read)

@@ -13,6 +13,7 @@ from etils import epath
 from cljax import artifacts, divergence, files
 from cljax.checkpoint import Checkpoints, by_path
 from cljax.cursor import Carry
+from cljax.data.pictures import type_shown
 from cljax.errors import ConfigError
 from cljax.experiment import Experiment
 from cljax.files import digest, plain
@@ -126,7 +127,7 @@ def result_of(experiment: Experiment, carry: Carry, v: int = 0) -> dict[str, Any
       "steps": steps,
       "steps_per_second": per_second,
     },
-    environment=environment(experiment.config),
+    environment=environment(experiment.own_files),
     data_hash=experiment.data_hash,
     experiment={
       "precision": experiment.settings.matmul_precision,
@@ -266,9 +267,9 @@ def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
       artifacts.write(artifacts.folder_of(folder, seed), jax.tree.map(lambda leaf, s=s: leaf[s], found))
     if outcome.experiment is not None:
       it = outcome.experiment
-      files.write_sealed(
-        folder / "parts" / "spec.json", told_of(it.config, it.spec, it.stream.bank.x.dtype, it.normalised)
-      )
+      shown = type_shown(it.stream.test.warp, it.stream.bank.x.dtype, it.normalised)
+      told = told_of(outcome.result["config"], it.spec, shown, it.normalised)  # with the numbers of its own value
+      files.write_sealed(folder / "parts" / "spec.json", told)
   store.write_report_arrays(folder / "report.npz", outcome.arrays)
   plots.save(folder / "figures", gallery.run_figures(outcome.result, outcome.arrays, EXHIBITS))
   files.write_sealed(folder / "result.json", outcome.result)

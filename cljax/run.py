@@ -277,7 +277,7 @@ def perform(
 ) -> list[Outcome]:
   """The outcome of each value of the sweep, after all units that the newest checkpoint of the folder leaves to do."""
   if folder is not None and writes:
-    note_environment(folder, {**environment(experiment.config), SHOWN: experiment.shown})
+    note_environment(folder, {**environment(experiment.own_files), SHOWN: experiment.shown})
   checkpoints = Checkpoints(folder / "checkpoints") if folder is not None else None
   compiled = compile_events(experiment)
   carry, cursor, noted = resume(start(experiment, compiled), checkpoints, experiment)

@@ -17,7 +17,7 @@ from etils import epath
 from cljax import artifacts
 from cljax.checkpoint import Checkpoints
 from cljax.errors import ConfigError
-from cljax.files import pack, read_json, write_atomically
+from cljax.files import pack, read_json, telling, write_atomically
 from cljax.paths import located
 from cljax.workdir import SHOWN, recorded
 from launch import app
@@ -59,9 +59,10 @@ def row_of(folder: epath.Path, seed: int, value: int) -> int:
   config: Any = next(iter(recorded(folder).values()), None)
   if config is None:
     raise ConfigError(f"--workdir={folder} is no run's work dir")
-  first, count = config.get("seed", 0), config.get("num_seeds", 0)
-  seeds = list(config["seeds"]) if "seeds" in config else list(range(first, first + count))
-  values = int(np.prod([len(each) for each in config.get("sweep", {}).values() if each], dtype=int))
+  with telling(folder / "config.json"):
+    first, count = config.get("seed", 0), config.get("num_seeds", 0)
+    seeds = list(config["seeds"]) if "seeds" in config else list(range(first, first + count))
+    values = int(np.prod([len(each) for each in config.get("sweep", {}).values() if each], dtype=int))
   if seed not in seeds:
     raise ConfigError(f"--seed={seed}: the run has the seeds {', '.join(map(str, seeds))}")
   if value >= values:
