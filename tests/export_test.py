@@ -82,14 +82,14 @@ def test_another_run_begins_with_them(run, tmp_path):
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b[0]), again.state.params, outcome.state.params)
 
 
-def test_a_value_of_a_sweep_has_its_own_row(monkeypatch):
+def test_a_value_of_a_sweep_has_its_own_row(monkeypatch, tmp_path):
   config = {"seed": 4, "num_seeds": 3, "sweep": {"lr": (0.1, 0.2), "noise": (), "x": (1.0, 2.0)}}
   monkeypatch.setattr(export, "recorded", lambda folder: {"config.json": config})
-  assert [export.row_of(None, seed, value) for seed, value in ((4, 0), (6, 0), (4, 1), (5, 3))] == [0, 2, 3, 10]
+  assert [export.row_of(tmp_path, seed, value) for seed, value in ((4, 0), (6, 0), (4, 1), (5, 3))] == [0, 2, 3, 10]
   with pytest.raises(ConfigError, match="--value=4: the run's sweep has 4 values"):
-    export.row_of(None, 4, 4)
+    export.row_of(tmp_path, 4, 4)
   with pytest.raises(ConfigError, match="--seed=7: the run has the seeds 4, 5, 6"):
-    export.row_of(None, 7, 0)
+    export.row_of(tmp_path, 7, 0)
 
 
 def test_what_is_no_run_or_no_weight_is_one_line(run, tmp_path):
