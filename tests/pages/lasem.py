@@ -122,7 +122,8 @@ def after_many_epochs():
 
 
 def after_500_epochs():
-  place, own = (f"lasem/longer/{CELLS}/{cell}" for cell in ("hps_all", "hps_amortised"))
+  cells = ("hps_all", "hps_amortised", "hps_random", "hps_single")
+  place, own, drawn, alone = (f"lasem/longer/{CELLS}/{cell}" for cell in cells)
   yield "`longer`, {} epochs, seed 0:", result(place)["config"]["method"]["epochs"]
   yield (
     "All layers shared: {:.3f} peak, {:.3f} at the end (ratio {:.2f}), where the same seed has {:.3f} and {:.3f} in "
@@ -132,6 +133,16 @@ def after_500_epochs():
   )
   yield "Amortised LASEM: {:.3f} and {:.3f} (ratio {:.2f})", peak(own), *end(own)
   yield "so {:.3f} above sharing all in peak and {:.3f} at the end", peak(own) - peak(place), mean(own) - mean(place)
+  yield (
+    "random configuration: {:.3f} and {:.3f} (ratio {:.2f}), the highest peak and {:.3f} below amortised LASEM",
+    *(peak(drawn), *end(drawn), mean(own) - mean(drawn)),
+  )
+  yield (
+    "Single tasks: {:.3f} and {:.3f}: above amortised LASEM by {:.3f} and {:.3f}",
+    *(peak(alone), mean(alone), peak(alone) - peak(own), mean(alone) - mean(own)),
+  )
+  four = (place, own, drawn, alone)
+  assert max(four, key=peak) == drawn and max(four, key=mean) == alone
 
 
 def lengths():
