@@ -117,8 +117,9 @@ def settings_of(recorded: Mapping[str, Any], over: Mapping[str, Sequence[Any]]) 
   Raises:
     ConfigError: an unknown key, one that asks other data, or a wrong value.
   """
-  config = flatten(with_fields(recorded, {}).to_dict())
-  swept = {"optimizer.lr" if key == "lr" else f"method.{key}" for key, values in recorded["sweep"].items() if values}
+  full = with_fields(recorded, {}).to_dict()
+  config, sweep = flatten(full), full["sweep"]
+  swept = {"optimizer.lr" if key == "lr" else f"method.{key}" for key, values in sweep.items() if values}
   chosen = {}
   for key, values in over.items():
     if key.split(".")[0] in OTHER_DATA:

@@ -19,7 +19,7 @@ from cljax.report.apart import names
 from cljax.report.overview import Panels, points, side_by_side
 from cljax.report.pages import write_report
 from cljax.report.plots import png
-from cljax.report.store import find_results
+from cljax.report.store import find_results, unfinished
 from cljax.report.tables import order, readme_table, splice, text_table
 from cljax.run import train
 from cljax.settings import Labels
@@ -180,6 +180,6 @@ def finish(workdir: str, write: bool = True) -> None:
   paths, results, _ = zip(*find_results(workdir), strict=True)
   papers = {result["paper"] for result in results}
   published = published_of(papers.pop()) if len(papers) == 1 else {}
-  print(text_table(results, published, names(results, paths), EXHIBITS))
+  print("\n".join([text_table(results, published, names(results, paths), EXHIBITS), *unfinished(workdir)]))
   if write:
     print("written: " + ", ".join(str(path) for path in write_report(workdir, published_of, EXHIBITS)))

@@ -7,6 +7,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
+from cljax.errors import ConfigError
+from launch.app import refuse
 from launch.config_files import prepared
 
 by_attribute = config_path._get_item_or_attribute
@@ -38,5 +40,8 @@ class Parser(flags.ArgumentParser):
     return config
 
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "File and variant, FILE.py:key=value.", lock_config=True)
+try:
+  CONFIG = config_flags.DEFINE_config_file("config", None, "File and variant, FILE.py:key=value.", lock_config=True)
+except flags.Error as error:  # it reads --flagfile=FILE at once
+  sys.exit(refuse(ConfigError(str(error).removeprefix("ERROR:: "))))
 flags.FLAGS["config"].parser = Parser(flags.FLAGS["config"].parser)

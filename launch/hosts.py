@@ -104,7 +104,8 @@ def use_compilation_cache() -> None:
     return
   folder = COMPILATION_CACHE.value
   beside = epath.Path(app.workdir()).parent / "jax_cache"
+  named = beside if folder == "auto" else located(folder, "--compilation_cache")
   if folder != "auto":
-    located(folder).mkdir(parents=True, exist_ok=True)  # else JAX warns of it at every program
-  jax.config.update("jax_compilation_cache_dir", os.fspath(beside if folder == "auto" else located(folder)))
+    named.mkdir(parents=True, exist_ok=True)  # else JAX warns of it at every program
+  jax.config.update("jax_compilation_cache_dir", os.fspath(named))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -17,6 +17,7 @@ from cljax.methods.exhibits import EXHIBITS
 from cljax.overrides import relabel
 from cljax.report.tables import text_table
 from cljax.run import train
+from cljax.sweep import apart_in
 from launch import app, boards, cells, config_files, config_flag, hosts, shards
 from launch.config_flag import CONFIG
 
@@ -44,8 +45,8 @@ def main() -> int | None:
     cells.run_cells(module, found, app.workdir(), overrides, app.DATA_DIR.value, share)
     return None
   config = complete(CONFIG.value)
-  if len(spread := cells.spread(config, overrides)) > 1:
-    cells.run_configs(spread, app.workdir(), overrides, app.DATA_DIR.value, share)
+  if apart_in(config):
+    cells.run_configs(cells.spread(config, overrides), app.workdir(), overrides, app.DATA_DIR.value, share)
     return None
   if share:
     raise ConfigError(f"--shard={shards.SHARD.value} is of the cells of a table, and --config={path}:{arg} has one")

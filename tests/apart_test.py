@@ -81,6 +81,16 @@ def test_rows_that_are_called_alike_but_are_of_another_kind_are_told(key):
   assert "other" not in tables.text_table([run("er", **{key: "other"}), run("er", **{key: "other"})])
 
 
+def test_keywords_of_a_guard_that_was_not_taken_are_not_there():
+  plain = run(method={"name": "er", "guard": {"name": "none", "strength": None}})
+  guarded = [run(method={"name": "er", "guard": {"name": "ewc", "strength": s}}) for s in (1.0, 9.0)]
+  assert apart.names([plain, *guarded], "abc") == [
+    "er, method.guard.name=none",
+    "er, strength=1",
+    "er, strength=9",
+  ]
+
+
 def test_data_and_files_of_one_name_and_another_content_are_told():
   """A file that was written anew between two runs, a network of one's own that was changed, another JAX switch."""
   made = fake()["environment"]

@@ -189,6 +189,12 @@ WRONG = {
   "no GPU by a flag of JAX": ([QUICK, "--jax_platforms=cuda"], ["--jax_platforms=cuda: no such device here"]),
   "a flag of another main": ([QUICK, "--seeds=3"], ["unknown flag --seeds. Did you mean --config.num_seeds?"]),
   "a key without its section": ([QUICK, "--epochs=3"], ["--epochs. Did you mean --config.method.epochs?"]),
+  "a file of flags that is not there": ([QUICK, "--flagfile=/nowhere"], ["Unable to open flagfile", "/nowhere"]),
+  "a sweep of one value": (
+    [QUICK + ":method=er", '--config.sweep.method=("erx",)'],
+    ["config.method.name='erx' is not known"],
+  ),
+  "a folder of programs without a name": ([QUICK, "--compilation_cache="], ["--compilation_cache='' must be a path"]),
   "a value for none": ([QUICK, "--noconfig.debug=3"], ["--noconfig.debug=3 does not take an argument"]),
   "a code, no number of seeds": ([QUICK, "--config.seed=1700000000000"], ["the most is 2147473647"]),
   "a key that one cell lacks": ([QUICK, "--config.method.capacity=300"], ["finetune", "capacity"]),

@@ -15,7 +15,7 @@ from PIL import Image
 from cljax.errors import ConfigError
 from cljax.methods.exhibits import EXHIBITS
 from cljax.outcome import finished
-from cljax.report import formats, gallery, overview, pages, plots, published, web
+from cljax.report import formats, gallery, overview, pages, plots, published, store, web
 from cljax.report.losses import curves_of
 from launch import cells, report
 from tests.results import CONFIGS, READ, RIGHT, ROOT, L, S, T, fake, leave, published_of, report_arrays, two_streams
@@ -252,6 +252,20 @@ def test_report_arrays_that_are_gone_are_told(tmp_path, caplog):
   assert "1 of 2 results have no report.npz" in (tmp_path / "report.md").read_text()
   assert not finished(epath.Path(path.parent), ({},))[0][1]
   assert f"{path} is gone; delete result.json beside it" in caplog.text
+
+
+def test_runs_without_a_result_are_told(tmp_path):
+  """A table whose best row is still in training is no table of the best."""
+  leave(tmp_path / "er", fake("er", paper="", preset=""))
+  for name in ("er", "slow", "sweep"):
+    (tmp_path / name).mkdir(exist_ok=True)
+    (tmp_path / name / "config.json").write_text("{}")
+  leave(tmp_path / "sweep" / "lr=0.1", fake("routing", paper="", preset=""))
+  line = "Begun, without a result yet, and so without a row: slow."
+  pages.write_report(tmp_path)
+  assert all(line in (tmp_path / name).read_text() for name in ("report.md", "report.html"))
+  (tmp_path / "slow" / "config.json").unlink()
+  assert store.unfinished(tmp_path) == []
 
 
 def test_results_without_a_paper_stand_alone(tmp_path):

@@ -152,7 +152,7 @@ def test_a_damaged_result_is_named(tmp_path, change, says):
     ("accuracy", [[0.5]]),
     ("seeds", []),
     ("seeds", 3),
-    ("config", [1]),
+    ("config", []),
     ("config", {"stream": 3}),
     ("environment", None),
     ("environment", {"devices": [1]}),

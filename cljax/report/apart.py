@@ -39,7 +39,8 @@ def settings(result: Result) -> dict[str, Any]:
   """The config of a result under dotted names, without what its table tells anyway; beside it what a config cannot
   tell: `data` and `own_files`, by the first digits of their hashes, and JAX's `switches`."""
   flat, made = flatten(result["config"]), result["environment"]
-  flat = {key: value for key, value in flat.items() if key not in TOLD and not key.startswith("sweep.")}
+  there = {key: value for key, value in flat.items() if value is not None}  # keywords of a choice that was not taken
+  flat = {key: value for key, value in there.items() if key not in TOLD and not key.startswith("sweep.")}
   own = {name.rpartition(":")[2]: f"version {told['sha256'][:8]}" for name, told in made.get("own_files", {}).items()}
   own = {f"own_files.{name}": version for name, version in own.items()}
   switches = {f"switches.{name}": value for name, value in made.get("switches", {}).items()}

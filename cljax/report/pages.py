@@ -94,7 +94,8 @@ def write_report(
   """
   root = located(workdir)
   files.tidy([root, root / "figures"])
-  text, page, all_rows = ["# Results"], [], {}
+  first = store.unfinished(root)
+  text, page, all_rows = ["# Results", *first], [], {}
   for (paper, preset), found in sections(store.find_results(root)).items():
     published = published_of(paper)
     found = [found[i] for i in tables.order([result for _, result, _ in found], published)]
@@ -112,7 +113,7 @@ def write_report(
     page.append(web.section(title, all_rows[title], beside, pictures))
   contents = {
     "report.md": "\n\n".join(text) + "\n",
-    "report.html": web.whole(page),
+    "report.html": web.whole(page, first),
     "report.csv": formats.as_csv(all_rows),
     "report.tex": formats.as_latex(all_rows),
   }

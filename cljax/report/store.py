@@ -202,10 +202,11 @@ def check_kinds(result: Mapping[str, Any]) -> None:
       np.array([summary["mean"], summary["std"], *summary["values"]], float)
       if len(summary["values"]) != S:
         raise ValueError(f"{name} has {len(summary['values'])} values for {S} seeds")
-  environment, timing, config = (dict(result[name]) for name in ("environment", "timing", "config"))
+  environment, timing, config = (result[name] for name in ("environment", "timing", "config"))
+  if not all(isinstance(each, Mapping) for each in (environment, timing, config, config.get("stream", {}))):
+    raise ValueError("config, environment or timing is no JSON object")
   "".join([*environment["devices"], environment["command"], environment["git_commit"] or ""])
   sum(timing[f"{part}_seconds"] for part in ("compile", "train", "eval"))
-  dict(config.get("stream", {}))
 
 
 def check_data(folder: epath.Path, data_hash: str) -> None:
@@ -231,6 +232,17 @@ def find_results(workdir: epath.Path | str) -> list[tuple[str, dict[str, Any], e
     state = "holds no result.json" if root.is_dir() else "does not exist"
     raise ConfigError(f"{workdir} {state}; a run leaves one: python -m launch.train --config=... --workdir={workdir}")
   return [(os.fspath(path.parent.relative_to(root)), read_result(path), path.parent) for path in paths]
+
+
+def unfinished(workdir: epath.Path | str) -> list[str]:
+  """A line about runs at most four folders below a work dir that have begun and left no result yet; [] without any."""
+  root = located(workdir)
+  begun = sorted({path.parent for depth in range(5) for path in root.glob("*/" * depth + "config.json")})
+  left = [each for each in begun if not any(list(each.glob(f"{below}result.json")) for below in ("", "*/"))]
+  names = [os.fspath(each.relative_to(root)) for each in left]
+  more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+  told = f"Begun, without a result yet, and so without a row: {', '.join(names[:5])}{more}."
+  return [told] if names else []
 
 
 def write_report_arrays(path: epath.Path | str, arrays: Mapping[str, np.ndarray]) -> None:

@@ -79,11 +79,16 @@ def section(title: str, rows: tuple, beside: Sequence[str], pictures: Sequence[P
   return "\n".join(page)
 
 
-def whole(sections: Sequence[str]) -> str:
-  """The page."""
+def whole(sections: Sequence[str], first: Sequence[str] = ()) -> str:
+  """The page.
+
+  Args:
+    first: what a reader must know before all sections, a line each.
+  """
   head = (
     "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>Results</title>"
     f"<meta name='viewport' content='width=device-width,initial-scale=1'><style>{STYLE}</style></head>"
   )
-  hint = "<p>A click on a heading sorts the table by it; a wide table scrolls sideways.</p>"
+  sorting = "A click on a heading sorts the table by it; a wide table scrolls sideways."
+  hint = "".join(f"<p>{html.escape(line)}</p>" for line in (*first, sorting))
   return "\n".join([head, f"<body><h1>Results</h1>{hint}", *sections, f"<script>{SCRIPT}</script></body></html>\n"])
