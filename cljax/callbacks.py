@@ -9,12 +9,26 @@ import jax
 import numpy as np
 
 from cljax.cursor import Carry
+from cljax.declared import shown
 from cljax.errors import ConfigError, in_short
 from cljax.methods.exhibits import EXHIBITS
 from cljax.timeline import Position, Timeline, Unit
 
 OnRow = Callable[[Carry, int], Mapping[str, Any] | None]  # name -> a number, or [S], one for each seed
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+
+
+def check_given(stop_asked: Any, on_row: Any, overrides: Any) -> None:
+  """Refuses what would fail once a run is under way.
+
+  Raises:
+    ConfigError: no functions, or no mapping.
+  """
+  for name, value in (("stop_asked", stop_asked), ("on_row", on_row)):
+    if not (callable(value) or (value is None and name == "on_row")):
+      raise ConfigError(f"{name}={shown(value)} must be a function")
+  if not isinstance(overrides, Mapping):
+    raise ConfigError(f"overrides={shown(overrides)} must be a mapping of config keys to values")
 
 
 def units_of(timeline: Timeline, cursor: Position | None, carry: Carry, on_row: OnRow | None) -> Iterator[Unit]:

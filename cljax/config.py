@@ -29,7 +29,7 @@ from cljax.sections import (
   section,
   values_of,
 )
-from cljax.settings import Settings
+from cljax.settings import Settings, check_label
 from cljax.values import plain
 
 # The range of the keys that the engine itself reads; those of streams, nets, optimizers and methods stand where these
@@ -90,7 +90,10 @@ def check_outer(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
   Raises:
     ConfigError: a wrong one; says what is allowed.
   """
-  return {name: check(f"config.{name}", config[name], field) for name, field in OUTER.items()}
+  found = {name: check(f"config.{name}", config[name], field) for name, field in OUTER.items()}
+  for name in ("paper", "preset", "cell"):
+    check_label(name, found[name])
+  return found
 
 
 def complete(given: ConfigDict | Mapping[str, Any]) -> ConfigDict:

@@ -21,7 +21,7 @@ from cljax.cursor import Carry, resume, steps_done
 from cljax.drive import ask, start
 from cljax.errors import ConfigError, choose
 from cljax.experiment import Experiment, build
-from cljax.files import flatten, read_json
+from cljax.files import flatten
 from cljax.loops import split_of
 from cljax.mesh import gather
 from cljax.metrics import accuracy, spread
@@ -37,6 +37,7 @@ from cljax.workdir import environment
 
 FILE = "evaluations.json"
 SCHEMA = 1
+AWAY = "move it away, and it is written anew"
 FIELDS = {
   "setting": "{config key: value} that was asked for; all other fields are the run's own",
   "sweep": "{key: value} of the run's own sweep, {} without one",
@@ -151,9 +152,7 @@ def restore(folder: epath.Path, recorded: Mapping[str, Any], rows: int, data_dir
     raise nothing
   config = with_fields(recorded, {})
   spec, stream, axes, data_hash = build_stream(config, seeds_of(config), data_dir)
-  for path in sorted(folder.glob("result.json")):
-    if store.read_result(path)["data_hash"] != data_hash:
-      raise ConfigError(f"the data is not what the run was trained on, as {path} tells; see --data_dir")
+  store.check_data(folder, data_hash)
   data = (spec, first_rows(stream, split, rows), axes._replace(test=split_of(axes, split)[1]), data_hash)
   experiment = build(config, data=data)
   checkpoints = Checkpoints(place, writes=False)
@@ -248,7 +247,7 @@ def entry_of(
     "steps": run.steps,
     "readouts": readouts,
     "data_hash": experiment.data_hash,
-    "environment": environment(run.recorded),
+    "environment": environment(experiment.own_files),
   }
   return files.plain({name: entry[name] for name in FIELDS})
 
@@ -265,6 +264,26 @@ def name_of(entry: Mapping[str, Any]) -> str:
   return " ".join([*(f"{key}={parts[key]}" for key in sorted(parts)), f"rows={entry['rows'] or 'all'}"])
 
 
+def noted(path: epath.Path) -> dict[str, Any]:
+  """{name: entry} of an evaluations.json; {} without one.
+
+  Raises:
+    ConfigError: the file is damaged or of another version.
+  """
+  found: dict[str, Any] = files.read_sealed(path, AWAY) if path.exists() else {"schema": SCHEMA, "evaluations": {}}
+  if found.get("schema") != SCHEMA or not isinstance(found.get("evaluations"), dict):
+    raise ConfigError(f"{path} is no list of evaluations of schema {SCHEMA}; {AWAY}")
+  return dict(found["evaluations"])
+
+
+def check_note(workdir: epath.Path | str) -> None:
+  """Raises what `note` would, or that there is no run, before anything is asked; leaves nothing."""
+  path = located(workdir) / FILE
+  told_by(path.parent)
+  noted(path)
+  files.check_writable(path)
+
+
 def note(workdir: epath.Path | str, entries: Sequence[Mapping[str, Any]]) -> epath.Path:
   """Writes entries into evaluations.json beside those that stand there; one of the same name is replaced.
 
@@ -273,9 +292,6 @@ def note(workdir: epath.Path | str, entries: Sequence[Mapping[str, Any]]) -> epa
     OSError: it cannot be written; it stays as it was.
   """
   path = located(workdir) / FILE
-  before: dict[str, Any] = read_json(path) if path.exists() else {"schema": SCHEMA, "evaluations": {}}
-  if before.get("schema") != SCHEMA or not isinstance(before.get("evaluations"), dict):
-    raise ConfigError(f"{path} is no list of evaluations of schema {SCHEMA}; move it away, and it is written anew")
   new = {name_of(entry): entry for entry in entries}
-  files.write_json(path, {"schema": SCHEMA, "evaluations": {**before["evaluations"], **new}})
+  files.write_sealed(path, {"schema": SCHEMA, "evaluations": {**noted(path), **new}})
   return path

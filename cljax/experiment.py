@@ -5,7 +5,7 @@ All refusals happen here and in what these call, before anything is trained.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,15 +15,18 @@ from ml_collections import ConfigDict
 
 from cljax.checkpoint import by_path, checksum
 from cljax.config import check_outer
-from cljax.data.arrays import laid_out, one_seed
-from cljax.data.pictures import one_for_all
+from cljax.data.arrays import check_pair, laid_out, one_seed
+from cljax.data.pictures import one_for_all, shown_as
+from cljax.declared import shown
 from cljax.errors import ConfigError, choose
+from cljax.given import MakeFn, at_numbers, check_jax, check_method, check_seeds, rows_of_hyper
 from cljax.looks import looks_of
 from cljax.memory import check_length, check_memory
 from cljax.mesh import choose_executor, make_mesh, padded, put
 from cljax.methods import WITHOUT_BOUNDARIES
+from cljax.named import own_files
 from cljax.recipe import Laid, build_stream, labels_of, recipe, seeds_of
-from cljax.settings import UNNAMED, Labels, Settings, settings_of
+from cljax.settings import UNNAMED, Labels, Settings, check_labels, settings_of
 from cljax.start import adapted, check_given, check_start, read_parts
 from cljax.sweep import hyperparameters, sweep_values, with_values
 from cljax.timeline import Look, Timeline, edges_of
@@ -32,8 +35,6 @@ from cljax.types import Method, Spec, Stream
 LONGEST_CHUNK = 1000
 READOUTS = ("task", "class", "domain", "inferred")
 OF_SCENARIO = {"task": ("task",), "class": ("class", "task"), "domain": ("domain",), "all": ("task",)}  # what is asked
-
-MakeFn = Callable[[Mapping[str, Any]], Method]  # numbers of one row of the seed axis, traced or not -> the method
 
 
 class Experiment(NamedTuple):
@@ -61,6 +62,8 @@ class Experiment(NamedTuple):
   data_hash: str
   valid_rows: np.ndarray  # [S, T]
   normalised: dict[str, dict[str, list[float]]]  # {seed: mean and scale of each channel}, where all tasks share them
+  shown: dict[str, Any]  # what the net is given of a picture, see `data.pictures.shown_as`
+  own_files: dict[str, dict[str, str]]  # {name or part: path and sha256} of one's own, as they were read
 
   def split_rows(self, split: str) -> np.ndarray:
     """[S, T] rows of a split, `test` or `valid`."""
@@ -91,6 +94,8 @@ def readouts_of(wanted: Sequence[str], spec: Spec, method: Method) -> tuple[str,
   Raises:
     ConfigError: an unknown one.
   """
+  if not isinstance(wanted, tuple | list):
+    raise ConfigError(f"readouts={shown(wanted)} must be several words, such as ('task', 'class')")
   main = tuple(wanted) or (("task",) if spec.heads > 1 or method.slots else ("domain",))
   for name in main:
     choose("readouts", name, READOUTS)
@@ -154,47 +159,6 @@ def rows_by_seed(spec: Spec, stream: Stream, seeds: int) -> tuple[Spec, dict[str
   return spec._replace(rows=longest), rows
 
 
-def rows_of_hyper(hyper: Mapping[str, Any], seeds: int) -> dict[str, np.ndarray]:
-  """The numbers as one row for each seed.
-
-  Raises:
-    ConfigError: no finite numbers, or not one for each seed.
-  """
-  found = {}
-  for name, value in hyper.items():
-    rows = np.asarray(value)
-    if not np.issubdtype(rows.dtype, np.number) or rows.shape not in ((), (seeds,)) or not np.isfinite(rows).all():
-      raise ConfigError(f"hyper[{name!r}]={value!r} must be a finite number, or one for each of {seeds} seeds")
-    found[name] = np.broadcast_to(rows, (seeds,)).astype(np.float64)
-  return found
-
-
-def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
-  """
-  Raises:
-    ConfigError: none, or no whole numbers from 0 on.
-  """
-  if not seeds or any(isinstance(s, bool) or not isinstance(s, int | np.integer) or not 0 <= s < 2**31 for s in seeds):
-    raise ConfigError(f"seeds={seeds!r} must be whole numbers from 0 to {2**31 - 1}, at least one of them")
-  return tuple(map(int, seeds))
-
-
-def at_numbers(method: Method | MakeFn, numbers: Mapping[str, np.ndarray]) -> tuple[Method, MakeFn]:
-  """(the method at the first row's numbers, what makes it of the numbers of any row).
-
-  Raises:
-    ConfigError: a wrong number, or numbers for a method that is finished.
-  """
-  if isinstance(method, Method):
-    if numbers:
-      raise ConfigError(f"hyper={sorted(numbers)} is for a function hyper -> method; this method is finished")
-    return method, lambda hyper: method
-  own = {name: float(rows[0]) for name, rows in numbers.items()}
-  method(own)  # a wrong number is refused here
-  # As arrays: what is static about the method must not hang on the first row's numbers, a strength of 0 say.
-  return method({name: np.asarray(value, np.float32) for name, value in own.items()}), method
-
-
 def assemble(
   method: Method | MakeFn,
   spec: Spec,
@@ -225,7 +189,10 @@ def assemble(
   Raises:
     ConfigError: for every wrong value, before anything is trained.
   """
-  own, seeds = settings_of(settings), check_seeds(seeds)
+  check_jax()
+  own, seeds, labels = settings_of(settings), check_seeds(seeds, bool(hyper)), check_labels(labels)
+  check_method(method)
+  check_pair(spec, stream)
   axes = laid_out(spec, stream, axes, len(seeds))
   spec, rows = rows_by_seed(spec, stream, len(seeds))
   numbers = rows_of_hyper(hyper or {}, len(seeds))
@@ -262,6 +229,8 @@ def assemble(
     data_hash=data_hash or checksum(by_path(stream)),
     valid_rows=rows["valid"],
     normalised=one_for_all(stream.test.warp, seeds),
+    shown=shown_as(stream),
+    own_files={name: {"path": first.reads[name], "sha256": checksum(part)} for name, part in parts.items()},
   )
 
 
@@ -277,7 +246,7 @@ def build(config: ConfigDict, data_dir: str | None = None, data: Laid | None = N
   check_outer(config)
   values, own, seeds = sweep_values(config), hyperparameters(config), seeds_of(config)
   spec, stream, axes, data_hash = data or build_stream(config, seeds, data_dir)
-  make = recipe(config, spec)
+  make, own_code = recipe(config, spec), own_files(config.to_dict())
   for numbers in own[1:]:
     make(numbers)  # what the factory refuses in a later value
   experiment = assemble(
@@ -293,4 +262,5 @@ def build(config: ConfigDict, data_dir: str | None = None, data: Laid | None = N
     **{name: config[name] for name in Settings._fields},
   )
   told = tuple(with_values(config, value).to_dict() for value in values)
-  return experiment._replace(config=config.to_dict(), configs=told, values=values)
+  read = {**own_code, **experiment.own_files}
+  return experiment._replace(config=config.to_dict(), configs=told, values=values, own_files=read)

@@ -17,6 +17,8 @@ from etils import epath
 from cljax.disk import remedy
 from cljax.errors import ConfigError, in_short
 
+PROBED = 4096  # bytes that a disk must take before anything is computed for it
+
 
 def plain(value: Any) -> Any:
   """Numpy, tuples and NaN as JSON has them."""
@@ -56,12 +58,36 @@ def write_atomically(path: epath.Path, content: bytes) -> None:
     path.write_bytes(content)
     return
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  try:
+  with saying(path, temporary):
     with open(temporary, "wb") as file:
       file.write(content)
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def check_writable(path: epath.Path) -> None:
+  """Finds out whether `write_atomically` could begin; leaves nothing.
+
+  Raises:
+    OSError: it could not, as that would say it.
+  """
+  if "://" not in os.fspath(path):
+    probe = path.with_name(f".{path.name}.{os.getpid()}")
+    with saying(path, probe):
+      probe.write_bytes(bytes(PROBED))
+      probe.unlink()
+
+
+@contextlib.contextmanager
+def saying(path: epath.Path, temporary: epath.Path) -> Iterator[None]:
+  """Around the writing of a file under another name, which goes where that fails.
+
+  Raises:
+    OSError: it names the file.
+  """
+  try:
+    yield
   except OSError as error:
     with contextlib.suppress(OSError):  # a folder that is gone holds no file to take away
       temporary.unlink(missing_ok=True)

@@ -13,8 +13,11 @@ from etils import epath
 from cljax import artifacts, divergence, files
 from cljax.checkpoint import Checkpoints, by_path
 from cljax.cursor import Carry
+from cljax.data.pictures import type_shown
 from cljax.errors import ConfigError
 from cljax.experiment import Experiment
+from cljax.files import digest, plain
+from cljax.journal import divide
 from cljax.looks import counts_of
 from cljax.mesh import agree, gather
 from cljax.methods.exhibits import EXHIBITS
@@ -23,6 +26,8 @@ from cljax.report import gallery, plots, store
 from cljax.settings import Labels, Settings
 from cljax.types import Method, Spec, State, nothing
 from cljax.workdir import Older, check_claim, check_identity, environment
+
+LONGEST_NAME = 120  # characters of a folder's name
 
 
 class Outcome(NamedTuple):
@@ -122,7 +127,7 @@ def result_of(experiment: Experiment, carry: Carry, v: int = 0) -> dict[str, Any
       "steps": steps,
       "steps_per_second": per_second,
     },
-    environment=environment(experiment.config),
+    environment=environment(experiment.own_files),
     data_hash=experiment.data_hash,
     experiment={
       "precision": experiment.settings.matmul_precision,
@@ -183,10 +188,14 @@ def shortly(value: Any) -> str:
 
 
 def names_of(values: Sequence[Mapping[str, Any]]) -> list[str]:
-  """The folder of each value of a sweep, below that of the run: of six digits, or of all where these are not enough."""
+  """The folder of each value of a sweep, below that of the run: of six digits, or of all where these are not enough;
+  with a checksum where words are still alike, or too many for a folder."""
   short = [",".join(f"{key}={shortly(one)}" for key, one in value.items()) for value in values]
   exact = [",".join(f"{key}={as_folder(repr(one))}" for key, one in value.items()) for value in values]
-  return [name if short.count(name) == 1 else all_digits for name, all_digits in zip(short, exact, strict=True)]
+  found = [name if short.count(name) == 1 else all_digits for name, all_digits in zip(short, exact, strict=True)]
+  alone = [found.count(name) == 1 and len(name) <= LONGEST_NAME for name in found]
+  marked = [f"{name[:LONGEST_NAME]}_{digest(plain(value))[:8]}" for name, value in zip(found, values, strict=True)]
+  return [name if fine else other for name, fine, other in zip(found, alone, marked, strict=True)]
 
 
 def folders_of(folder: epath.Path, values: Sequence[Mapping[str, float]]) -> list[epath.Path]:
@@ -240,6 +249,15 @@ def left(
   return found[0]._replace(sweep=tuple(found) if len(found) > 1 else ())
 
 
+def write_outcomes(folder: epath.Path, experiment: Experiment, outcomes: Sequence[Outcome]) -> None:
+  """What a run leaves in its folder, or what each value of its sweep does in its own below that."""
+  folders = [folder / name for name in names_of(experiment.values)]
+  if len(folders) > 1:
+    divide(folder, folders)
+  for v, outcome in enumerate(outcomes):
+    write_outcome(folders[v], outcome, experiment.method_of(v))
+
+
 def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
   """Parts, report arrays and figures, and last the result file, which marks the run as finished."""
   folder.mkdir(parents=True, exist_ok=True)
@@ -249,9 +267,9 @@ def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
       artifacts.write(artifacts.folder_of(folder, seed), jax.tree.map(lambda leaf, s=s: leaf[s], found))
     if outcome.experiment is not None:
       it = outcome.experiment
-      files.write_sealed(
-        folder / "parts" / "spec.json", told_of(it.config, it.spec, it.stream.bank.x.dtype, it.normalised)
-      )
+      shown = type_shown(it.stream.test.warp, it.stream.bank.x.dtype, it.normalised)
+      told = told_of(outcome.result["config"], it.spec, shown, it.normalised)  # with the numbers of its own value
+      files.write_sealed(folder / "parts" / "spec.json", told)
   store.write_report_arrays(folder / "report.npz", outcome.arrays)
   plots.save(folder / "figures", gallery.run_figures(outcome.result, outcome.arrays, EXHIBITS))
   files.write_sealed(folder / "result.json", outcome.result)

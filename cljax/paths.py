@@ -29,13 +29,21 @@ def glob_below(folder: Any, pattern: str) -> Iterator[Any]:
 ON_DISK.glob = glob_below
 
 
-def located(workdir: str | epath.Path) -> epath.Path:
+def as_text(name: str, path: Any) -> str:
+  """A path as a word; ConfigError: it is none."""
+  text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+  if not isinstance(text, str) or not text or "\0" in text:
+    raise ConfigError(f"{name}={path!r:.60} must be a path, as a word")
+  return text
+
+
+def located(workdir: str | epath.Path, name: str = "workdir") -> epath.Path:
   """A folder by its whole path: orbax takes no other, and finds out late.
 
   Raises:
-    ConfigError: an address of a store that is not known, or whose package is not installed.
+    ConfigError: no path, or an address of a store that is not known, or whose package is not installed.
   """
-  scheme, is_address, _ = os.fspath(workdir).partition("://")
+  scheme, is_address, _ = as_text(name, workdir).partition("://")
   if is_address and scheme not in STORES:
     raise ConfigError(f"{workdir} is no folder, and no address of {', '.join(f'{name}://' for name in STORES)}")
   if is_address and importlib.util.find_spec("tensorflow") is None:  # which brings readers of its own

@@ -37,8 +37,8 @@ class Answers(NamedTuple):
 
 
 def told_of(config: Mapping[str, Any], spec: Spec, pictures: Any, normalised: Any) -> dict[str, Any]:
-  """What `Predictor` must know of a run, as JSON; `pictures` is the dtype of its bank, `normalised` {seed: by what all
-  tasks normalise their pictures}."""
+  """What `Predictor` must know of a run, as JSON; `pictures` is the type that they are shown in, `normalised` {seed: by
+  what all tasks normalise their pictures}."""
   told = {**spec._asdict(), "config": config, "pictures": str(np.dtype(pictures))}
   return {**told, "normalised": normalised} if normalised else told
 
@@ -60,13 +60,14 @@ def checked_pictures(x: Any, shape: tuple[int, ...], trained: str) -> np.ndarray
     raise ConfigError(f"pictures of the shape {x.shape} are none at all: give at least one")
   real, whole = np.issubdtype(x.dtype, np.floating), trained == "uint8"
   if not real and not (whole and x.dtype == np.uint8):
-    kind = "uint8 of 0 to 255, or floats of 0 to 1" if whole else "floats of the scale that it was trained on"
+    kind = "uint8 of 0 to 255, or floats of 0 to 1" if whole else "floats of the scale that its tasks show them on"
     raise ConfigError(f"pictures are {x.dtype}, but the run was trained on {trained}: give {kind}")
   finite = x[np.isfinite(x)] if real else x
   low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
   if whole and (low < 0 or high > (1 if real else 255)):
-    raise ConfigError(f"pictures hold {low:g} to {high:g}, but floats of uint8 pictures are 0 to 1: divide them by 255")
-  if whole and 0 < high <= (1 / 255 if real else 1):
+    way = "give them before they are normalised, which the run does" if low < 0 else "divide them by 255"
+    raise ConfigError(f"pictures hold {low:g} to {high:g}, but floats of uint8 pictures are 0 to 1: {way}")
+  if whole and 0 < high <= (1.001 / 255 if real else 1):  # rounded, in whatever type they were divided
     kind = "floats of 0 to 1" if real else "uint8 of 0 to 255"
     raise ConfigError(f"pictures hold {low:g} to {high:g}, which is black for {kind}: they were divided by 255 before")
   return x.astype(np.float32) if real else x
@@ -96,7 +97,10 @@ class Predictor:
     self.folder = artifacts.folder_of(located(workdir), seed)
     path = self.folder.parent / "spec.json"
     if not path.exists():
-      raise ConfigError(f"{workdir} holds no parts to load: it is no finished run, or its method leaves none")
+      raise ConfigError(
+        f"{workdir} holds no parts to load: it is no finished run, or its method leaves none, as all do but those that "
+        "find their expert by a gate; launch.evaluate asks any run, launch.export writes the weights of a network"
+      )
     way = "the run's command writes it again once its result.json is deleted"
     told = read_sealed(path, way)
     if not self.folder.is_dir():

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from cljax.checkpoint import by_path, checksum
 from cljax.data import bank, join, local
-from cljax.data.arrays import laid_out
+from cljax.data.arrays import check_pair, laid_out
 from cljax.data.bank import Source
 from cljax.data.folder import Shape
 from cljax.data.streams import stack
@@ -77,11 +77,16 @@ def build_stream(
   return spec._replace(rows=tuple(rows.tolist())), *stack([built[seed][1] for seed in seeds]), source.hash
 
 
-def given_stream(config: ConfigDict, spec: Spec, stream: Stream) -> Laid:
+def given_stream(config: ConfigDict, given: tuple[Spec, Stream]) -> Laid:
   """What `build_stream` gives, of one's own arrays; the config's `stream` then says their hash and scenario.
 
   Without heads of their own, tasks that ask about the same classes are of the `domain` scenario, else of `class`.
+
+  Raises:
+    ConfigError: no spec and stream, or arrays that do not fit.
   """
+  spec, stream = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
+  check_pair(spec, stream)
   digest = checksum(by_path(stream))
   live = np.asarray(stream.tasks.classes)
   alike = bool((live == live[..., :1, :]).all())

@@ -18,20 +18,21 @@ from ml_collections import ConfigDict
 
 from cljax import loops
 from cljax.advice import advice
-from cljax.callbacks import OnRow, units_of
+from cljax.callbacks import OnRow, check_given, units_of
 from cljax.checkpoint import Checkpoints
 from cljax.config import complete, completed
 from cljax.cursor import resume, steps_done
 from cljax.data.sample import pool_of, view_at, warped_rows
 from cljax.data.warp import is_costly, is_drawn
 from cljax.drive import Driver, drive, event_of, start
-from cljax.experiment import Experiment, MakeFn, assemble, build
+from cljax.experiment import Experiment, assemble, build
 from cljax.files import tidy
+from cljax.given import MakeFn
 from cljax.keys import keys_of
 from cljax.lock import locked
 from cljax.mesh import over_seeds, places, spread_rows
 from cljax.monitor import Monitor
-from cljax.outcome import Outcome, described, described_now, folders_of, left, names_of, outcome_of, write_outcome
+from cljax.outcome import Outcome, described, described_now, folders_of, left, outcome_of, write_outcomes
 from cljax.paths import located
 from cljax.readout import answers_of
 from cljax.recipe import given_stream
@@ -40,7 +41,7 @@ from cljax.sweep import sweep_values
 from cljax.timeline import edges_of
 from cljax.traced import begin_of, chunk_of, edge_of, part_of
 from cljax.types import Method, Spec, Stream, View, nothing
-from cljax.workdir import claim, environment, note_environment
+from cljax.workdir import SHOWN, claim, environment, note_environment
 
 POOL_BYTES = 2**30  # of the pictures of one task, of all seeds together
 
@@ -207,7 +208,7 @@ def train(
     Stopped: a stop was asked for, and everything up to here is saved.
   """
   config = complete(config)
-  data = given_stream(config, *stream) if stream is not None else None
+  data = given_stream(config, stream) if stream is not None else None
   return carry_out(
     partial(build, config, data_dir, data),
     settings_of({name: config[name] for name in Settings._fields}),
@@ -243,6 +244,7 @@ def carry_out(
     values: of the sweep.
     older: the config of a work dir with what it said before a key existed, completed.
   """
+  check_given(stop_asked, on_row, overrides or {})
   folder = located(workdir) if workdir is not None else None
   writes = jax.process_index() == 0
   if folder is not None and (done := left(folder, writes, config, values, older, begin)):
@@ -261,8 +263,7 @@ def carry_out(
         logging.warning(line)
       outcomes = perform(experiment, folder, writes, stop_asked, on_row, quiet)
     if folder is not None and writes:
-      for v, outcome in enumerate(outcomes):
-        write_outcome(folder / names_of(values)[v], outcome, experiment.method_of(v))
+      write_outcomes(folder, experiment, outcomes)
   return outcomes[0]._replace(sweep=tuple(outcomes) if len(outcomes) > 1 else ())
 
 
@@ -276,7 +277,7 @@ def perform(
 ) -> list[Outcome]:
   """The outcome of each value of the sweep, after all units that the newest checkpoint of the folder leaves to do."""
   if folder is not None and writes:
-    note_environment(folder, environment(experiment.config))
+    note_environment(folder, {**environment(experiment.own_files), SHOWN: experiment.shown})
   checkpoints = Checkpoints(folder / "checkpoints") if folder is not None else None
   compiled = compile_events(experiment)
   carry, cursor, noted = resume(start(experiment, compiled), checkpoints, experiment)

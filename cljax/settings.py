@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
-from cljax.declared import at_least, check, fields, free, one_of
-from cljax.errors import choose
+from cljax.declared import at_least, check, fields, free, one_of, shown
+from cljax.errors import ConfigError, choose
 from cljax.looks import LOOKS
 from cljax.mesh import EXECUTORS
 
 EVALUATE = ("all", "seen", "ends")
 ASKED = "pairs of tasks asked: all, those that any metric needs (seen), or the diagonal and the last row (ends)"
+LONGEST_LABEL = 200  # characters, of which the names of folders and files are made
 PRECISIONS = ("highest", "high", "default")
 
 
@@ -46,6 +47,33 @@ class Labels(NamedTuple):
 
 
 UNNAMED = Labels()
+PLACES = ("paper", "cell")  # of these, which are folders
+
+
+def check_label(name: str, text: Any) -> str:
+  """A word that a table prints in one line and that, as a folder, stays below its own.
+
+  Raises:
+    ConfigError: it is none.
+  """
+  elsewhere = name in PLACES and text != "" and any(part in ("", ".", "..") for part in str(text).split("/"))
+  if not isinstance(text, str) or not text.isprintable() or elsewhere or len(text) > LONGEST_LABEL:
+    raise ConfigError(f"config.{name}={shown(text)} must be a short word such as 'stream/method', without line breaks")
+  return text
+
+
+def check_labels(labels: Any) -> Labels:
+  """
+  Raises:
+    ConfigError: no labels, or a wrong one.
+  """
+  if not isinstance(labels, Labels):
+    raise ConfigError(f"labels={shown(labels)} must be cljax.settings.Labels(cell='stream/method')")
+  for name, text in labels._asdict().items():
+    check_label(name, text)
+  return labels
+
+
 KNOWN = fields(Settings)
 
 

@@ -20,7 +20,7 @@ SEED = re.compile(r"\{seed(?:%([1-9]\d*))?\}")
 
 FIT = "fit"  # the phase that `steps_per_task` counts
 
-MakeFn = Callable[[Mapping[str, Any]], Method]
+MakeFn = Callable[[Mapping[str, Any]], Method]  # numbers of one row of the seed axis, traced or not -> the method
 Parts = dict[str, dict[str, np.ndarray]]  # part -> its leaves by their paths; with a leading [S] where seeds differ
 
 
@@ -122,6 +122,8 @@ def adapted(method: Method | MakeFn, path: str, steps: int) -> Method | MakeFn:
   """The method, or what makes it, with `begun_from` and `counted`."""
   if isinstance(method, Method):
     return counted(begun_from(method, path), steps)
+  if not (path or steps):
+    return method
   return lambda hyper: counted(begun_from(method(hyper), path), steps)
 
 

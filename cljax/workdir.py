@@ -16,9 +16,10 @@ from etils import epath
 
 from cljax.errors import ConfigError
 from cljax.files import as_json, flatten, read_json, write_json
-from cljax.named import OWN_FILES, check_own_files, own_files
+from cljax.named import OWN_FILES, check_own_files
 from cljax.seals import told
 
+SHOWN = "pictures"  # the key of environment.json that tells what the net is given of one
 Keys = tuple[str, ...]  # from the outside in
 Older = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -35,9 +36,9 @@ SWITCHES = (
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "cljax")
 
 
-def environment(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-  """Versions, devices, commit and command of this process, and the files of one's own that a config names."""
-  devices, own = jax.devices(), own_files(config or {})
+def environment(own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+  """Versions, devices, commit and command of this process, and the files of one's own that a run has read."""
+  devices = jax.devices()
   return {
     "python": platform.python_version(),
     "platform": platform.platform(),
@@ -48,7 +49,7 @@ def environment(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     "switches": switches(),
     "git_commit": git_commit(),
     "command": command(),
-    **({OWN_FILES: own} if own else {}),
+    **({OWN_FILES: dict(own)} if own else {}),
   }
 
 

@@ -17,14 +17,16 @@ from cljax.outcome import names_of
 from cljax.overrides import changed, relabel
 from cljax.report.apart import names
 from cljax.report.overview import Panels, points, side_by_side
-from cljax.report.pages import read_published, write_report
+from cljax.report.pages import write_report
 from cljax.report.plots import png
 from cljax.report.store import find_results
 from cljax.report.tables import order, readme_table, splice, text_table
 from cljax.run import train
+from cljax.settings import Labels
 from cljax.sweep import cells
 from launch.app import begins, stop_asked
-from launch.config_files import ROOT, installed, written_in
+from launch.config_files import ROOT, installed
+from launch.presets import of_cell, published_of
 from launch.shards import Shard, alone, reported, share
 
 
@@ -34,8 +36,7 @@ def cell_config(module: ModuleType, cell: Mapping[str, str], overrides: Mapping[
   Raises:
     ConfigError: the cell has no such key.
   """
-  with written_in(str(module.__file__)):
-    config = module.get_config(",".join(f"{key}={value}" for key, value in cell.items()))
+  config = of_cell(module, cell)
   try:
     return changed(config, overrides)
   except ConfigError as error:
@@ -52,6 +53,24 @@ def spread(config: ConfigDict, overrides: Mapping[str, Any]) -> dict[str, Config
   return {"/".join(filter(None, (config.cell, name))): own for name, (_, own) in zip(names, found, strict=True)}
 
 
+def check_apart(cells: Mapping[str, ConfigDict], more: Mapping[str, ConfigDict]) -> None:
+  """
+  Raises:
+    ConfigError: a cell whose folder or whose config is that of another one.
+  """
+
+  def told(config: ConfigDict) -> dict[str, Any]:
+    return {key: value for key, value in config.to_dict().items() if key not in Labels._fields}
+
+  for folder, config in more.items():
+    same = [other for other in cells if other == folder or told(cells[other]) == told(config)]
+    if same:
+      raise ConfigError(
+        f"the cells {same[0]!r} and {folder!r} are one and the same with these flags: narrow the config to one of them "
+        "(`:method=...`), or leave out the flag that makes them alike"
+      )
+
+
 def run_cells(
   module: ModuleType,
   cells: list[dict[str, str]],
@@ -66,8 +85,11 @@ def run_cells(
     shard: the share of this process, where several work at the table.
   """
   # All of them first: a mistake costs no run.
-  configs = [spread(cell_config(module, cell, overrides), overrides) for cell in cells]
-  found = {folder: config for each in configs for folder, config in each.items()}
+  found: dict[str, ConfigDict] = {}
+  for cell in cells:
+    own = spread(cell_config(module, cell, overrides), overrides)
+    check_apart(found, own)
+    found |= own
   run_configs(found, workdir, overrides, data_dir, shard)
 
 
@@ -112,7 +134,7 @@ def write_readme(workdir: str, name: str, search: str | None) -> None:
   results = [result for _, result, _ in find_results(workdir)]
   paper = results[0]["paper"]
   searched = [result for _, result, _ in find_results(search)] if search else []
-  table = readme_table(results, read_published(paper, ROOT / "configs"), EXHIBITS, searched)
+  table = readme_table(results, published_of(paper), EXHIBITS, searched)
   written = 0
   for path in (ROOT / "docs" / "results.md", ROOT / "configs" / "papers" / paper / "README.md"):
     if path.exists() and f"<!-- results:{name} -->" in path.read_text():
@@ -131,7 +153,7 @@ def panels_of(workdir: str, folders: Sequence[str]) -> Panels:
   panels: dict[str, tuple[list[Any], list[str]]] = {}
   for folder in folders:
     paths, results, _ = zip(*find_results(epath.Path(workdir) / folder), strict=True)
-    published = read_published(results[0]["paper"], ROOT / "configs")
+    published = published_of(results[0]["paper"])
     methods, streams = published.get("methods", {}), published.get("streams", {})
     called = names(results, paths)
     for i in order(results, published):
@@ -155,10 +177,9 @@ def draw(workdir: str, folders: Sequence[str], path: epath.Path | str) -> None:
 
 def finish(workdir: str, write: bool = True) -> None:
   """Prints the table of the results under a work dir and, unless that stands there, writes its report."""
-  configs = ROOT / "configs"
   paths, results, _ = zip(*find_results(workdir), strict=True)
   papers = {result["paper"] for result in results}
-  published = read_published(papers.pop(), configs) if len(papers) == 1 else {}
+  published = published_of(papers.pop()) if len(papers) == 1 else {}
   print(text_table(results, published, names(results, paths), EXHIBITS))
   if write:
-    print("written: " + ", ".join(str(path) for path in write_report(workdir, configs, EXHIBITS)))
+    print("written: " + ", ".join(str(path) for path in write_report(workdir, published_of, EXHIBITS)))

@@ -15,7 +15,7 @@ import jax
 from absl import flags
 
 from cljax.errors import ConfigError
-from cljax.evaluation import evaluations, name_of, note
+from cljax.evaluation import check_note, evaluations, name_of, note
 from cljax.report.tables import evaluation_table
 from launch import app, hosts
 
@@ -52,6 +52,8 @@ def over() -> dict[str, list[str]]:
 def main() -> int | None:
   hosts.use_platform()
   hosts.use_compilation_cache()
+  if jax.process_index() == 0:
+    check_note(app.workdir())
   entries = []
   for entry in evaluations(app.workdir(), over(), ROWS.value, app.DATA_DIR.value, SPLIT.value):
     entries.append(entry)

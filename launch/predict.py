@@ -20,6 +20,7 @@ from cljax.paths import located
 from cljax.predict import Predictor
 from cljax.recipe import build_stream
 from cljax.recorded import found_again
+from cljax.report.store import check_data
 from launch import app, hosts
 
 flags.adopt_module_key_flags(hosts)
@@ -41,7 +42,8 @@ def pictures(config: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None, 
       raise ConfigError(f"--pictures={path} cannot be read as .npy: {error}") from error
     return found, None, None
   own = completed(found_again(located(app.workdir()), config))
-  _, stream, _, _ = build_stream(own, (SEED.value,), app.DATA_DIR.value)
+  _, stream, _, data_hash = build_stream(own, (SEED.value,), app.DATA_DIR.value)
+  check_data(located(app.workdir()), data_hash)
   warp, tables = stream.test.warp, stream.test
   if warp is not None and not (one_for_all(warp, (SEED.value,)) and warp.warp is None):  # the predictor normalises
     raise ConfigError("the run's tasks change their pictures; give --pictures as the tasks show them")

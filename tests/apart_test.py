@@ -81,6 +81,27 @@ def test_rows_that_are_called_alike_but_are_of_another_kind_are_told(key):
   assert "other" not in tables.text_table([run("er", **{key: "other"}), run("er", **{key: "other"})])
 
 
+def test_data_and_files_of_one_name_and_another_content_are_told():
+  """A file that was written anew between two runs, a network of one's own that was changed, another JAX switch."""
+  made = fake()["environment"]
+
+  def made_by(**changes):
+    return run("routing", fields={"environment": {**made, **changes}})
+
+  for other, mark in (
+    (run("routing", fields={"data_hash": "abcdef0123"}), "data=abcdef01"),
+    (made_by(own_files={"me/nets.py:Wide": {"sha256": "0123456789"}}), "Wide=version 01234567"),
+    (made_by(switches={"jax_enable_x64": True}), "jax_enable_x64=true"),
+  ):
+    same = {"own_files": {"you/nets.py:Wide": {"sha256": "9" * 9}}, "switches": {"jax_enable_x64": False}}
+    rest = [run(name, fields={"environment": {**made, **same}}) for name in ("er", "finetune")]
+    headings, table = tables.rows([*rest, other], {})
+    assert headings[-1] == apart.MARK and mark in table[2][-1], table[2]
+    assert [line[-1] for line in table[:2]] == ["-", "-"]
+  fashion = run("er", "fashion", stream__source="fashion_mnist", fields={"data_hash": "abcdef0123"})
+  assert "data" not in apart.differing([run(), fashion])  # another data set, as its source tells
+
+
 def test_columns_are_few_and_the_rest_are_marks():
   changes = {"stream__scenario": "class", "stream__tasks": 5, "stream__examples_per_task": 9, "debug": True, "seed": 4}
   headings, table = tables.rows([run("er"), run("finetune"), run("routing", optimizer__lr=0.5, **changes)], {})

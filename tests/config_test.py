@@ -99,6 +99,18 @@ def test_values_that_agree_in_six_digits_have_names_of_their_own():
   assert names_of(near) == ["lr=0.1234561,noise=1.0", "lr=0.1234562,noise=1.0", "lr=0.5,noise=1"]
 
 
+def test_words_and_tuples_that_are_written_alike_have_names_of_their_own():
+  """So that no run of a sweep takes another's folder, and is lost without a word."""
+  for values in (
+    [{"net": "my/nets.py:Wide"}, {"net": "my_nets.py:Wide"}],
+    [{"classes": ((0, 1), (2,))}, {"classes": ((0,), (1, 2))}],
+    [{"classes": tuple(range(n))} for n in (90, 91)],  # too long for a folder
+  ):
+    names = names_of(values)
+    assert len(set(names)) == 2 and all(len(name) < 140 for name in names) and names == names_of(values)
+    assert names_of(values[::-1]) == names[::-1]
+
+
 @pytest.mark.parametrize("devices", [3, 0])
 def test_data_devices_must_divide_the_devices(devices):
   with pytest.raises(ConfigError, match="data_devices"):

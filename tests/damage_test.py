@@ -1,5 +1,7 @@
 """Damage is noticed wherever it is, and what is whole is never taken for damaged: checkpoints, results, arrays."""
 
+import contextlib
+import errno
 import gc
 import json
 import logging
@@ -8,6 +10,7 @@ import random
 import resource
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -18,15 +21,17 @@ from etils import epath
 
 from cljax import files
 from cljax.checkpoint import Checkpoints
+from cljax.config import default
 from cljax.cursor import check, resume, to_cursor
 from cljax.errors import ConfigError
-from cljax.evaluation import evaluate_again, note
+from cljax.evaluation import check_note, evaluate_again, note, noted
 from cljax.journal import Noted
 from cljax.predict import Predictor
 from cljax.report import store
 from cljax.seals import told
 from cljax.timeline import Position
 from cljax.workdir import identity
+from launch import evaluate
 from tests import subjects
 from tests.results import fake, report_arrays
 
@@ -309,6 +314,36 @@ def test_evaluations_of_another_kind_are_one_error(tmp_path):
     (tmp_path / "evaluations.json").write_text(text)
     with pytest.raises(ConfigError, match=r"evaluations\.json is (damaged|no list)"):
       note(tmp_path, [])
+
+
+def test_no_flipped_bit_of_evaluations_is_read(tmp_path):
+  (tmp_path / "evaluations.json").write_text('{"schema": 1, "evaluations": {"rows=all": {"rows": 3}}}')
+  path = note(tmp_path, [])  # of a version that wrote no checksum
+  content, found = path.read_bytes(), json.loads(path.read_bytes())["evaluations"]
+  for bit in range(0, 8 * len(content), 7):
+    path.write_bytes(flipped(content, bit))
+    with contextlib.suppress(ConfigError):
+      assert noted(path) == found, bit
+
+
+def test_evaluations_that_cannot_be_written_are_found_out_first(tmp_path, monkeypatch):
+  (tmp_path / "config.json").write_text(json.dumps(default().to_dict()))
+  check_note(tmp_path)
+  assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+  with pytest.raises(ConfigError, match="holds no config.json"):
+    check_note(tmp_path / "nowhere")
+
+  def refuse(self, content):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+  monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", refuse)
+  with pytest.raises(OSError, match=r"evaluations\.json could not be written: see that you may read and write there"):
+    check_note(tmp_path)
+  monkeypatch.setattr(evaluate, "evaluations", lambda *words: pytest.fail("asked before"))
+  monkeypatch.setattr(evaluate, "app", SimpleNamespace(workdir=lambda: str(tmp_path)))
+  monkeypatch.setattr(evaluate, "hosts", SimpleNamespace(use_platform=int, use_compilation_cache=int))
+  with pytest.raises(OSError, match="could not be written"):
+    evaluate.main()
 
 
 # Results and arrays.

@@ -36,7 +36,7 @@ ROOMS = (
   ("sections", "settings"),
   ("config",),
   ("overrides", "recorded"),
-  ("sweep",),
+  ("given", "sweep"),
   ("recipe",),
   ("experiment",),
   ("advice", "callbacks", "cursor", "drive", "predict"),

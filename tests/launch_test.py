@@ -7,6 +7,8 @@ import pytest
 from absl import flags
 
 from cljax.errors import ConfigError
+from cljax.files import write_sealed
+from cljax.report.store import read_result
 from launch.app import in_words
 from launch.config_files import check_overrides, meant
 from tests.shell import alone, shell
@@ -124,6 +126,10 @@ def test_predict_answers_with_a_finished_run(tmp_path):
   for words in (["--pictures=/nowhere.npy"], ["--seed=5"]):
     done = shell("launch.predict", f"--workdir={tmp_path}/run", *words)
     assert done.returncode == 2 and "error:" in done.stderr and "Traceback" not in done.stderr
+  result = read_result(tmp_path / "run" / "result.json")
+  write_sealed(tmp_path / "run" / "result.json", {**result, "data_hash": "other"})
+  done = shell("launch.predict", f"--workdir={tmp_path}/run")  # its test rows would be others
+  assert done.returncode == 2 and "the data is not what the run was trained on" in done.stderr
 
 
 @pytest.mark.slow

@@ -166,7 +166,13 @@ def test_mistakes_are_one_line(own, section, name, message):
 def test_a_run_knows_its_files(own, monkeypatch):
   """They are hashed, found from elsewhere, and another version of them is refused where a run would go on with it."""
   it = prepared(config(net__name="own.py:Wide"), ["--config.net.width=3"])
-  train(it, "run", quiet=True)
+  code = (own / "own.py").read_text()
+
+  def edit(carry, row):
+    (own / "own.py").write_text("x = (")  # while it trains: what was read at the start counts
+
+  train(it, "run", quiet=True, on_row=edit)
+  (own / "own.py").write_text(code)
   told = read_json(own / "run" / "environment.json")[OWN_FILES]
   assert told == own_files(complete(it).to_dict()) and told["own.py:Wide"]["path"] == str(own / "own.py")
   result = read_json(own / "run" / "result.json")

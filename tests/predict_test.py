@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from matplotlib.figure import Figure
 
 from cljax import artifacts
@@ -11,6 +12,7 @@ from cljax.data.sample import decode
 from cljax.errors import ConfigError
 from cljax.methods.exhibits import EXHIBITS
 from cljax.methods.expert_gate.exhibits import parent_relatedness, transfer_figures
+from cljax.outcome import write_outcome
 from cljax.pieces.experts import FINETUNE, LWF
 from cljax.predict import Predictor, checked_pictures
 from cljax.report import gallery
@@ -94,9 +96,14 @@ ODD = {  # of pictures [4, 8, 8, 1] uint8: what a person may have made of them
   "words": (lambda x: x.astype(str), "pictures are <U"),
   "objects": (lambda x: x.astype(object), "pictures are object"),
   "not divided": (lambda x: x.astype(np.float32), "pictures hold 0 to 255, but floats of uint8 .* divide them by 255"),
-  "centred": (lambda x: x / 127.5 - 1, "pictures hold -1 to 1, but floats"),
+  "centred": (lambda x: x / 127.5 - 1, "pictures hold -1 to 1, but floats .* before they are normalised"),
   "a little over": (lambda x: x / 254, "pictures hold 0 to 1.00394, but floats"),
   "divided twice": (lambda x: x / 255 / 255, "pictures hold 0 to 0.00392157, which is black"),
+  "in a shorter type": (lambda x: (x / 255 / 255).astype(np.float32), "which is black for floats of 0 to 1"),
+  "normalised": (
+    lambda x: (x / 255 - 0.4) / 0.2,
+    "-2 to 3, but floats .* before they are normalised, which the run does",
+  ),
   "zeros and ones": (lambda x: (x > 100).astype(np.uint8), "pictures hold 0 to 1, which is black for uint8"),
   "none": (lambda x: x[:0], "none at all: give at least one"),
   "one alone": (lambda x: x[0], "pictures have the shape"),
@@ -117,6 +124,15 @@ def test_pictures_of_another_kind_are_refused_in_words(run, predictor, what):
   assert x.min() == 0 and x.max() == 255
   with pytest.raises(ConfigError, match=words):
     predictor(make(x))
+
+
+def test_each_value_of_a_sweep_answers_with_its_own_numbers(run, tmp_path, monkeypatch):
+  """The parts' description tells the config of the value, not that of the command."""
+  method, outcome = run[1].experiment.method, run[1]
+  own = {**outcome.result["config"], "method": {**outcome.result["config"]["method"], "gate_temperature": 9.0}}
+  monkeypatch.setattr("cljax.outcome.plots.save", lambda *words: None)
+  write_outcome(epath.Path(tmp_path), outcome._replace(result={**outcome.result, "config": own}), method)
+  assert Predictor(tmp_path).config["method"]["gate_temperature"] == 9.0
 
 
 def test_floats_of_0_to_1_are_the_same_pictures(run, predictor):

@@ -8,6 +8,7 @@ from tests.results import PUBLISHED, looked, with_metric
 
 PAPER = {
   "preset": "paper",
+  "changed": lambda result: ["lr=0.25"] if result["config"]["optimizer"]["lr"] == 0.25 else [],
   "values": {"mnist_perm": {"er": {"ACC": 0.9, "BWT": -0.1}, "routing": {"ACC": 0.8, "BWT": -0.1}}},
 }
 
@@ -70,6 +71,16 @@ def test_searched_methods_are_compared_at_the_best_of_each_too():
   assert tuned.endswith("1 of 1 pairs hold.")
 
 
+def test_as_configured_is_the_preset_s_own_however_many_seeds_another_has():
+  more = scored(run("er", optimizer__lr=0.25), (0.7, 0.71, 0.7, 0.71))
+  configured, _ = lines_of(more, scored(run("er"), (0.9, 0.91)), scored(run("routing"), (0.8, 0.81)))
+  assert "as configured: 1 of 1" in configured
+  assert lines_of(more, scored(run("routing"), (0.8, 0.81))) == []  # nothing of its own
+  assert published.published_value(run(), "ACC", {**PAPER, "changed": lambda result: ["lr=0.3"]}) is None
+  without = {key: value for key, value in PAPER.items() if key != "changed"}
+  assert published.published_value(run(), "ACC", without) is None  # nobody could tell
+
+
 def test_the_winner_of_a_search_is_chosen_by_validation_rows():
   """The best on validation rows is not the best on test rows: its test number is the lower one."""
   right = {"valid": looked()["valid"]}
@@ -84,6 +95,14 @@ def test_the_winner_of_a_search_is_chosen_by_validation_rows():
   assert published.winners([chosen, blind], names) == [
     "Best of 2 of er on mnist_perm, judged by test rows: er, lr=0.5; test ACC 0.7100 ± 0.0141."
   ]
+
+
+def test_runs_that_differ_in_their_seeds_alone_are_no_search():
+  """The best of a few draws is no setting."""
+  low, high, other = scored(run(), (0.6,)), scored(run(seed=9, log_every_steps=5), (0.9,)), run(method__epochs=9)
+  assert published.winners([low, high], ["a", "b"]) == []
+  (line,) = published.winners([low, high, scored(other, (0.5,))], ["a", "b", "c"])
+  assert line.startswith("Best of 2 settings, 3 results, of er on mnist_perm, judged by test rows: b;")
 
 
 def test_runs_of_different_problems_are_no_search():

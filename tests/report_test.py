@@ -15,10 +15,10 @@ from PIL import Image
 from cljax.errors import ConfigError
 from cljax.methods.exhibits import EXHIBITS
 from cljax.outcome import finished
-from cljax.report import formats, gallery, overview, pages, plots, published
+from cljax.report import formats, gallery, overview, pages, plots, published, web
 from cljax.report.losses import curves_of
 from launch import cells, report
-from tests.results import CONFIGS, PUBLISHED, RIGHT, ROOT, L, S, T, fake, leave, report_arrays, two_streams
+from tests.results import CONFIGS, READ, RIGHT, ROOT, L, S, T, fake, leave, published_of, report_arrays, two_streams
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def workdir(tmp_path):
 def reported(tmp_path_factory):
   """A work dir with its report, and what was written."""
   folder = two_streams(tmp_path_factory.mktemp("reported"))
-  return folder, pages.write_report(folder, CONFIGS, EXHIBITS)
+  return folder, pages.write_report(folder, published_of, EXHIBITS)
 
 
 def lines_of(figure, axis=0):
@@ -198,13 +198,19 @@ def test_a_report_is_made_from_files_alone(reported):
   for expected in ("MoE + replay (routing)", published.RULE, "secondary source", "train --config=<a>&b", "0123456789"):
     assert expected in text
   page = (workdir / "report.html").read_text()
-  sources = re.findall(r"<[^>]* (?:src|href)='?\"?([^'\" >]*)", page)
+  sources = re.findall(r"<[^>]* src='?\"?([^'\" >]*)", page)
   assert len(sources) == len(pictures) and all(source.startswith("data:image/png;base64,") for source in sources)
-  assert not re.search(r"<script [^>]*src|<link|@import|url\(", page) and PUBLISHED["link"] in page  # told, not fetched
+  assert not re.search(r"<script [^>]*src|<link|@import|url\(", page)  # nothing is fetched
+  assert f"<a href='{READ['link']}'>" in page
   assert "--config=&lt;a&gt;&amp;b" in page and page.count("<tr>") == 5
   captions = re.findall("<figcaption>(.*?)</figcaption>", page)
   assert len(captions) == len(pictures) and all(len(caption.split()) > 8 for caption in captions)
   assert "viewport" in page and "overflow-x:auto" in page
+  kinds = []  # of several panels side by side, or too large for a phone
+  for picture in pictures:
+    with Image.open(workdir / picture) as image:
+      kinds.append("wide" * (image.width > web.PANELS * image.height) + " large" * (image.width > web.LARGE))
+  assert re.findall(r"<figure class='([^']*)'>", page) == [kind.strip() for kind in kinds] and any(kinds)
 
 
 def test_the_table_for_other_programs(reported):
@@ -225,7 +231,7 @@ def test_the_table_for_other_programs(reported):
 def test_presets_have_sections_and_pictures_of_their_own(tmp_path):
   leave(tmp_path / "paper" / "er", fake("er"))
   leave(tmp_path / "small" / "er", fake("er", preset="gem1000"))
-  pages.write_report(tmp_path, CONFIGS)
+  pages.write_report(tmp_path, published_of)
   text = (tmp_path / "report.md").read_text()
   assert re.findall("## (.*)", text) == ["cotraining, preset gem1000", "cotraining, preset paper"]
   first, second = text.split("## ")[1:]
@@ -238,11 +244,11 @@ def test_report_arrays_that_are_gone_are_told(tmp_path, caplog):
   for method in ("er", "routing"):
     leave(tmp_path / method, {**fake(method, paper="", preset=""), "report": {"parameters": [3]}}, report_arrays())
   path = tmp_path / "er" / "report.npz"
-  pages.write_report(tmp_path, CONFIGS)
+  pages.write_report(tmp_path, published_of)
   assert finished(epath.Path(path.parent), ({},))[0][1] and not caplog.text
   assert "report.npz" not in (tmp_path / "report.md").read_text()
   path.unlink()
-  pages.write_report(tmp_path, CONFIGS)
+  pages.write_report(tmp_path, published_of)
   assert "1 of 2 results have no report.npz" in (tmp_path / "report.md").read_text()
   assert not finished(epath.Path(path.parent), ({},))[0][1]
   assert f"{path} is gone; delete result.json beside it" in caplog.text
@@ -250,10 +256,10 @@ def test_report_arrays_that_are_gone_are_told(tmp_path, caplog):
 
 def test_results_without_a_paper_stand_alone(tmp_path):
   leave(tmp_path / "mine", fake("er", paper="", preset=""))
-  pages.write_report(tmp_path, CONFIGS)
+  pages.write_report(tmp_path, published_of)
   text = (tmp_path / "report.md").read_text()
   assert "## runs\n" in text and "published" not in text.lower() and "verdict" not in text.lower()
-  assert pages.read_published("cotraining", CONFIGS) == PUBLISHED and pages.read_published("none", CONFIGS) == {}
+  assert pages.read_published("cotraining", CONFIGS) == READ and pages.read_published("none", CONFIGS) == {}
 
 
 @pytest.mark.parametrize("text", ["{", "[1]"])
@@ -298,4 +304,4 @@ def test_the_launcher_tells_what_differs(workdir):
 def test_a_work_dir_that_cannot_be_written_is_an_os_error(workdir):
   (workdir / "figures").write_text("in the way")
   with pytest.raises(OSError, match="figures"):
-    pages.write_report(workdir, CONFIGS)
+    pages.write_report(workdir, published_of)

@@ -9,7 +9,9 @@ from cljax import artifacts, start
 from cljax.errors import ConfigError
 from cljax.experiment import assemble
 from cljax.methods import METHODS
+from cljax.named import OWN_FILES
 from cljax.pieces.optimizers import sgd
+from cljax.workdir import environment
 from tests import toys
 from tests.subjects import Subject, first
 
@@ -40,7 +42,8 @@ def test_each_seed_begins_with_its_own_file_and_a_known_task_is_not_trained(netw
       method, spec, data, seeds=(0, 1), start_from=path, given_tasks=1, steps_per_task=2, chunk=4, log_every_steps=1
     )
   )
-  carry = it.start()
+  carry, read = it.start(), it.experiment.own_files
+  assert read["start"]["path"] == path and read == environment(read)[OWN_FILES]  # by what was in it
   chex.assert_trees_all_equal(*(jax.tree.map(np.asarray, tree) for tree in (first(carry.state).params, params[0])))
   kept, steps = {}, []
 

@@ -143,6 +143,32 @@ def test_a_damaged_result_is_named(tmp_path, change, says):
   assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [
+    ("metrics", 3),
+    ("metrics", {}),
+    ("accuracy", "x"),
+    ("accuracy", [[0.5]]),
+    ("seeds", []),
+    ("seeds", 3),
+    ("config", [1]),
+    ("config", {"stream": 3}),
+    ("environment", None),
+    ("environment", {"devices": [1]}),
+    ("timing", {"train_seconds": "1"}),
+    ("paper", None),
+    ("readouts", {"class": 3}),
+  ],
+)
+def test_fields_of_another_kind_are_one_line_that_names_the_file(tmp_path, field, value):
+  """Of a file without a checksum, as older versions and other hands wrote them."""
+  files.write_json(tmp_path / "result.json", {**fake(), field: value})
+  with pytest.raises(ConfigError, match=r"result\.json is damaged \(it holds something else: ") as caught:
+    store.read_result(tmp_path / "result.json")
+  assert "\n" not in str(caught.value)
+
+
 def test_results_are_found_sorted_and_below_their_work_dir(workdir):
   found = store.find_results(workdir)
   assert [path for path, _, _ in found] == ["mnist_perm/er", "mnist_perm/routing", "mnist_rot/er", "mnist_rot/routing"]

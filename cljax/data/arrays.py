@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from cljax.data.warp import RANKS, Dressed
+from cljax.declared import shown
 from cljax.errors import ConfigError, in_short
 from cljax.types import Bank, Rows, Spec, Stream, Task
 
@@ -35,6 +36,25 @@ def warp_ranks(warp: Any) -> Any:
   return jax.tree.map(lambda leaf: ANY, warp)
 
 
+def check_pair(spec: Any, stream: Any) -> None:
+  """
+  Raises:
+    ConfigError: no spec, or no stream with banks and tables.
+  """
+  parts = {"bank": Bank, "tasks": Task, "test_bank": Bank, "test": Rows}
+  whole = isinstance(spec, Spec) and isinstance(stream, Stream)
+  if not whole or not all(isinstance(getattr(stream, name), kind) for name, kind in parts.items()):
+    raise ConfigError(
+      f"spec and stream are {type(spec).__name__} and {type(stream).__name__}, or parts of them are missing: give both "
+      "as cljax.from_arrays(train, test) does, or a builder of cljax.STREAMS"
+    )
+  shape = spec.x_shape if isinstance(spec.x_shape, tuple) else (spec.x_shape,)
+  sizes = {name: getattr(spec, name) for name in ("T", "C", "heads", "x_bytes")}
+  for name, size in (sizes | {f"x_shape[{i}]": size for i, size in enumerate(shape)}).items():
+    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+      raise ConfigError(f"spec.{name} must be a whole number of at least 1, in {spec}")
+
+
 def laid_out(spec: Spec, stream: Stream, axes: Stream | None, seeds: int) -> Stream:
   """The axes of a stream, found where they are not given, after everything about its arrays was checked.
 
@@ -45,6 +65,8 @@ def laid_out(spec: Spec, stream: Stream, axes: Stream | None, seeds: int) -> Str
   if T != (spec.T,):
     raise ConfigError(f"the stream has {T[0] if T else 0} tasks, but spec.T={spec.T} slots for them")
   axes = axes_of(spec, stream, seeds) if axes is None else axes
+  if not isinstance(axes, Stream):
+    raise ConfigError(f"axes={shown(axes)} must be a stream of 0 or None for each array, or None")
   check_shapes(spec, stream, axes)
   check_values(spec, stream)
   return axes

@@ -8,14 +8,14 @@ pictures in [0, 1], and a frame is black.
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from cljax.data.folder import Shape
 from cljax.data.sample import decode, take_task
-from cljax.data.warp import Augmentation, Dressed, Permutation, Rotation, Standardisation, through
+from cljax.data.warp import Augmentation, Dressed, NoisyChannels, Permutation, Rotation, Standardisation, through
 from cljax.declared import above, any_number, at_least, declared, free, one_of
 from cljax.errors import ConfigError
 from cljax.types import Bank, Rows, Spec, Stream
@@ -192,3 +192,31 @@ def one_for_all(warp: Any, seeds: Sequence[int]) -> dict[str, dict[str, list[flo
     return {}
   mean, scale = (np.broadcast_to(leaf, (len(seeds), *leaf.shape[-2:]))[:, 0].tolist() for leaf in leaves)
   return {str(seed): {"mean": m, "scale": s} for seed, m, s in zip(seeds, mean, scale, strict=True)}
+
+
+def shown_as(stream: Stream) -> dict[str, Any]:
+  """What a net is given of a picture that is asked about, as JSON: `type` of the bank; `warp`, what changes it by task,
+  if anything does; `mean` and `scale` [T, channels], or [S, T, channels], where it is normalised after that."""
+  warp, last = stream.test.warp, None
+  if isinstance(warp, Dressed):
+    warp, last = warp.warp, warp.normalise
+  if isinstance(warp, Standardisation) and last is None:
+    warp, last = None, warp
+  told = {"type": str(stream.test_bank.x.dtype)} | ({} if warp is None else {"warp": type(warp).__name__})
+  return (
+    told if last is None else {**told, **{name: np.asarray(leaf).tolist() for name, leaf in last._asdict().items()}}
+  )
+
+
+def type_shown(warp: Any, stored: Any, normalised: Mapping[str, Any]) -> str:
+  """The type of the pictures that a network is asked about: that which is stored, or float32 where each task shows them
+  on a scale of its own, by its own mean and deviation or by noise.
+
+  Args:
+    warp: of the test rows.
+    normalised: what `one_for_all` says of it; this a network's asker does by itself.
+  """
+  dressed = isinstance(warp, Dressed)
+  own = dressed and warp.normalise is not None and not normalised
+  scaled = isinstance(warp.warp if dressed else warp, Standardisation | NoisyChannels)
+  return "float32" if own or scaled else str(np.dtype(stored))

@@ -1,4 +1,5 @@
-"""What sets the results of one table apart: the config keys in which they differ, as names, columns and marks.
+"""What sets the results of one table apart: the config keys in which they differ, as names, columns and marks; and the
+content of their data and of one's own files, where one name stands for two.
 
 A key is compared among the results that have it; of `stream.*`, among those of one stream, and the method's name among
 those that a table calls the same. What a table tells anyway (`TOLD`) and the values beside which a sweep ran are left
@@ -17,7 +18,10 @@ MARK = "differs in"
 COLUMNS = 4  # at most so many keys are columns of their own
 AS_COLUMNS = ("stream.", "optimizer.", "seed", "debug", "steps_per_task", "given_tasks")  # beginnings of their keys
 OFF = ("false", "()", "none", "all", "0")  # as values are written
-LEARNT = ("method.", "net.", "optimizer.")  # sections that say how a stream was learnt
+NO_MATTER = (  # keys that move no number: what a run is called, its seeds, what is asked and kept, how it is computed
+  *("paper", "preset", "cell", "seed", "num_seeds", "evaluate", "looks", "look_every_steps", "log_every_steps"),
+  *("checkpoint_every_chunks", "chunk", "seed_executor", "data_devices", "on_divergence"),
+)
 
 
 def written(value: Any) -> str:
@@ -27,14 +31,19 @@ def written(value: Any) -> str:
   if isinstance(value, Sequence) and not isinstance(value, str):
     return f"({','.join(map(written, value))}{',' if len(value) == 1 else ''})"
   if isinstance(value, str) and value.startswith("/"):  # of a file on some machine its end says enough
-    return "/".join(["...", *value.split("/")[-4:]])
+    return "/".join(["...", *value.strip("/").split("/")[-4:]])
   return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def settings(result: Result) -> dict[str, Any]:
-  """The config of a result under dotted names, without what its table tells anyway."""
-  flat = flatten(result["config"])
-  return {key: value for key, value in flat.items() if key not in TOLD and not key.startswith("sweep.")}
+  """The config of a result under dotted names, without what its table tells anyway; beside it what a config cannot
+  tell: `data` and `own_files`, by the first digits of their hashes, and JAX's `switches`."""
+  flat, made = flatten(result["config"]), result["environment"]
+  flat = {key: value for key, value in flat.items() if key not in TOLD and not key.startswith("sweep.")}
+  own = {name.rpartition(":")[2]: f"version {told['sha256'][:8]}" for name, told in made.get("own_files", {}).items()}
+  own = {f"own_files.{name}": version for name, version in own.items()}
+  switches = {f"switches.{name}": value for name, value in made.get("switches", {}).items()}
+  return {**flat, "data": result["data_hash"][:8], **own, **switches}
 
 
 def group_of(key: str, result: Result) -> Any:
@@ -42,7 +51,8 @@ def group_of(key: str, result: Result) -> Any:
   table = (result["paper"], result["preset"])
   if key == "method.name":
     return (*table, result["method"])
-  return (*table, result["stream"]) if key.startswith("stream.") else table
+  source = result["config"].get("stream", {}).get("source")
+  return (*table, source) if key == "data" else (*table, result["stream"]) if key.startswith("stream.") else table
 
 
 def differing(results: Sequence[Result]) -> dict[str, list[str | None]]:
@@ -79,7 +89,7 @@ def names(results: Sequence[Result], paths: Sequence[str]) -> list[str]:
   Args:
     paths: of each result; told where results of one name differ in nothing that their configs say.
   """
-  found = [result["method"] for result in results]
+  found = [result["method"] or "fit" for result in results]
   kinds: dict[Any, list[int]] = {}
   for i, result in enumerate(results):
     kinds.setdefault((result["paper"], result["preset"], result["stream"], result["method"]), []).append(i)
@@ -125,10 +135,16 @@ def streams(results: Sequence[Result]) -> dict[tuple[str, str], list[int]]:
   return found
 
 
+def learnt(result: Result) -> tuple[tuple[str, str], ...]:
+  """All settings that move a number, as text; results that share them are runs of one thing."""
+  flat = {key: written(value) for key, value in settings(result).items() if key not in NO_MATTER}
+  return tuple(sorted((key, text) for key, text in flat.items() if text not in OFF))
+
+
 def problem(result: Result) -> tuple[Any, ...]:
   """What results must share for one of them to be called the best: the stream with all its keys, and its length. A key
   that is off is as good as one that did not exist yet."""
   flat = {key: written(value) for key, value in settings(result).items()}
-  asked = {key: flat[key] for key in flat if key.startswith("stream.") or key in ("debug", "given_tasks")}
+  asked = {key: flat[key] for key in flat if key.startswith("stream.") or key in ("debug", "given_tasks", "data")}
   asked = {key: text for key, text in asked.items() if text not in OFF}
   return result["paper"], result["preset"], result["stream"], tuple(sorted(asked.items()))

@@ -3,7 +3,7 @@
 `report.md` and `report.html` for people, `report.csv` and `report.tex` for programs and papers, pictures in `figures/`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,12 @@ from cljax.report.losses import curves_of
 from cljax.report.published import SHOWN, remarks
 
 Found = tuple[str, dict[str, Any], epath.Path]  # as store.find_results has them
+PublishedOf = Callable[[str], tables.Published]
+
+
+def unpublished(paper: str) -> tables.Published:
+  """No published numbers: ours stand alone."""
+  return {}
 
 
 def read_published(paper: str, configs: Path | None) -> dict[str, Any]:
@@ -71,12 +77,12 @@ def without(found: Sequence[Found]) -> list[str]:
 
 
 def write_report(
-  workdir: epath.Path | str, configs: Path | None = None, exhibits: Exhibits = NO_EXHIBITS
+  workdir: epath.Path | str, published_of: PublishedOf = unpublished, exhibits: Exhibits = NO_EXHIBITS
 ) -> list[epath.Path]:
   """Writes report.md (pictures in figures/), report.html (pictures inside), report.csv and report.tex into a work dir.
 
   Args:
-    configs: the folder of configs whose published numbers stand beside ours; None shows ours alone.
+    published_of: a paper's folder of configs -> its published numbers, as `launch.presets.published_of` has them.
     exhibits: what methods show beside the columns and figures of all results.
 
   Returns:
@@ -90,7 +96,7 @@ def write_report(
   files.tidy([root, root / "figures"])
   text, page, all_rows = ["# Results"], [], {}
   for (paper, preset), found in sections(store.find_results(root)).items():
-    published = read_published(paper, configs)
+    published = published_of(paper)
     found = [found[i] for i in tables.order([result for _, result, _ in found], published)]
     results, folders = [result for _, result, _ in found], [folder for _, _, folder in found]
     names = apart.names(results, [path for path, _, _ in found])

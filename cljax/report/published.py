@@ -2,10 +2,11 @@
 
 The rule: `reproduced` where the means differ by at most .01 plus our standard deviation over seeds; beyond that
 `better` or `short`, in the metric's good or bad direction. Only results of the preset that the published numbers belong
-to, and not in debug mode, are compared.
+to, under the preset's own settings and not in debug mode, are compared.
 
 A published number is an entry of a published.json: `values` {stream: {method: {metric: mean}}} for `preset`, with
-`methods` and `streams` {name: display name} in the order of the paper.
+`methods` and `streams` {name: display name} in the order of the paper. Whoever has the configs of the preset adds
+`changed`, a function of a result that tells its `deviations`; without it nothing is compared.
 """
 
 import itertools
@@ -23,6 +24,7 @@ Published = Mapping[str, Any]  # a published.json, or {}
 
 SHOWN = ("ACC", "BWT", "forgetting", "learning_accuracy")
 TOLERANCE = 0.01
+LISTED = 6  # settings of a row that are told one by one
 RULE = (
   "Verdict: `reproduced` if the means differ by at most .01 plus our standard deviation over seeds; beyond that "
   "`better` or `short` in the metric's good or bad direction. A pair of methods is in the published order or not by "
@@ -39,9 +41,35 @@ def verdict(metric: str, ours: float, std: float | None, published: float) -> st
   return "better" if (difference > 0) == (METRICS[metric].better == "higher") else "short"
 
 
+def deviations(here: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+  """`key=value` of the settings, under dotted names, that move a number and are not those of a preset's own config.
+
+  Names of choices come first; what only the own choice has is told where nothing else is. A key at None is absent.
+  """
+  texts = {key: [apart.written(each.get(key)) for each in (here, own)] for key in sorted({*own, *here})}
+  found = {key: ours for key, (ours, theirs) in texts.items() if ours != theirs}
+  found = {key: ours for key, ours in found.items() if key not in apart.NO_MATTER and not key.startswith("sweep.")}
+  there = {key: ours for key, ours in found.items() if ours != "None"} or found
+  called = apart.short(list(there))
+  told = [f"{called[key]}={ours}" for key, ours in sorted(there.items(), key=lambda one: not one[0].endswith(".name"))]
+  return [*told[:LISTED], *([f"and {len(told) - LISTED} more"] if len(told) > LISTED else [])]
+
+
+def changed(result: Result, published: Published) -> list[str]:
+  """In what a result of the published preset departs from it, where the paper has a number for it; [] where in nothing.
+
+  A table marks it, and no published number stands beside it.
+  """
+  if result["preset"] != published.get("preset") or "changed" not in published:
+    return []
+  known = published["values"].get(result["stream"], {}).get(result["method"])
+  return list(published["changed"](result)) if known else []
+
+
 def comparable(result: Result, published: Published) -> bool:
   """Whether the published numbers belong beside a result."""
-  return bool(published) and result["preset"] == published["preset"] and not result["config"].get("debug")
+  told = "changed" in published and result["preset"] == published["preset"] and not result["config"].get("debug")
+  return told and not changed(result, published)
 
 
 def published_value(result: Result, metric: str, published: Published) -> float | None:
@@ -64,6 +92,8 @@ def not_compared(results: Sequence[Result], published: Published) -> str:
     )
   if any(r["config"].get("debug") and r["preset"] == published.get("preset") for r in known):
     why.append("No published number stands beside results of debug mode.")
+  if any(changed(r, published) for r in known if not r["config"].get("debug")):
+    why.append(f"No published number stands beside [changed] settings: they are not those of {published['preset']!r}.")
   return " ".join(why)
 
 
@@ -101,18 +131,21 @@ SAID = {"valid": "by validation rows", "test": "judged by test rows"}
 def winners(results: Sequence[Result], names: Sequence[str]) -> list[str]:
   """A line for each search: how many settings, which one wins by which rows, and its accuracy on test rows.
 
+  Results that differ in their seeds alone are no search.
+
   A number of the rows that it was chosen by is flattered: that of `judged by test rows`.
   """
   lines = []
   for places in searches(results).values():
     tried = [results[i] for i in places]
-    rows = judged_by(tried)
-    best = best_of(tried, rows) if len(tried) > 1 else None
+    rows, settings = judged_by(tried), len({apart.learnt(result) for result in tried})
+    best = best_of(tried, rows) if settings > 1 else None
     if best is not None:
       mean, std = (tried[best]["metrics"]["ACC"][key] for key in ("mean", "std"))
       number = "-" if mean is None else f"{mean:.4f}" + (f" ± {std:.4f}" if std is not None else "")
+      runs = f"{settings} settings, {len(tried)} results," if settings < len(tried) else str(settings)
       lines.append(
-        f"Best of {len(tried)} of {tried[best]['method']} on {tried[best]['stream']}, {SAID[rows]}: "
+        f"Best of {runs} of {tried[best]['method']} on {tried[best]['stream']}, {SAID[rows]}: "
         f"{names[places[best]]}; test ACC {number}."
       )
   return lines
@@ -144,7 +177,7 @@ def order_line(metric: str, chosen: Mapping[str, Result], values: Mapping[str, f
 def rankings(results: Sequence[Result], published: Published) -> list[str]:
   """Which of the published orderings hold, as configured and, where methods were searched, at the best of each.
 
-  As configured is the result of a method with most seeds, the first of equals.
+  As configured is the result of a method under the preset's own settings with most seeds, the first of equals.
   """
   lines = []
   problems = dict.fromkeys(apart.problem(r) for r in results if published_value(r, "ACC", published) is not None)
@@ -152,12 +185,13 @@ def rankings(results: Sequence[Result], published: Published) -> list[str]:
     here = [r for r in results if apart.problem(r) == problem]
     rows = {m: [r for r in here if r["method"] == m] for m in dict.fromkeys(r["method"] for r in here)}
     for metric in SHOWN:
-      known = {m: published_value(tried[0], metric, published) for m, tried in rows.items()}
-      values = {m: value for m, value in known.items() if value is not None}
+      own = {m: [r for r in tried if published_value(r, metric, published) is not None] for m, tried in rows.items()}
+      found = {m: published_value(r, metric, published) for m, each in own.items() for r in each[:1]}
+      values = {m: value for m, value in found.items() if value is not None}
       if len(values) < 2:
         continue
       stream = f"{published.get('streams', {}).get(here[0]['stream'], here[0]['stream'])}: "
-      most = {m: max(rows[m], key=lambda r: len(r["seeds"])) for m in values}
+      most = {m: max(own[m], key=lambda r: len(r["seeds"])) for m in values}
       lines.append(stream + order_line(metric, most, values, "as configured"))
       if any(len(rows[m]) > 1 for m in values):
         by = judged_by([r for m in values for r in rows[m]])

@@ -11,8 +11,8 @@ import numpy as np
 from etils import epath
 
 from cljax.errors import ConfigError
-from cljax.files import pack, plain, read_sealed, unpack, write_atomically
-from cljax.metrics import spread, summarize
+from cljax.files import pack, plain, read_sealed, telling, unpack, write_atomically
+from cljax.metrics import METRICS, spread, summarize
 from cljax.paths import located
 
 SCHEMA = 6
@@ -179,7 +179,43 @@ def read_result(path: epath.Path | str) -> dict[str, Any]:
     wrong = sorted(set(result) ^ set(FIELDS))
     hint = f" (fields missing or unknown: {', '.join(wrong)})" if wrong else ""
     raise ConfigError(f"{path} is no result of schema {SCHEMA}{hint}; another version or another hand wrote it")
+  with telling(path, AGAIN):
+    check_kinds(result)
   return result
+
+
+def check_kinds(result: Mapping[str, Any]) -> None:
+  """
+  Raises:
+    Exception: of any type, for fields of another kind than tables and figures take.
+  """
+  words = ("paper", "preset", "cell", "method", "stream", "readout", "data_hash")
+  if wrong := [name for name in words if not isinstance(result[name], str)]:
+    raise ValueError(f"{wrong[0]} is no word")
+  S = len(result["seeds"])
+  for told in ({"accuracy": result["accuracy"], "metrics": result["metrics"]}, *result["readouts"].values()):
+    shape = np.array(told["accuracy"], float).shape
+    if S < 1 or shape != (S, shape[-1] + 1, shape[-1]):
+      raise ValueError(f"accuracy of {S} seeds has the shape {shape}")
+    for name in METRICS:
+      summary = told["metrics"][name]
+      np.array([summary["mean"], summary["std"], *summary["values"]], float)
+      if len(summary["values"]) != S:
+        raise ValueError(f"{name} has {len(summary['values'])} values for {S} seeds")
+  environment, timing, config = (dict(result[name]) for name in ("environment", "timing", "config"))
+  "".join([*environment["devices"], environment["command"], environment["git_commit"] or ""])
+  sum(timing[f"{part}_seconds"] for part in ("compile", "train", "eval"))
+  dict(config.get("stream", {}))
+
+
+def check_data(folder: epath.Path, data_hash: str) -> None:
+  """
+  Raises:
+    ConfigError: the result of a run's folder, where it has one, is of other data.
+  """
+  for path in sorted(folder.glob("result.json")):
+    if read_result(path)["data_hash"] != data_hash:
+      raise ConfigError(f"the data is not what the run was trained on, as {path} tells; see --data_dir")
 
 
 def find_results(workdir: epath.Path | str) -> list[tuple[str, dict[str, Any], epath.Path]]:

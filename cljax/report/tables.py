@@ -5,7 +5,7 @@ from typing import Any
 
 from cljax.report.apart import MARK, marks
 from cljax.report.exhibits import NO_EXHIBITS, Exhibits, Result, columns_of
-from cljax.report.published import SHOWN, Published, published_value, remarks, verdict
+from cljax.report.published import SHOWN, Published, changed, published_value, remarks, verdict
 
 HEADINGS = {
   "ACC": "ACC (last)",
@@ -33,12 +33,14 @@ def cell_text(summary: Mapping[str, Any]) -> str:
 
 
 def method_name(result: Result, published: Published, label: str) -> str:
-  """The method's name as the paper has it, with its label here; oracles and diverged seeds marked."""
+  """The method's name as the paper has it, with its label here; marked: oracles, diverged seeds, changed settings."""
   shown = published.get("methods", {}).get(result["method"])
   name = f"{shown} ({label})" if shown else label
   bad = sum(where is not None for where in result["diverged"] or ())
   marks = ["oracle"] if result["oracle"] else []
   marks += [f"diverged: {bad} of {len(result['seeds'])} seeds"] if bad else []
+  other = changed(result, published)
+  marks += [f"changed: {', '.join(other)}"] if other else []
   return " ".join([name, *(f"[{mark}]" for mark in marks)])
 
 
@@ -66,7 +68,7 @@ def rows(
   """(headings, rows of texts): ours, and where the paper has a number that number and, at its own preset, a verdict.
 
   Args:
-    published: the paper's published.json, or {}.
+    published: the paper's published.json and what is `changed`, or {}.
     names: of each result, see `labels`; None are its methods.
     exhibits: whose columns come last, of those results that meet their needs.
     costs: columns for the other readouts, parameters, memory and time, too.

@@ -109,7 +109,7 @@ def get_config(arg: str = "") -> ConfigDict:
   if preset == "paper":
     config.method.epochs = 10
     if method not in BASELINES:
-      config.method.update({"score_rows": 32, "retrain": 0})
+      config.method.update({"score_rows": 32, "retrain": 0, "onset_factor": 6.0})  # the factor of its table
   if preset == "smoke":
     config.num_seeds = 2
     config.stream.source = "digits"

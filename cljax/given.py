@@ -1,0 +1,88 @@
+"""What `assemble` is given from Python: seeds, numbers by row of the seed axis, a method or what makes one of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from cljax.declared import shown
+from cljax.errors import ConfigError
+from cljax.start import MakeFn
+from cljax.types import Method
+
+
+def check_jax() -> None:
+  """
+  Raises:
+    ConfigError: a setting of JAX under which nothing here can be computed.
+  """
+  promotion = jax.numpy_dtype_promotion.value
+  if promotion != "standard":
+    raise ConfigError(
+      f"JAX_NUMPY_DTYPE_PROMOTION={promotion} refuses sums of whole numbers and others, which are taken here: leave it "
+      "out of the environment, or set it to standard"
+    )
+
+
+def rows_of_hyper(hyper: Mapping[str, Any], seeds: int) -> dict[str, np.ndarray]:
+  """The numbers as one row for each seed.
+
+  Raises:
+    ConfigError: no finite numbers, or not one for each seed.
+  """
+  if not isinstance(hyper, Mapping):
+    raise ConfigError(f"hyper={shown(hyper)} must be a mapping, such as {{'lr': 0.1}}")
+  found = {}
+  for name, value in hyper.items():
+    rows = np.asarray(value)
+    if not np.issubdtype(rows.dtype, np.number) or rows.shape not in ((), (seeds,)) or not np.isfinite(rows).all():
+      raise ConfigError(f"hyper[{name!r}]={value!r} must be a finite number, or one for each of {seeds} seeds")
+    found[name] = np.broadcast_to(rows, (seeds,)).astype(np.float64)
+  return found
+
+
+def check_seeds(seeds: Sequence[int], again: bool) -> tuple[int, ...]:
+  """The seeds as plain numbers.
+
+  Args:
+    again: whether a seed may stand there twice, with other numbers.
+
+  Raises:
+    ConfigError: none, no whole numbers from 0 on, or one twice.
+  """
+  each = list(seeds) if isinstance(seeds, Sequence | np.ndarray) and np.ndim(seeds) == 1 else []
+  if not each or any(isinstance(s, bool) or not isinstance(s, int | np.integer) or not 0 <= s < 2**31 for s in each):
+    raise ConfigError(f"seeds={shown(seeds)} must be whole numbers from 0 to {2**31 - 1}, at least one of them")
+  if len(set(each)) < len(each) and not again:
+    raise ConfigError(f"seeds={shown(seeds)} names a seed twice, whose runs would be the same")
+  return tuple(map(int, each))
+
+
+def check_method(method: Any) -> None:
+  """
+  Raises:
+    ConfigError: neither a method nor a function, or a factory of METHODS that was not called.
+  """
+  name = getattr(method, "__name__", type(method).__name__)
+  if not isinstance(method, Method) and not callable(method):
+    raise ConfigError(f"method={shown(method)} is no method: give what a factory of cljax.METHODS makes")
+  if hasattr(method, "homes"):
+    raise ConfigError(f"method={name} is a factory: call it, {name}(net, tx, spec)")
+
+
+def at_numbers(method: Method | MakeFn, numbers: Mapping[str, np.ndarray]) -> tuple[Method, MakeFn]:
+  """(the method at the first row's numbers, what makes it of the numbers of any row).
+
+  Raises:
+    ConfigError: a wrong number, or numbers for a method that is finished.
+  """
+  if isinstance(method, Method):
+    if numbers:
+      raise ConfigError(f"hyper={sorted(numbers)} is for a function hyper -> method; this method is finished")
+    return method, lambda hyper: method
+  own = {name: float(rows[0]) for name, rows in numbers.items()}
+  if not isinstance(made := method(own), Method):  # a wrong number is refused here
+    raise ConfigError(f"method is a function that gives {type(made).__name__} for hyper={own}, and no method")
+  # As arrays: what is static about the method must not hang on the first row's numbers, a strength of 0 say.
+  return method({name: np.asarray(value, np.float32) for name, value in own.items()}), method
