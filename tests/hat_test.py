@@ -10,6 +10,7 @@ import optax
 import pytest
 from flax import linen as nn
 
+from cljax.data.sample import fetch
 from cljax.errors import ConfigError
 from cljax.methods import METHODS
 from cljax.methods.hat import Attention
@@ -18,8 +19,8 @@ from cljax.nets.modes import begin
 from cljax.pieces.early import Best, Cooled, Cooling, cool
 from cljax.pieces.optimizers import sgd
 from cljax.pieces.units import units_of
-from cljax.types import Clock, Outputs, Spec
-from tests.walks import B, C, T, Walk, batches, double, gradients, stream
+from cljax.types import Clock, Outputs, Place, Spec
+from tests.walks import B, C, T, Walk, answers, batches, double, gradients, stream
 
 RATE, STEPS, STEEP, SPARSE = 0.2, 5, 30.0, 0.75
 
@@ -71,10 +72,10 @@ def test_steps_and_a_task_s_end_are_those_of_a_plain_implementation(heads, masks
   ("net", "tx"),
   [
     (MLP(T, C, (12, 10)), optax.adamw(0.05, weight_decay=0.1)),
-    (CNN(T, C, channels=(5, 6), hidden=(9,)), optax.sgd(0.1, 0.9)),
+    (Stack(T, C, (5, 6), pools=(1, 2), hidden=(9,), dropout=0.2, weight_scale=0.4), optax.sgd(0.1, 0.9)),
     (NormedCNN(T, C, widths=(4, 6), groups=2), optax.adam(0.05)),
   ],
-  ids=["mlp_adamw", "cnn_momentum", "group_norm"],
+  ids=["mlp_adamw", "stack_momentum", "group_norm"],
 )
 def test_under_hard_masks_old_tasks_keep_their_bits(net, tx):
   states = walk(net, tx, masks="hard").check_old_logits_keep_their_bits()
@@ -172,19 +173,32 @@ def test_where_layers_are_added_a_unit_is_read_if_any_is():
   )
 
 
+class Own(nn.Module):
+  """Two layers with an average between them that loses the last bit, or a parameter that belongs to no layer."""
+
+  heads: int = T
+  classes: int = C
+  shifted: bool = False
+
+  @nn.compact
+  def __call__(self, x, slot):
+    x = nn.relu(nn.Dense(3, name="below")(x.reshape(len(x), -1))) * np.float32(1 / 41) * 41
+    x = x + self.param("shift", nn.initializers.zeros, (3,)) if self.shifted else x
+    return Outputs(nn.Dense(C, name="above")(x), x, slot)
+
+
+def test_what_an_average_brings_is_1_to_the_last_bit():
+  spec = stream()[0]
+  units = units_of(Own(), spec)
+  gates = {"below": jnp.array([0.0, 1.0, 0.5]), "above": jnp.ones(C)}
+  read = jax.jit(lambda key: units.read({"params": begin(Own(), key, spec.x_shape)[0]}, gates))(jax.random.key(0))
+  assert np.float32(1 / 41) * np.float32(41) < 1 and read["above"][1] == 1
+  np.testing.assert_allclose(read["above"], gates["below"], atol=1e-6)
+
+
 def test_parameters_without_units_are_refused():
-  class Own(nn.Module):
-    heads: int = T
-    classes: int = C
-
-    @nn.compact
-    def __call__(self, x, slot):
-      shift = self.param("shift", nn.initializers.zeros, (3,))
-      x = nn.Dense(3)(x.reshape(len(x), -1)) + shift
-      return Outputs(nn.Dense(C)(x), x, slot)
-
   with pytest.raises(ConfigError, match="shift of shape"):
-    units_of(Own(), stream()[0])
+    units_of(Own(shifted=True), stream()[0])
 
 
 # The rate
@@ -196,22 +210,32 @@ def test_a_rate_drops_where_the_loss_stays_and_training_ends_below_the_least():
   after = jax.jit(functools.partial(cool, by=by))
   rates, stops = [], []
   cooled = cooled.replace(best=cooled.best.replace(params=jnp.float32(0)))
-  for epoch, loss in enumerate([3.0, 2.0, 2.5, 2.5, 1.0, 1.5, 1.5, 0.5]):
+  for epoch, loss in enumerate([3.0, 2.0, 2.5, 2.5, 2.5, 1.0, 1.5, 1.5, 0.5]):
     cooled = after(cooled, jnp.float32(epoch), jnp.float32(loss))
     rates.append(float(cooled.rate))
     stops.append(bool(cooled.best.stopped))
-  np.testing.assert_allclose(rates, [1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
-  assert stops == [False] * 6 + [True] * 2 and cooled.best.params == 4 and cooled.best.loss == 1
+  np.testing.assert_allclose(rates, [1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
+  assert stops == [False] * 7 + [True] * 2 and cooled.best.params == 5 and cooled.best.loss == 1
 
 
 def test_with_patience_the_best_epoch_is_kept_and_steps_rest():
-  own = walk(MLP(T, C, (8,)), sgd(RATE), patience=1, least_rate=1.0, rate_drop=2.0)
-  start = own.states()[0][0]
-  view, rows = stream()[2][0], batches(0, STEPS)
+  spec, data, (view, *_) = stream()
+  own = walk(MLP(T, C, (8,)), sgd(RATE), patience=1, least_rate=1.0, rate_drop=2.0, largest_slope=STEEP)
+  states = own.states()
+  start, after = states[0][0], states[1][0]
+  valid = jax.jit(fetch)(view, Place(jnp.zeros(8, jnp.int32), jnp.asarray(data.tasks.valid.idx[0, :8])))
+  w, e = double(after.params), double(after.embeddings["first"][0])
+  logits = answers(w, valid.x, np.zeros(8, int), sigmoid(STEEP * e))
+  lost = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(8), np.asarray(valid.y)]
+  wanted = lost.mean() + SPARSE * sigmoid(STEEP * e).mean()
+  np.testing.assert_allclose(after.cooled.best.loss, wanted, rtol=1e-5)
+  leave = jax.jit(own.method.phases[0].exit)
+  worse = after.replace(params=jax.tree.map(jnp.zeros_like, after.params))
+  chex.assert_trees_all_equal(leave(jax.random.key(0), worse, view, Clock(0, 0, 3, 0)).params, after.params)
+
   stopped = start.replace(cooled=start.cooled.replace(best=start.cooled.best.replace(stopped=jnp.array(True))))
   step = jax.jit(own.method.phases[0].step)
-  clock = Clock(*map(jnp.int32, (0, 1, 3, 1)))
-  batch = jax.tree.map(lambda leaf: leaf[0], rows)
+  clock, batch = Clock(*map(jnp.int32, (0, 1, 3, 1))), jax.tree.map(lambda leaf: leaf[0], batches(0, STEPS))
   rested, _ = step(jax.random.key(0), stopped, batch, clock, view)
   chex.assert_trees_all_equal(rested, stopped)
   half = start.replace(cooled=start.cooled.replace(rate=jnp.float32(0.5)))

@@ -11,6 +11,7 @@ from cljax.methods import METHODS
 from cljax.methods.packnet import claimed
 from cljax.nets import CNN, MLP
 from cljax.pieces.optimizers import sgd
+from tests.modes_test import Modal
 from tests.walks import B, C, T, Walk, batches, double, gradients, stream
 
 RATE, MOMENTUM, STEPS, SHARE = 0.2, 0.9, 4, 0.6
@@ -76,8 +77,12 @@ def test_both_phases_are_those_of_a_plain_implementation(heads):
 
 @pytest.mark.parametrize(
   ("net", "tx", "heads"),
-  [(small_mlp, optax.adamw(0.05, weight_decay=0.1), T), (small_cnn, optax.sgd(0.1, 0.9), T), (small_mlp, sgd(0.3), 1)],
-  ids=["adamw", "cnn_momentum", "one_head"],
+  [
+    (small_mlp, optax.adamw(0.05, weight_decay=0.1), T),
+    (Modal, optax.adam(0.05), T),
+    (small_cnn, optax.sgd(0.1, 0.9), 1),
+  ],
+  ids=["adamw", "dropout_and_statistics", "cnn_one_head"],
 )
 def test_old_tasks_keep_their_bits(net, tx, heads):
   states = walk(net, tx, heads).check_old_logits_keep_their_bits()
@@ -86,6 +91,7 @@ def test_old_tasks_keep_their_bits(net, tx, heads):
   np.testing.assert_allclose(shares, [0.5, 0.25, 0.125, 0.125], atol=0.1)
   moved = jax.tree.map(lambda one, other: np.asarray(one) != np.asarray(other), first.params, last.params)
   assert moved["first"]["kernel"].any() and not moved["first"]["bias"].any()
+  chex.assert_trees_all_equal(first.collections, last.collections)
   assert last.finished == T and last.owner["first"]["kernel"].dtype == jnp.int8
 
 

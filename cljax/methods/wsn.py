@@ -22,7 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cljax.declared import above, at_least, declared, free, one_of
 from cljax.nets.modes import at_rest, in_training
-from cljax.ops.masks import pack, unpack
+from cljax.ops.masks import pack, top_with_ties, unpack
 from cljax.ops.slots import by_slot
 from cljax.ops.trees import parameters
 from cljax.pieces.descent import descend
@@ -65,12 +65,7 @@ def drawn(key: Key, found: ByPath) -> ByPath:
 
 def winners(ranks: ByPath, share: Array | float) -> ByPath:
   """The masks, bool, of the `share` of each kernel that ranks highest; of one weight at least."""
-
-  def one(rank: Array) -> Array:
-    count = jnp.maximum(jnp.round(share * rank.size).astype(jnp.int32), 1)
-    return rank >= jnp.sort(rank, axis=None)[rank.size - count]
-
-  return {path: one(rank) for path, rank in ranks.items()}
+  return {path: top_with_ties(rank, jnp.maximum(jnp.round(share * rank.size), 1)) for path, rank in ranks.items()}
 
 
 def within(params: Any, masks: ByPath) -> Any:
