@@ -271,7 +271,7 @@ def noted(path: epath.Path) -> dict[str, Any]:
   Raises:
     ConfigError: the file is damaged or of another version.
   """
-  found = files.read_sealed(path, AWAY) if path.exists() else {"schema": SCHEMA, "evaluations": {}}
+  found: dict[str, Any] = files.read_sealed(path, AWAY) if path.exists() else {"schema": SCHEMA, "evaluations": {}}
   if found.get("schema") != SCHEMA or not isinstance(found.get("evaluations"), dict):
     raise ConfigError(f"{path} is no list of evaluations of schema {SCHEMA}; {AWAY}")
   return dict(found["evaluations"])

@@ -260,5 +260,5 @@ def build(config: ConfigDict, data_dir: str | None = None, data: Laid | None = N
     **{name: config[name] for name in Settings._fields},
   )
   told = tuple(with_values(config, value).to_dict() for value in values)
-  own = {**own_code, **experiment.own_files}
-  return experiment._replace(config=config.to_dict(), configs=told, values=values, own_files=own)
+  files = {**own_code, **experiment.own_files}
+  return experiment._replace(config=config.to_dict(), configs=told, values=values, own_files=files)

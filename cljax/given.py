@@ -17,7 +17,8 @@ def check_jax() -> None:
   Raises:
     ConfigError: a setting of JAX under which nothing here can be computed.
   """
-  promotion = getattr(jax.config.jax_numpy_dtype_promotion, "value", jax.config.jax_numpy_dtype_promotion)
+  there = getattr(jax.config, "jax_numpy_dtype_promotion", "standard")
+  promotion = getattr(there, "value", there)
   if promotion != "standard":
     raise ConfigError(
       f"JAX_NUMPY_DTYPE_PROMOTION={promotion} refuses sums of whole numbers and others, which are taken here: leave it "

@@ -27,7 +27,7 @@ def own_settings(paper: str, preset: str) -> dict[str, dict[str, Any]]:
   Raises:
     ConfigError: a file that is no config.
   """
-  found = {}
+  found: dict[str, dict[str, Any]] = {}
   for path in sorted((ROOT / "configs" / "papers" / paper).glob("*.py")):
     module = load_config(str(path))
     if hasattr(module, "sweep"):
