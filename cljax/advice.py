@@ -12,7 +12,8 @@ from cljax.types import Method
 
 def advice(experiment: Experiment) -> list[str]:
   """A line for each thing."""
-  return [*idle(experiment), *trivial(experiment), *slow(experiment.method, experiment.mesh.devices.flat[0].platform)]
+  platform = experiment.mesh.devices.flat[0].platform
+  return [*idle(experiment), *trivial(experiment), *untested(experiment), *slow(experiment.method, platform)]
 
 
 def idle(experiment: Experiment) -> list[str]:
@@ -31,18 +32,38 @@ def idle(experiment: Experiment) -> list[str]:
   return [f"{rows} seeds on {share} devices take as long as {more}, which config.num_seeds may ask for"]
 
 
+def here(leaf: Any, rank: int) -> np.ndarray:
+  """An array of the stream, of the first seed of this process."""
+  own = leaf.addressable_shards[0].data
+  return np.asarray(own).reshape(-1, *own.shape[own.ndim - rank :])[0]
+
+
+def numbered(tasks: list[int]) -> str:
+  """Some tasks by their numbers, from 1."""
+  return ", ".join(str(t + 1) for t in tasks[:5]) + (f" and {len(tasks) - 5} more" if len(tasks) > 5 else "")
+
+
+def untested(experiment: Experiment) -> list[str]:
+  """Of tasks one of whose classes has no test row, so that their accuracy says nothing about it."""
+  tasks, test = experiment.stream.tasks, experiment.stream.test
+  classes, maps = here(tasks.classes, 2), here(tasks.label_map, 2)
+  labels, rows, counts = here(experiment.stream.test_bank.y, 1), here(test.idx, 2), here(test.count, 1)
+  asked = [maps[t, labels[rows[t, : counts[t]]]] for t in range(len(counts))]
+  found = [t for t, own in enumerate(asked) if np.setdiff1d(np.flatnonzero(classes[t]), own).size]
+  told = "some of its classes have no test rows, and its accuracy says nothing about them"
+  return [f"task {numbered(found)}: {told}"] if found else []
+
+
 def trivial(experiment: Experiment) -> list[str]:
   """Of tasks of a single class, whose readout is right by itself."""
   main = experiment.readouts[0]
-  here = experiment.stream.tasks.classes.addressable_shards[0].data
-  classes = np.asarray(here).reshape(-1, *here.shape[-2:])[0]  # [T, C] of the first seed of this process
-  single = [str(t + 1) for t in np.flatnonzero(classes.sum(axis=1) == 1)]
+  classes = here(experiment.stream.tasks.classes, 2)
+  single = np.flatnonzero(classes.sum(axis=1) == 1).tolist()
   if not single or main not in ("task", "domain") or (main == "domain" and experiment.spec.C > 1):
     return []
-  tasks = ", ".join(single[:5]) + (f" and {len(single) - 5} more" if len(single) > 5 else "")
   return [
-    f"task {tasks} has one class only, and the readout {main!r} chooses among a task's classes: its accuracy is 1 "
-    "whatever is learnt. Lower config.stream.tasks, or set config.stream.scenario='class'"
+    f"task {numbered(single)} has one class only, and the readout {main!r} chooses among a task's classes: its "
+    "accuracy is 1 whatever is learnt. Lower config.stream.tasks, or set config.stream.scenario='class'"
   ]
 
 

@@ -1,5 +1,6 @@
 """Parts of a finished run that can be loaded alone: one .npz each, whose entries are the paths of a tree's leaves."""
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -36,6 +37,8 @@ def read(path: epath.Path | str) -> dict[str, np.ndarray]:
     ConfigError: no such file, or a damaged one.
   """
   path = epath.Path(path).expanduser()
+  if os.path.exists(path) and not os.path.isfile(path):  # a pipe, whose reading would never end
+    raise ConfigError(f"{path} is no file")
   try:
     return numbers(unpack(path.read_bytes()))
   except FileNotFoundError as error:

@@ -45,6 +45,9 @@ def read_parts(method: Method, seeds: Sequence[int]) -> tuple[Parts, dict[str, i
       parts[name] = artifacts.read(path)
     for seed in own:
       files[seed][name] = artifacts.read(path_of(path, seed)) if axes[name] == 0 else parts[name]
+  for seed in own:
+    if bad := [leaf for leaf, array in files[seed].get(START, {}).items() if not np.isfinite(array).all()]:
+      raise ConfigError(f"{path_of(method.reads[START], seed)}: {bad[0]} holds NaN or infinity: its run had diverged")
   if files[seeds[0]]:
     for seed in own if 0 in axes.values() else seeds[:1]:
       jax.eval_shape(lambda key, found: method.load(method.init(key), found), jax.random.key(0), files[seed])

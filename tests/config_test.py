@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from cljax.advice import idle, trivial
+from cljax.advice import idle, trivial, untested
 from cljax.config import complete, default
 from cljax.data import bank
 from cljax.errors import ConfigError
@@ -155,6 +155,14 @@ def test_tasks_of_one_class_are_told(scenario, tasks, told):
   found = trivial(build(toys.config_of({"name": "finetune"}, name="split", tasks=tasks, scenario=scenario)))
   assert len(found) == told
   assert not told or "task 1, 2, 3, 4, 5 and 5 more has one class only" in found[0]
+
+
+def test_tasks_that_are_tested_on_some_of_their_classes_are_told():
+  it = toys.config_of({"name": "finetune"}, name="split", tasks=5)
+  assert untested(build(it)) == []
+  data = build_stream(it, (0, 1), source=without_rows("test"))
+  (line,) = untested(build(it, data=data))
+  assert line.startswith("task 2: some of its classes have no test rows")
 
 
 def test_cores_are_no_devices_to_fill(monkeypatch):

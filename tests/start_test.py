@@ -1,5 +1,7 @@
 """What a run changes about a method: the network it begins with, tasks it knows already, steps in place of epochs."""
 
+import os
+
 import chex
 import jax
 import numpy as np
@@ -75,6 +77,16 @@ def test_debug_keeps_its_few_steps():
   method = method_of(spec)
   short = method._replace(phases=(method.phases[0]._replace(epochs=0, steps=10),))
   assert start.counted(short, 500).phases[0].steps == 10 and start.counted(short, 4).phases[0].steps == 4
+
+
+def test_a_file_of_a_run_that_diverged_and_what_is_no_file_are_refused(networks, tmp_path):
+  spec, data = toys.stream()
+  spec = spec._replace(rows=())
+  artifacts.write(tmp_path, {"start": jax.tree.map(lambda leaf: leaf * np.nan, networks[1][0])})
+  os.mkfifo(tmp_path / "pipe.npz")
+  for name, words in (("start", r"start\.npz: .* holds NaN or infinity"), ("pipe", r"pipe\.npz is no file")):
+    with pytest.raises(ConfigError, match=words):
+      assemble(method_of(spec), spec, data, seeds=(0,), start_from=f"{tmp_path}/{name}.npz")
 
 
 def test_files_of_the_seeds_must_be_alike(networks, tmp_path):
