@@ -14,6 +14,7 @@ LEFT_OUT = (
 
 CELLS = "cifar100_10"
 NONE, ALL = 15, 0
+RESIDUAL = f"lasem/residual/{CELLS}/resnet_4g_amortised"
 
 
 def quick(cell):
@@ -145,6 +146,16 @@ def after_500_epochs():
   assert max(four, key=peak) == drawn and max(four, key=mean) == alone
 
 
+def residual():
+  found = result(RESIDUAL)
+  seconds, steps = found["timing"]["train_seconds"], found["timing"]["steps"]
+  yield (
+    "{} steps of ten pictures at {:.1f} seconds each on one core, a state of {:.0f} MB",
+    *(steps, seconds / steps, found["state_bytes"] / 1e6),
+  )
+  yield "after {} epochs it is at chance ({:.2f})", word(found["config"]["method"]["epochs"]), mean(RESIDUAL)
+
+
 def lengths():
   few, many = (result(place)["config"] for place in (quick("hps_all"), long("hps_all")))
   yield "`quick` is {} epochs at a rate of {:g}e-3", few["method"]["epochs"], 1000 * few["optimizer"]["lr"]
@@ -154,5 +165,5 @@ def lengths():
 
 
 def phrases():
-  for part in (lengths, after_few_epochs, brute_force, after_many_epochs, after_500_epochs):
+  for part in (lengths, residual, after_few_epochs, brute_force, after_many_epochs, after_500_epochs):
     yield from part()
