@@ -21,6 +21,7 @@ from cljax.methods.subnetwork import subnetwork
 from cljax.types import Method
 
 METHODS: dict[str, Callable[..., Method]] = {
+  "agem": under("agem"),
   "apd": apd,
   "confident": confident,
   "darts": darts,
@@ -30,10 +31,13 @@ METHODS: dict[str, Callable[..., Method]] = {
   "ewc": under("ewc"),
   "expert_gate": expert_gate,
   "finetune": finetune,
+  "gem": under("gem"),
   "joint": joint,
   "lasem": lasem,
   "learned_rule": learned_rule,
   "lwf": lwf,
+  "mas": under("mas"),
+  "ogd": under("ogd"),
   "progressive": progressive,
   "routing": routing,
   "si": under("si"),
