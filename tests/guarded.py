@@ -118,6 +118,7 @@ def guarded(name, **guard):
   return METHODS["finetune"](MLP(3, 4, (8,)), sgd(RATE), setting()[0], guard=own)
 
 
+@functools.cache
 def trained(name, **guard):
   """(the first params, the state after each task) of fine-tuning under a guard, its edges included."""
   method = guarded(name, **guard)

@@ -38,6 +38,11 @@ def follow(ours, t, pull):
     ours.step(zip_trees(np.add, mean(ours.gradients(x, y, t)), pull(x)))
 
 
+def about(ours, factor, importance, anchor):
+  """The pull of a quadratic: factor * importance * (w - anchor)."""
+  return lambda x: zip_trees(lambda F, w, a: factor * F * (w - a), importance, ours.w, anchor)
+
+
 def fisher(ours, t):
   rows = all_rows(t)
   return mean(zip_trees(np.square, ours.gradients(rows.x, np.asarray(rows.y), t)))
@@ -75,13 +80,13 @@ def test_ewc_equals_its_formula():
 def test_online_ewc_equals_its_formula(normalised):
   """One penalty about the last task's end, whose earlier part fades."""
   strength, gamma = 4.0, 0.6
-  start, found = trained("online_ewc", strength=strength, gamma=gamma, normalised=normalised)
+  start, found = trained("online_ewc", strength=strength, gamma=gamma, unit_fisher=normalised)
   ours, F, anchor = Numpy(start), zeros_of(start), start
   for t in range(3):
-    follow(ours, t, lambda x: zip_trees(lambda F, w, a: strength * gamma * F * (w - a), F, ours.w, anchor))
+    follow(ours, t, about(ours, strength * gamma, F, anchor))
     own = fisher(ours, t)
     norm = np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(own))) if normalised else 1
-    F, anchor = zip_trees(lambda F, new: gamma * F + new / norm, F, own), ours.w
+    F, anchor = zip_trees(lambda F, new, norm=norm: gamma * F + new / norm, F, own), ours.w
     is_close(found[t].params, ours.w)
     is_close(found[t].past.importance, F)
 
@@ -92,7 +97,7 @@ def test_mas_equals_its_formula():
   start, found = trained("mas", strength=strength)
   ours, omega, anchor = Numpy(start), zeros_of(start), start
   for t in range(3):
-    follow(ours, t, lambda x: zip_trees(lambda o, w, a: 2 * strength * o * (w - a), omega, ours.w, anchor))
+    follow(ours, t, about(ours, 2 * strength, omega, anchor))
     x = all_rows(t).x
     own = mean(zip_trees(np.abs, ours.backward(x, t, 2 * ours.logits(x, t))))
     omega, anchor = zip_trees(np.add, omega, own), ours.w

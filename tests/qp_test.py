@@ -18,19 +18,22 @@ def rows_of(kind, T, D, random):
   """(G [T, D], g [D])."""
   G, g = random.normal(size=(T, D)), random.normal(size=D)
   half = T // 2
-  return {
-    "random": lambda: G,
-    "alike": lambda: 0.1 * G + random.normal(size=D),  # no task goes against another
-    "against": lambda: 0.3 * G - g,  # every task goes against the step
-    "twice": lambda: np.concatenate([G[: T - half], G[:half]]),
-    "opposed": lambda: np.concatenate([G[: T - half], -G[:half]]),  # what one task gains another loses
-    "torn": lambda: np.concatenate([0.3 * G[: T - half] - g, g - 0.3 * G[:half]]),
-    "nearly": lambda: G[random.integers(0, max(T // 4, 1), T)] + 1e-3 * random.normal(size=(T, D)),
-    "few": lambda: random.integers(-3, 4, (T, max(T // 5, 1))) @ random.integers(-3, 4, (max(T // 5, 1), D)) * 1.0,
-    "none": lambda: np.where(np.arange(T)[:, None] % 2, G, 0),  # a task that has learnt all there is
-    "sizes": lambda: G * 10.0 ** random.uniform(-4, 4, (T, 1)),
-    "same": lambda: np.tile(-g, (T, 1)),
-  }[kind](), g
+  return (
+    {
+      "random": lambda: G,
+      "alike": lambda: 0.1 * G + random.normal(size=D),  # no task goes against another
+      "against": lambda: 0.3 * G - g,  # every task goes against the step
+      "twice": lambda: np.concatenate([G[: T - half], G[:half]]),
+      "opposed": lambda: np.concatenate([G[: T - half], -G[:half]]),  # what one task gains another loses
+      "torn": lambda: np.concatenate([0.3 * G[: T - half] - g, g - 0.3 * G[:half]]),
+      "nearly": lambda: G[random.integers(0, max(T // 4, 1), T)] + 1e-3 * random.normal(size=(T, D)),
+      "few": lambda: random.integers(-3, 4, (T, max(T // 5, 1))) @ random.integers(-3, 4, (max(T // 5, 1), D)) * 1.0,
+      "none": lambda: np.where(np.arange(T)[:, None] % 2, G, 0),  # a task that has learnt all there is
+      "sizes": lambda: G * 10.0 ** random.uniform(-4, 4, (T, 1)),
+      "same": lambda: np.tile(-g, (T, 1)),
+    }[kind](),
+    g,
+  )
 
 
 KINDS = ("random", "alike", "against", "twice", "opposed", "torn", "nearly", "few", "none", "sizes", "same")

@@ -18,14 +18,14 @@ from cljax.pieces.guards.projections import agem, gem, ogd
 from cljax.types import FREE, Guard, Spec
 
 GUARDS: dict[str, Callable[..., Guard]] = {
-  "agem": agem,
   "ewc": ewc,
-  "gem": gem,
-  "lwf": lwf,
-  "mas": mas,
-  "ogd": ogd,
   "online_ewc": online_ewc,
   "si": si,
+  "mas": mas,
+  "lwf": lwf,
+  "agem": agem,
+  "gem": gem,
+  "ogd": ogd,
 }
 NO_GUARD: Mapping[str, Any] = {"name": "none"}
 Guarded = Annotated[Mapping[str, Any], chosen(lambda: GUARDS, "what holds the network to its past")]

@@ -100,13 +100,13 @@ def online_ewc(
   *,
   strength: Annotated[Array | float, at_least(0, "of the penalty; 0 is no guard")] = 10.0,
   gamma: Annotated[Array | float, at_least(0, "how much of the earlier tasks' Fisher stays at each task", 1)] = 1.0,
-  normalised: Annotated[bool, free("the Fisher of each task is brought to norm 1 before it is added")] = False,
+  unit_fisher: Annotated[bool, free("the Fisher of each task is brought to norm 1 before it is added")] = False,
   fisher: Fisher = Fisher(),
 ) -> Guard:
   """Online elastic weight consolidation (Schwarz et al. 2018, "Progress & Compress", https://arxiv.org/abs/1805.06370).
 
   loss = strength / 2 * gamma F (w - anchor)^2 about the end of the last task; there F becomes gamma F + F_t. The paper
-  brings each F_t to one scale where tasks differ in theirs, without saying by which norm: `normalised` takes the
+  brings each F_t to one scale where tasks differ in theirs, without saying by which norm: `unit_fisher` takes the
   Euclidean norm of all entries together.
   """
 
@@ -115,7 +115,7 @@ def online_ewc(
 
   def leave(key: Key, past: Needed, params: Any, view: View) -> Needed:
     own = fisher.of(answer, params, view, key)
-    if normalised:
+    if unit_fisher:
       norm = jnp.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(own)))
       own = jax.tree.map(lambda leaf: leaf / jnp.where(norm > 0, norm, 1), own)
     return past.grown(gamma, own, params)

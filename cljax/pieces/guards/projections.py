@@ -48,7 +48,7 @@ def agem(
   spec: Spec,
   *,
   per_task: Kept = 256,
-  drawn: Annotated[int, at_least(1, "of the kept rows, of all tasks together, that a step asks")] = 256,
+  drawn_rows: Annotated[int, at_least(1, "of the kept rows, of all tasks together, that a step asks")] = 256,
 ) -> Guard:
   """Averaged gradient episodic memory (Chaudhry et al. 2019, https://arxiv.org/abs/1812.00420).
 
@@ -60,7 +60,7 @@ def agem(
 
   def project(at: At, past: Rings, gradient: Any, ask: AskFn) -> Any:
     filled = jnp.minimum(past.seen, per_task)
-    slot, live = slots_in(jax.random.fold_in(at.key, 0), filled, drawn, per_task)
+    slot, live = slots_in(jax.random.fold_in(at.key, 0), filled, drawn_rows, per_task)
     past_gradient = ask(rows_at(at.view, jax.tree.map(lambda leaf: leaf[slot], past.place), live))
     dot, size = inner(gradient, past_gradient), inner(past_gradient, past_gradient)
     share = dot / jnp.where(size > 0, size, 1)
