@@ -153,7 +153,7 @@ def test_a_swept_name_needs_what_the_user_set():
     ({"method": ("er", "ewr")}, "config.method.name='ewr' is not known"),
     ({"capacity": 10}, "must be several values"),
     ({"capcity": (1, 2)}, "config.sweep field='capcity' is not known. Did you mean capacity"),
-    ({"guard": ("ewc", "mas")}, "config.method.guard.name='mas' is not known"),
+    ({"guard": ("ewc", "ewd")}, "config.method.guard.name='ewd' is not known"),
   ],
 )
 def test_wrong_sweeps(sweep, message):

@@ -25,6 +25,7 @@ from cljax.methods.wsn import wsn
 from cljax.types import Method
 
 METHODS: dict[str, Callable[..., Method]] = {
+  "agem": under("agem"),
   "apd": apd,
   "confident": confident,
   "darts": darts,
@@ -36,11 +37,14 @@ METHODS: dict[str, Callable[..., Method]] = {
   "ewc": under("ewc"),
   "expert_gate": expert_gate,
   "finetune": finetune,
+  "gem": under("gem"),
   "hat": hat,
   "joint": joint,
   "lasem": lasem,
   "learned_rule": learned_rule,
   "lwf": lwf,
+  "mas": under("mas"),
+  "ogd": under("ogd"),
   "packnet": packnet,
   "progressive": progressive,
   "routing": routing,

@@ -91,7 +91,7 @@ def replaying(
     return state.replace(**moved, logits=logits), info
 
   def report(state: State) -> dict[str, Array]:
-    held = reservoirs.memory_bytes(spec, replay.capacity) + state.logits.nbytes
+    held = reservoirs.memory_bytes(spec, replay.capacity) + state.logits.nbytes + learner.memory_bytes
     return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(held), "seen": state.memory.seen}
 
   phase = Phase(
