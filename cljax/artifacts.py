@@ -13,6 +13,7 @@ from cljax.errors import ConfigError
 from cljax.files import pack, unpack, write_atomically
 from cljax.types import PyTree
 
+MEAN, STD = "pictures.mean", "pictures.std"  # [T, channels] beside the weights of a run that normalised its pictures
 KEY = re.compile(r"\['([^']*)'\]")  # of a dict, in a leaf's path
 
 
@@ -71,6 +72,8 @@ def tree(path: epath.Path | str) -> dict[str, Any]:
   """
   found: dict[str, Any] = {"params": {}}
   for name, leaf in read(path).items():
+    if name in (MEAN, STD):
+      continue
     keys = KEY.findall(name)
     if "".join(f"['{key}']" for key in keys) != name.removeprefix("collections"):
       raise ConfigError(f"{path} holds {name}, which is no weight of a net; launch.export writes what is read here")
@@ -79,6 +82,18 @@ def tree(path: epath.Path | str) -> dict[str, Any]:
       place = place.setdefault(key, {})
     place[keys[-1]] = leaf
   return found
+
+
+def normalisation(path: epath.Path | str) -> tuple[np.ndarray, np.ndarray]:
+  """(mean, deviation) [T, channels] float32 by which a run normalised each task's pictures, as `launch.export` wrote.
+
+  Raises:
+    ConfigError: no such file, a damaged one, or one that holds none.
+  """
+  found = read(path)
+  if not {MEAN, STD} <= set(found):
+    raise ConfigError(f"{path} holds no normalisation: its run showed pictures as they are, or did not tell")
+  return found[MEAN], found[STD]
 
 
 def fill(template: PyTree, leaves: Mapping[str, np.ndarray], source: Any) -> PyTree:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from cljax.checkpoint import by_path, checksum
 from cljax.config import check_outer
 from cljax.data.arrays import check_pair, laid_out, one_seed
-from cljax.data.pictures import one_for_all
+from cljax.data.pictures import one_for_all, shown_as
 from cljax.declared import shown
 from cljax.errors import ConfigError, choose
 from cljax.given import MakeFn, at_numbers, check_jax, check_method, check_seeds, rows_of_hyper
@@ -62,6 +62,7 @@ class Experiment(NamedTuple):
   data_hash: str
   valid_rows: np.ndarray  # [S, T]
   normalised: dict[str, dict[str, list[float]]]  # {seed: mean and scale of each channel}, where all tasks share them
+  shown: dict[str, Any]  # what the net is given of a picture, see `data.pictures.shown_as`
   own_files: dict[str, dict[str, str]]  # {name or part: path and sha256} of one's own, as they were read
 
   def split_rows(self, split: str) -> np.ndarray:
@@ -228,6 +229,7 @@ def assemble(
     data_hash=data_hash or checksum(by_path(stream)),
     valid_rows=rows["valid"],
     normalised=one_for_all(stream.test.warp, seeds),
+    shown=shown_as(stream),
     own_files={name: {"path": first.reads[name], "sha256": checksum(part)} for name, part in parts.items()},
   )
 
@@ -260,5 +262,5 @@ def build(config: ConfigDict, data_dir: str | None = None, data: Laid | None = N
     **{name: config[name] for name in Settings._fields},
   )
   told = tuple(with_values(config, value).to_dict() for value in values)
-  files = {**own_code, **experiment.own_files}
-  return experiment._replace(config=config.to_dict(), configs=told, values=values, own_files=files)
+  read = {**own_code, **experiment.own_files}
+  return experiment._replace(config=config.to_dict(), configs=told, values=values, own_files=read)

@@ -17,8 +17,7 @@ def check_jax() -> None:
   Raises:
     ConfigError: a setting of JAX under which nothing here can be computed.
   """
-  there = getattr(jax.config, "jax_numpy_dtype_promotion", "standard")
-  promotion = getattr(there, "value", there)
+  promotion = jax.numpy_dtype_promotion.value
   if promotion != "standard":
     raise ConfigError(
       f"JAX_NUMPY_DTYPE_PROMOTION={promotion} refuses sums of whole numbers and others, which are taken here: leave it "

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from absl import logging
@@ -117,6 +117,25 @@ def is_row(line: bytes) -> bool:
     return line.endswith(b"\n") and isinstance(json.loads(line), dict)
   except ValueError:
     return False
+
+
+def divide(folder: epath.Path, folders: Sequence[epath.Path]) -> None:
+  """Writes the steps of a run's metrics.jsonl into the folders of its sweep's values, to each those of its own seeds.
+
+  In each row all seeds of the first value come first, see `Experiment.seeds`.
+  """
+  content = (folder / FILE).read_bytes() if (folder / FILE).exists() else b""
+  rows = [json.loads(line) for line in content.splitlines(True) if is_row(line)]
+  steps = [row for row in rows if row.get("event") == "step"]
+  for v, own in enumerate(folders):
+    lines = [json.dumps({name: share(value, v, len(folders)) for name, value in row.items()}) for row in steps]
+    own.mkdir(parents=True, exist_ok=True)
+    write_atomically(own / FILE, "".join(f"{line}\n" for line in lines).encode())
+
+
+def share(value: Any, v: int, of: int) -> Any:
+  """The v-th of equal parts of a list; what is no list as it is."""
+  return value[v * len(value) // of : (v + 1) * len(value) // of] if isinstance(value, list) else value
 
 
 class Board:

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -128,9 +129,13 @@ def module_of(section: str, name: str) -> tuple[ModuleType, str]:
   if path is None:
     with written_in(where, ""):
       return importlib.import_module(place), attribute
-  if not path.is_file():
+  if not os.path.isfile(path):  # nor one of a name that is too long
     raise ConfigError(f"{where}: there is no file {path}")
-  return read_module(str(path), digest(path)), attribute
+  try:
+    contents = digest(path)
+  except OSError as error:
+    raise ConfigError(f"{where} cannot be read: {in_short(error)}") from error
+  return read_module(str(path), contents), attribute
 
 
 def digest(path: Path) -> str:

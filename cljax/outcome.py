@@ -13,10 +13,11 @@ from etils import epath
 from cljax import artifacts, divergence, files
 from cljax.checkpoint import Checkpoints, by_path
 from cljax.cursor import Carry
-from cljax.data.pictures import shown_as
+from cljax.data.pictures import type_shown
 from cljax.errors import ConfigError
 from cljax.experiment import Experiment
 from cljax.files import digest, plain
+from cljax.journal import divide
 from cljax.looks import counts_of
 from cljax.mesh import agree, gather
 from cljax.methods.exhibits import EXHIBITS
@@ -248,6 +249,15 @@ def left(
   return found[0]._replace(sweep=tuple(found) if len(found) > 1 else ())
 
 
+def write_outcomes(folder: epath.Path, experiment: Experiment, outcomes: Sequence[Outcome]) -> None:
+  """What a run leaves in its folder, or what each value of its sweep does in its own below that."""
+  folders = [folder / name for name in names_of(experiment.values)]
+  if len(folders) > 1:
+    divide(folder, folders)
+  for v, outcome in enumerate(outcomes):
+    write_outcome(folders[v], outcome, experiment.method_of(v))
+
+
 def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
   """Parts, report arrays and figures, and last the result file, which marks the run as finished."""
   folder.mkdir(parents=True, exist_ok=True)
@@ -257,7 +267,7 @@ def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
       artifacts.write(artifacts.folder_of(folder, seed), jax.tree.map(lambda leaf, s=s: leaf[s], found))
     if outcome.experiment is not None:
       it = outcome.experiment
-      shown = shown_as(it.stream.test.warp, it.stream.bank.x.dtype, it.normalised)
+      shown = type_shown(it.stream.test.warp, it.stream.bank.x.dtype, it.normalised)
       told = told_of(outcome.result["config"], it.spec, shown, it.normalised)  # with the numbers of its own value
       files.write_sealed(folder / "parts" / "spec.json", told)
   store.write_report_arrays(folder / "report.npz", outcome.arrays)

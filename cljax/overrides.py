@@ -68,12 +68,8 @@ def renamed(config: ConfigDict | Mapping[str, Any], names: Mapping[str, Any]) ->
   """
   told = whole(config, default().to_dict())
   swept = {key: values for key, values in told.pop("sweep").items() if values}
-  for section, (_, given) in TABLES.items():
-    old, new = str(told[section]["name"]), str(names.get(f"{section}.name", told[section]["name"]))
-    if new != old:
-      before = {} if (section, old) == ("stream", OWN) else defaults(factory_of(section, old), given)
-      known = {**BESIDE.get(section, {}), **fields(factory_of(section, new), given)}
-      told[section] = {"name": new, **kept(section, told[section], before, known)}
+  for section in TABLES:
+    told[section] = under(section, told[section], str(names.get(f"{section}.name", told[section]["name"])))
   found = complete(told)
   for key, table in choices(found).items():
     new = str(names.get(f"method.{key}.name", found.method[key].name))
@@ -85,6 +81,20 @@ def renamed(config: ConfigDict | Mapping[str, Any], names: Mapping[str, Any]) ->
       found.method[key] = {"name": new, **own}
   found.sweep = {key: values for key, values in swept.items() if key in ("lr", *numbers_of(found), *apart_of(found))}
   return complete(found)
+
+
+def under(section: str, own: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """What a section says under a name, and of what it said under another one that which outlives the change.
+
+  Raises:
+    ConfigError: an unknown name.
+  """
+  before, given = str(own["name"]), TABLES[section][1]
+  if name == before:
+    return dict(own)
+  old = {} if (section, before) == ("stream", OWN) else defaults(factory_of(section, before), given)
+  known = {**BESIDE.get(section, {}), **fields(factory_of(section, name), given)}
+  return {"name": name, **kept(section, own, old, known)}
 
 
 def kept(place: str, own: Mapping[str, Any], before: Mapping[str, Any], known: Mapping[str, Field]) -> dict[str, Any]:

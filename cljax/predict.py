@@ -97,7 +97,10 @@ class Predictor:
     self.folder = artifacts.folder_of(located(workdir), seed)
     path = self.folder.parent / "spec.json"
     if not path.exists():
-      raise ConfigError(f"{workdir} holds no parts to load: it is no finished run, or its method leaves none")
+      raise ConfigError(
+        f"{workdir} holds no parts to load: it is no finished run, or its method leaves none, as all do but those that "
+        "find their expert by a gate; launch.evaluate asks any run, launch.export writes the weights of a network"
+      )
     way = "the run's command writes it again once its result.json is deleted"
     told = read_sealed(path, way)
     if not self.folder.is_dir():

@@ -32,7 +32,7 @@ from cljax.keys import keys_of
 from cljax.lock import locked
 from cljax.mesh import over_seeds, places, spread_rows
 from cljax.monitor import Monitor
-from cljax.outcome import Outcome, described, described_now, folders_of, left, names_of, outcome_of, write_outcome
+from cljax.outcome import Outcome, described, described_now, folders_of, left, outcome_of, write_outcomes
 from cljax.paths import located
 from cljax.readout import answers_of
 from cljax.recipe import given_stream
@@ -41,7 +41,7 @@ from cljax.sweep import sweep_values
 from cljax.timeline import edges_of
 from cljax.traced import begin_of, chunk_of, edge_of, part_of
 from cljax.types import Method, Spec, Stream, View, nothing
-from cljax.workdir import claim, environment, note_environment
+from cljax.workdir import SHOWN, claim, environment, note_environment
 
 POOL_BYTES = 2**30  # of the pictures of one task, of all seeds together
 
@@ -263,8 +263,7 @@ def carry_out(
         logging.warning(line)
       outcomes = perform(experiment, folder, writes, stop_asked, on_row, quiet)
     if folder is not None and writes:
-      for v, outcome in enumerate(outcomes):
-        write_outcome(folder / names_of(values)[v], outcome, experiment.method_of(v))
+      write_outcomes(folder, experiment, outcomes)
   return outcomes[0]._replace(sweep=tuple(outcomes) if len(outcomes) > 1 else ())
 
 
@@ -278,7 +277,7 @@ def perform(
 ) -> list[Outcome]:
   """The outcome of each value of the sweep, after all units that the newest checkpoint of the folder leaves to do."""
   if folder is not None and writes:
-    note_environment(folder, environment(experiment.own_files))
+    note_environment(folder, {**environment(experiment.own_files), SHOWN: experiment.shown})
   checkpoints = Checkpoints(folder / "checkpoints") if folder is not None else None
   compiled = compile_events(experiment)
   carry, cursor, noted = resume(start(experiment, compiled), checkpoints, experiment)

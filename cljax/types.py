@@ -257,6 +257,7 @@ class Guard(NamedTuple):
   project: Callable[[At, PyTree, PyTree, Callable[[Batch], PyTree]], PyTree] = as_asked  # ask(batch) -> its gradient
   moved: Callable[[PyTree, PyTree, PyTree, PyTree], PyTree] = unmoved  # (past, before, the loss's own gradient, after)
   exit: Callable[[Key, PyTree, PyTree, View], PyTree] = past_as_it_is  # as a task ends
+  stored: int = 0  # rows of earlier tasks that the past names, for `memory_bytes`
 
 
 FREE = Guard()

@@ -19,6 +19,7 @@ from cljax.files import as_json, flatten, read_json, write_json
 from cljax.named import OWN_FILES, check_own_files
 from cljax.seals import told
 
+SHOWN = "pictures"  # the key of environment.json that tells what the net is given of one
 Keys = tuple[str, ...]  # from the outside in
 Older = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 

@@ -22,7 +22,6 @@ from cljax.report.plots import png
 from cljax.report.store import find_results, unfinished
 from cljax.report.tables import order, readme_table, splice, text_table
 from cljax.run import train
-from cljax.settings import Labels
 from cljax.sweep import cells
 from launch.app import begins, stop_asked
 from launch.config_files import ROOT, installed
@@ -60,7 +59,7 @@ def check_apart(cells: Mapping[str, ConfigDict], more: Mapping[str, ConfigDict])
   """
 
   def told(config: ConfigDict) -> dict[str, Any]:
-    return {key: value for key, value in config.to_dict().items() if key not in Labels._fields}
+    return {key: value for key, value in config.to_dict().items() if key not in ("paper", "preset", "cell")}
 
   for folder, config in more.items():
     same = [other for other in cells if other == folder or told(cells[other]) == told(config)]

@@ -10,9 +10,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cljax import named
+from cljax.config import completed_net
 from cljax.errors import ConfigError, choose, near
 from cljax.files import flatten
-from cljax.overrides import is_name, opened, renamed
+from cljax.named import is_own
+from cljax.overrides import is_name, opened, renamed, under
 
 ROOT = Path(__file__).resolve().parent.parent  # configs/ lies beside launch/, in a checkout and where it is installed
 OF_CHECKOUT = "setup.cfg"  # lies there too, in a checkout alone
@@ -55,6 +57,20 @@ def written_in(path: str) -> contextlib.AbstractContextManager[None]:
   return named.written_in(f"--config={path}", path)
 
 
+def find_packaged() -> None:
+  """Lets `from configs.papers...` find what comes with the package behind a package `configs` of a person's own.
+
+  A folder without `__init__.py` is no package by itself and hides nothing.
+  """
+  found = importlib.util.find_spec("configs")
+  if found is not None and found.origin is not None:
+    own = importlib.import_module("configs")
+    if not hasattr(own, "__path__"):
+      raise ConfigError(f"{found.origin} hides the folder of configs that come with the package: rename it")
+    if str(ROOT / "configs") not in own.__path__:
+      own.__path__.append(str(ROOT / "configs"))
+
+
 def load_config(path: str) -> ModuleType:
   """The module of a config file.
 
@@ -70,6 +86,7 @@ def load_config(path: str) -> ModuleType:
     raise ConfigError(f"--config={path} is no Python file")
   module = importlib.util.module_from_spec(spec)
   with written_in(path):
+    find_packaged()
     spec.loader.exec_module(module)
   if not hasattr(module, "get_config"):
     raise ConfigError(f"--config={path} has no function get_config(arg='')")
@@ -109,9 +126,12 @@ def prepared(config: Any, argv: Sequence[str]) -> Any:
   Raises:
     ConfigError: an unknown choice, or a config that is wrong by itself.
   """
-  if not isinstance(config, ConfigDict) or "method" not in config:  # of a meta-training, or nothing yet
-    return config
-  return opened(renamed(config, {key: value for key, value in typed_in(argv).items() if is_name(key)}))
+  names = {key: value for key, value in typed_in(argv).items() if is_name(key)}
+  if isinstance(config, ConfigDict) and "trains" in config:  # of a meta-training, which chooses its net alone
+    config.net = completed_net(under("net", config.net.to_dict(), names.get("net.name", config.net.name)))
+  elif isinstance(config, ConfigDict) and "method" in config:
+    config = opened(renamed(config, names))
+  return config
 
 
 def typed_in(argv: Sequence[str]) -> dict[str, str]:
@@ -149,4 +169,8 @@ def check_overrides(argv: list[str]) -> None:
       example = f"{key}.name={value}" if f"{key}.name" in below and value else f"{first}=..."
       raise ConfigError(f"--config.{key} is a section, whose fields are given one by one: --config.{example}")
     alike = [one for one in known if one.startswith("sweep.") == key.startswith("sweep.")]
-    choose("--config key", key, alike, f"cljax list {chosen(argv)}")
+    section = key.rpartition(".")[0].replace("sweep", "method")
+    choice = typed_in(argv).get(f"{section}.name")  # typed over the one in the file, whose keywords are others
+    if is_own(choice):
+      choose("--config key", key, [one for one in alike if one.startswith(f"{section}.")])
+    choose("--config key", key, alike, f"cljax list {choice or chosen(argv)}")

@@ -3,20 +3,23 @@
   python -m launch.export --workdir=runs/er --seed=1 --out=er_1.npz
 
 They are those of the newest checkpoint. `cljax.artifacts.tree("er_1.npz")` reads them back as what `net.apply` takes,
-and another run begins with them by --config.start_from=er_1.npz.
+and another run begins with them by --config.start_from=er_1.npz. What the net must be given of a picture is printed;
+where the run normalised, `cljax.artifacts.normalisation("er_1.npz")` has mean and deviation.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from absl import flags
 from etils import epath
 
+from cljax import artifacts
 from cljax.checkpoint import Checkpoints
 from cljax.errors import ConfigError
-from cljax.files import pack, telling, write_atomically
+from cljax.files import pack, read_json, telling, write_atomically
 from cljax.paths import located
-from cljax.workdir import recorded
+from cljax.workdir import SHOWN, recorded
 from launch import app
 
 flags.declare_key_flag("workdir")
@@ -77,20 +80,54 @@ def weights(arrays: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
   params = {name.removeprefix(".params"): leaf for name, leaf in own.items() if name.startswith(".params")}
   if not params:
     held = sorted({name.split("[")[0].split(".")[1] for name in own if name.startswith(".")})
-    raise ConfigError(f"this method keeps no `params` in its state, which holds {', '.join(held)}")
+    raise ConfigError(
+      f"this method keeps no `params` in its state, which holds {', '.join(held)}: from Python the same call on the "
+      "work dir trains nothing, and its outcome.state has all of it"
+    )
   others = {name.removeprefix("."): leaf for name, leaf in own.items() if name.startswith(".collections")}
   return params | others
+
+
+def shown_in(folder: epath.Path) -> dict[str, Any]:
+  """What the run's net was given of a picture, as `data.pictures.shown_as` tells it; {} of runs that did not tell."""
+  path = folder / "environment.json"
+  return (read_json(path) if path.exists() else {}).get(SHOWN, {})
+
+
+def normalisation(shown: Mapping[str, Any], row: int) -> dict[str, np.ndarray]:
+  """Mean and deviation [T, channels] of one row of the seed axis; {} where nothing is normalised."""
+  if "mean" not in shown:
+    return {}
+  mean, scale = (np.array(shown[name], np.float32) for name in ("mean", "scale"))
+  own = [each[row] if each.ndim == 3 else each for each in (mean, 1 / scale)]
+  return dict(zip((artifacts.MEAN, artifacts.STD), own, strict=True))
+
+
+def way_in(shown: Mapping[str, Any], path: epath.Path) -> str:
+  """What is x of `net.apply(variables, x, slot)`, as a line of Python."""
+  if not shown:
+    return "# x: pictures as the run's stream shows them, which this older run does not tell"
+  x = "pictures / 255" if shown["type"] == "uint8" else "pictures"
+  if "warp" in shown:
+    x = f"warp({x})"
+  line = f"x = {x}" + (f"  # warp: the {shown['warp']} of task t, stream.test.warp" if "warp" in shown else "")
+  if "mean" not in shown:
+    return line
+  line = line.replace(x, f"({x} - mean[t]) / std[t]", 1)
+  return f'mean, std = artifacts.normalisation("{path}")  # of each task t\n{line}'
 
 
 def main() -> None:
   folder = located(app.workdir())
   row = row_of(folder, SEED.value, VALUE.value)
-  found = weights(newest(folder), row)
+  found, shown = weights(newest(folder), row), shown_in(folder)
   path = located(OUT.value) if OUT.value else folder / "params.npz"
-  write_atomically(path, pack(found))
+  write_atomically(path, pack(found | normalisation(shown, row)))
   numbers = sum(leaf.size for leaf in found.values())
   print(f"written: {path}, {numbers:,} numbers in {len(found)} arrays; to read them:")
-  print(f'from cljax import artifacts; variables = artifacts.tree("{path}")  # net.apply(variables, x, slot)')
+  print(f'from cljax import artifacts; variables = artifacts.tree("{path}")')
+  print(way_in(shown, path))
+  print("net.apply(variables, x, slot)")
 
 
 if __name__ == "__main__":

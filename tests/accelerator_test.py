@@ -20,6 +20,7 @@ from cljax.methods import METHODS
 from cljax.pieces.optimizers import sgd
 from cljax.types import Clock
 from tests.shell import shell
+from tests.tiers import at_release
 from tests.toys import mlp, stream
 
 
@@ -41,7 +42,7 @@ def taken(run, block):
   return whole(data)
 
 
-@pytest.mark.parametrize("block", [1, 2])
+@pytest.mark.parametrize("block", [2, *at_release(1)])
 def test_the_full_scan_computes_what_the_loop_computes(block):
   """Step by step and in blocks."""
   (loop, before), (scan, _) = taken(loops.fit_chunk, 1), taken(full_scan, block)
@@ -178,6 +179,7 @@ def test_the_page():
   assert "{" not in page
 
 
+@pytest.mark.slow
 def test_a_whole_row_on_a_cpu(monkeypatch):
   """The loop and the scan learn the same, to the same accuracy; of a small problem."""
   for name, value in {"SIDE": 10, "TASKS": 2, "HIDDEN": 16, "TEST_ROWS": 200, "CONTRAST": 60}.items():

@@ -199,7 +199,7 @@ def test_a_source_has_a_name(root, name):
     bank.load(name, root)
 
 
-@pytest.mark.parametrize("name", ["tiny/..", "tiny:1.0.0"])
+@pytest.mark.parametrize("name", ["tiny/..", "tiny:1.0.0", "7" * 400])
 def test_a_name_is_no_path(root, name):
   write(root)
   refusal(name, root, repr(name), "was not found")

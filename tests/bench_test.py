@@ -17,6 +17,7 @@ from cljax.data.sample import view_at
 from cljax.errors import ConfigError
 from cljax.methods import METHODS
 from cljax.types import Clock
+from tests.tiers import at_release
 from tests.toys import mlp, routed, stream
 
 LR, EXPERTS, K = 0.1, 6, 2
@@ -46,7 +47,7 @@ def watcher(phase):
   return learner(phase._replace(step=look))
 
 
-@pytest.mark.parametrize("name", ["er", "er_union", "routing"])
+@pytest.mark.parametrize("name", ["routing", *at_release("er", "er_union")])
 def test_the_bare_scans_compute_what_cljax_computes(name):
   """Same rows, same gates: the weights after a task agree, step by step and in blocks."""
   spec, data = stream(COUNTS)
@@ -225,6 +226,7 @@ def test_a_loop_of_convolutions_takes_the_steps_that_are_dispatched(small):
   assert convolving.convolving(["bare"], 1) == []
 
 
+@pytest.mark.slow
 def test_the_tree_takes_the_steps_of_one_configuration_after_the_other(monkeypatch):
   """`sharing` compares their weights itself; here two layers on few pixels, four configurations."""
   for name, value in (

@@ -22,6 +22,7 @@ from cljax.checkpoint import Checkpoints, by_path, checksum
 from cljax.drive import Stopped
 from tests import subjects, toys
 from tests.subjects import Subject
+from tests.tiers import at_release
 
 LARGE = 300_000  # numbers; far above the limit of a file in `test_a_full_disk`
 
@@ -293,7 +294,7 @@ def assert_whole(folder, carry, expected):
   assert metrics(folder) == rows
 
 
-@pytest.mark.parametrize("name", ["stopping", "hidden", "routing", pytest.param("columns", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["stopping", *at_release("hidden", "routing", "columns")])
 def test_stopping_at_every_chance(name, tmp_path, uninterrupted):
   """Each session goes on from the last one's checkpoint and is stopped at the first chance, until the run is done."""
   folder, at, carry = epath.Path(tmp_path), [], None
@@ -309,7 +310,7 @@ def test_stopping_at_every_chance(name, tmp_path, uninterrupted):
   assert_whole(folder, carry, uninterrupted(name))
 
 
-@pytest.mark.parametrize("chance", [4, *(pytest.param(chance, marks=pytest.mark.slow) for chance in (1, 9))])
+@pytest.mark.parametrize("chance", [4, *at_release(1, 9)])
 def test_stopping_once(chance, tmp_path, uninterrupted):
   folder, asked = epath.Path(tmp_path), iter(range(1, 1000))
   with pytest.raises(Stopped):

@@ -11,6 +11,7 @@ import pytest
 
 from cljax import artifacts
 from cljax.overrides import relabel
+from cljax.report.losses import curves_of
 from cljax.report.store import equal, read_result
 from cljax.run import train
 from launch.config_files import load_config
@@ -107,6 +108,7 @@ def test_two_processes_give_the_result_of_one(one, stopped, tmp_path):
   assert all(field.startswith("experiment.device_count") for field in found), found
 
 
+@pytest.mark.slow
 def test_a_data_axis_gives_the_numbers_of_one_device(one, tmp_path):
   """Two seeds, each on two devices that share the rows of its batches: 1e-5 after 60 steps."""
   assert json.loads(finish(start(4, "tests.data_axis", tmp_path)).stdout) == 60
@@ -115,11 +117,17 @@ def test_a_data_axis_gives_the_numbers_of_one_device(one, tmp_path):
   chex.assert_trees_all_close(there, alone, rtol=0, atol=1e-5)
 
 
+def curves(folder):
+  """The losses of a run as lists."""
+  return {phase: each.tolist() for phase, each in curves_of(folder).items()}
+
+
 def test_each_value_of_a_sweep_has_the_numbers_of_its_own_run(one, tmp_path):
   rate = config().optimizer.lr
   outcome = train(config(**{"sweep.lr": (0.03, rate)}), tmp_path / "sweep", quiet=True)
   assert [each.result["config"]["optimizer"]["lr"] for each in outcome.sweep] == [0.03, rate]
   assert differs(one[0], tmp_path / "sweep" / f"lr={rate:g}") == []
+  assert json.dumps(curves(tmp_path / "sweep" / f"lr={rate:g}")) == json.dumps(curves(one[0])) != "{}"
   alone = train(config(**{"optimizer.lr": 0.03}), quiet=True)
   assert alone.result["accuracy"] == outcome.sweep[0].result["accuracy"] != outcome.sweep[1].result["accuracy"]
   chex.assert_trees_all_equal(alone.state, outcome.sweep[0].state)

@@ -18,6 +18,7 @@ from cljax.types import Method, Outputs
 from tests import toys
 from tests.subjects import Subject, assert_same, cut, evaluations, finished, method_of, recording
 from tests.subjects import compiled as subject
+from tests.tiers import at_release
 
 compilations = []
 jax.monitoring.register_event_duration_secs_listener(
@@ -29,17 +30,17 @@ def seed_of(tree, s):
   return jax.tree.map(lambda leaf: leaf[s : s + 1], tree)
 
 
-ROUTING = pytest.param("routing", marks=pytest.mark.slow)  # as every method in methods_test.py, more closely
-NAMES = pytest.mark.parametrize("name", ["plain", "er", ROUTING])
+ROUTING = at_release("routing")  # as every method in methods_test.py, more closely
+NAMES = pytest.mark.parametrize("name", ["plain", "er", *ROUTING])
 
 
 # Cutting and seeds.
 
 
-MORE = [pytest.param(name, chunk, marks=pytest.mark.slow) for name in ("plain", "routing") for chunk in (7, 1)]
+MORE = at_release(("er", 1), *((name, chunk) for name in ("plain", "routing") for chunk in (7, 1)))
 
 
-@pytest.mark.parametrize("name, chunk", [("plain", 48), ("er", 7), ("er", 1), *MORE])
+@pytest.mark.parametrize("name, chunk", [("plain", 48), ("er", 7), *MORE])
 def test_any_chunk_length_gives_the_same_bits(name, chunk):
   """Longer than a phase, across epochs, and step by step (there is no loop then: within rounding)."""
   if chunk > 1:
@@ -222,7 +223,7 @@ def test_stacked_streams_share_the_bank():
   assert data.tasks.train.idx.shape == (2, 3, 41)
 
 
-@pytest.mark.parametrize("name, s", [("er", 1), ("stopping", 0)])
+@pytest.mark.parametrize("name, s", [("er", 1), *at_release(("stopping", 0))])
 def test_ragged_seeds_equal_their_solo_runs(name, s):
   """Each seed takes its own number of steps, ticks at its own epochs, and has the bits it has alone."""
   spec, streams = own_streams()

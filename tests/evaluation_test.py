@@ -184,6 +184,22 @@ def test_evaluating_no_row_counts_nothing():
   assert not any(leaf.any() for leaf in jax.tree.leaves(found))
 
 
+@pytest.mark.parametrize("readout, group, at_once", [("task", 500, 45), ("task", 40, 23), ("inferred", 500, 500)])
+def test_a_split_is_asked_in_evenly_filled_batches(readout, group, at_once):
+  """Few rows cost what few rows cost; but whoever infers a task from a batch gets as large a one as was asked for."""
+  spec, data = answers_stream("task")
+  method, seen = linear(spec, 0), []
+
+  def apply(state, x, slot):
+    seen.append(len(x))
+    return method.apply(state, x, slot)
+
+  ask = partial(loops.evaluate, method._replace(apply=apply), readout, group, "test")
+  most = data.test.idx.shape[-1]
+  jax.eval_shape(ask, method.init(jax.random.key(4)), jax.device_put(data), *(jnp.int32(0),) * 3)
+  assert most == 45 and set(seen) == {at_once}
+
+
 def test_row_zero_is_the_untrained_net():
   it = subject("er")
   first = it.start()

@@ -198,7 +198,7 @@ def changed(data, **changes):
     ({"tasks__valid__idx": lambda idx: idx[:2]}, "tasks.valid.idx has the shape"),
     ({"test__idx": lambda idx: idx - 1}, "stream.test.idx holds -1"),
     ({"test__warp__index": lambda index: index[:2]}, "test.warp.index has the shape .* which fits neither"),
-    ({"axes": toys.stream()[1].bank}, "axes must hold 0 or None"),
+    ({"axes": toys.stream()[1].bank}, "axes=.* must be a stream of 0 or None"),
     ({"tasks__label_map": lambda leaf: leaf + 1}, "tasks.label_map holds 1 to 4, but may hold 0 to 3"),
   ],
 )  # fmt: skip

@@ -8,13 +8,15 @@ from flax import linen as nn
 
 import cljax
 from cljax import artifacts
+from cljax.data.pictures import dressed, shown_as
+from cljax.data.sample import take_task
 from cljax.errors import ConfigError
 from cljax.nets.modes import at_rest
 from launch import export
 from tests import toys
 from tests.shell import shell
 
-SPEC, DATA = toys.stream()
+SPEC, DATA = dressed(*toys.stream(), normalise="task")
 
 
 class Normed(nn.Module):
@@ -45,6 +47,32 @@ def test_the_weights_of_one_seed_come_back(run, tmp_path):
   )
 
 
+def test_what_is_printed_asks_as_the_run_did(run, tmp_path):
+  """The printed lines, typed with a task's test pictures, are right as often as result.json says."""
+  folder, net, outcome = run
+  done = shell("launch.export", f"--workdir={folder}", "--seed=5", f"--out={tmp_path}/w.npz")
+  *lines, last = done.stdout.splitlines()[1:]
+  for t in range(SPEC.T):
+    own = DATA.test.idx[t, : DATA.test.count[t]]
+    names = {"t": t, "net": net, "pictures": DATA.test_bank.x[own], "slot": np.full(len(own), t)}
+    names["warp"] = take_task(DATA.test.warp.warp, t)
+    exec("\n".join(lines), names)  # noqa: S102
+    right = (np.argmax(eval(last, names).logits, axis=1) == DATA.test_bank.y[own]).mean()
+    np.testing.assert_allclose(right, outcome.result["accuracy"][1][-1][t], atol=1e-6)
+
+
+def test_what_a_net_is_given_of_a_picture_in_words():
+  plain = shown_as(toys.stream()[1]._replace(test=DATA.test._replace(warp=None)))
+  assert export.way_in(plain, "w") == "x = pictures / 255"
+  assert export.way_in(plain | {"type": "float32"}, "w") == "x = pictures"
+  turned = export.way_in(shown_as(toys.stream()[1]), "w")
+  assert turned == "x = warp(pictures / 255)  # warp: the Permutation of task t, stream.test.warp"
+  assert "does not tell" in export.way_in({}, "w") and export.normalisation(plain, 0) == {}
+  by_seed = {"mean": [[[1.0]], [[2.0]]], "scale": [[[4.0]], [[5.0]]]}
+  found = export.normalisation(by_seed, 1)
+  assert found[artifacts.MEAN].tolist() == [[2.0]] and found[artifacts.STD].tolist() == [[np.float32(0.2)]]
+
+
 def test_another_run_begins_with_them(run, tmp_path):
   folder, net, outcome = run
   found = export.weights(export.newest(folder), export.row_of(folder, 3, 0))
@@ -54,14 +82,14 @@ def test_another_run_begins_with_them(run, tmp_path):
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b[0]), again.state.params, outcome.state.params)
 
 
-def test_a_value_of_a_sweep_has_its_own_row(monkeypatch):
+def test_a_value_of_a_sweep_has_its_own_row(monkeypatch, tmp_path):
   config = {"seed": 4, "num_seeds": 3, "sweep": {"lr": (0.1, 0.2), "noise": (), "x": (1.0, 2.0)}}
   monkeypatch.setattr(export, "recorded", lambda folder: {"config.json": config})
-  assert [export.row_of(None, seed, value) for seed, value in ((4, 0), (6, 0), (4, 1), (5, 3))] == [0, 2, 3, 10]
+  assert [export.row_of(tmp_path, seed, value) for seed, value in ((4, 0), (6, 0), (4, 1), (5, 3))] == [0, 2, 3, 10]
   with pytest.raises(ConfigError, match="--value=4: the run's sweep has 4 values"):
-    export.row_of(None, 4, 4)
+    export.row_of(tmp_path, 4, 4)
   with pytest.raises(ConfigError, match="--seed=7: the run has the seeds 4, 5, 6"):
-    export.row_of(None, 7, 0)
+    export.row_of(tmp_path, 7, 0)
 
 
 def test_what_is_no_run_or_no_weight_is_one_line(run, tmp_path):
@@ -73,6 +101,9 @@ def test_what_is_no_run_or_no_weight_is_one_line(run, tmp_path):
     assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr
   with pytest.raises(ConfigError, match="keeps no `params` in its state, which holds experts, memory"):
     export.weights({"['state'].experts['a']": np.ones((2, 3)), "['state'].memory.seen": np.ones(2)}, 0)
+  (tmp_path / "w.npz").write_bytes(export.pack({"['a']": np.ones(2)}))
+  with pytest.raises(ConfigError, match="holds no normalisation"):
+    artifacts.normalisation(tmp_path / "w.npz")
   artifacts.write(tmp_path, {"gate": {"a": [np.ones(2)]}})
   with pytest.raises(ConfigError, match="no weight of a net"):
     artifacts.tree(tmp_path / "gate.npz")

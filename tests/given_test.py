@@ -104,5 +104,9 @@ def test_cells_that_are_alike_are_no_two_cells():
     cells.check_apart({"er": one}, {"finetune": other})
   other.num_seeds = 2
   cells.check_apart({"er": one}, {"finetune": other})
+  for section, name in (("method", "joint"), ("stream", "rotated")):  # the only difference of many cells
+    other = cljax.default()
+    other[section].name = name
+    cells.check_apart({"er": one}, {"finetune": other})
   with pytest.raises(ConfigError, match="'er' and 'er' are one and the same"):
     cells.check_apart({"er": one}, {"er": other})

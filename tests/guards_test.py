@@ -1,4 +1,4 @@
-"""EWC and SI against plain numpy in float64, and the law of guards."""
+"""The law of guards, and what all of them have in common."""
 
 import functools
 
@@ -9,168 +9,15 @@ import numpy as np
 import optax
 import pytest
 
-from cljax.data.sample import fetch, view_at
 from cljax.errors import ConfigError
-from cljax.loops import edge
 from cljax.methods import METHODS
 from cljax.nets import MLP
 from cljax.pieces.descent import descend
-from cljax.pieces.guards import guarding, label_of
+from cljax.pieces.guards import guarding
 from cljax.pieces.optimizers import PlainSGD, sgd
 from cljax.run import fit
-from cljax.types import At, Batch, Clock, Guard, Place
+from cljax.types import At, Batch, Guard, Place
 from tests import toys
-
-RATE, STEPS, B = 0.2, 5, 10
-
-
-class Numpy:
-  """One hidden ReLU layer, the head of a task, softmax: forward and backward in float64."""
-
-  def __init__(self, params):
-    self.w = jax.tree.map(lambda leaf: np.array(leaf, np.float64), params)
-
-  def gradients(self, x, y, t, C=4):
-    """The gradient of each row's own cross-entropy: trees of [B, ...]."""
-    w, x, own = self.w, np.asarray(x, np.float64).reshape(len(x), -1), slice(t * C, t * C + C)
-    z = x @ w["first"]["kernel"] + w["first"]["bias"]
-    h = np.maximum(z, 0)
-    logits = h @ w["head"]["kernel"][:, own] + w["head"]["bias"][own]
-    share = np.exp(logits - logits.max(axis=1, keepdims=True))
-    d = share / share.sum(axis=1, keepdims=True) - np.eye(C)[y]
-    head = {name: np.zeros((len(x), *leaf.shape)) for name, leaf in w["head"].items()}
-    head["kernel"][:, :, own], head["bias"][:, own] = h[:, :, None] * d[:, None], d
-    below = (d @ w["head"]["kernel"][:, own].T) * (z > 0)
-    return {"first": {"kernel": x[:, :, None] * below[:, None], "bias": below}, "head": head}
-
-
-def mean(tree):
-  return jax.tree.map(lambda leaf: leaf.mean(axis=0), tree)
-
-
-@functools.cache
-def setting():
-  spec, data = toys.stream()
-  return spec, data, [jax.jit(view_at, static_argnums=2)(data, jnp.int32(t), 3) for t in range(3)]
-
-
-def batches(t):
-  """Batches of task t, as they would be fetched."""
-  spec, data, views = setting()
-  rows = [data.tasks.train.idx[t, (np.arange(B) + 7 * k) % data.tasks.train.count[t]] for k in range(STEPS)]
-  return [jax.jit(fetch)(views[t], Place(jnp.full(B, t), jnp.asarray(row))) for row in rows]
-
-
-def all_rows(t):
-  spec, data, views = setting()
-  row = data.tasks.train.idx[t, : data.tasks.train.count[t]]
-  return jax.jit(fetch)(views[t], Place(jnp.full(len(row), t), jnp.asarray(row)))
-
-
-def trained(name, **guard):
-  """(states after each task of a method under the guard, the states that numpy had to follow)."""
-  spec, _, views = setting()
-  method = METHODS[name](MLP(3, 4, (8,)), sgd(RATE), spec, guard={"name": name, **guard})
-  phase, clock = method.phases[0], Clock(*(jnp.int32(0),) * 4)
-  step = jax.jit(phase.step)
-  edges = jax.jit(edge, static_argnums=(0, 1))
-  state, found = jax.jit(method.init)(jax.random.key(3)), []
-  start = state.params
-  for t in range(3):
-    if name == "si":
-      state = edges(phase, "enter", jax.random.key(0), state, views[t], clock)
-    for batch in batches(t):
-      state, _ = step(jax.random.key(1), state, batch, clock, views[t])
-    state = edges(phase, "exit", jax.random.key(t), state, views[t], clock)
-    found.append(state)
-  return start, found
-
-
-def fisher_of(**guard):
-  """Of the first task, for weights that are not trained."""
-  spec, _, views = setting()
-  method = METHODS["ewc"](MLP(3, 4, (8,)), sgd(RATE), spec, guard={"name": "ewc", **guard})
-
-  @jax.jit
-  def ended(key, view):
-    return edge(method.phases[0], "exit", key, method.init(key), view, Clock(*(jnp.int32(0),) * 4))
-
-  return ended(jax.random.key(3), views[0]).past.fisher
-
-
-def zip_trees(fn, *trees):
-  return jax.tree.map(fn, *trees)
-
-
-def test_ewc_equals_its_formula():
-  """The sum of the penalties of all tasks so far, each Fisher the mean of squared per-example gradients."""
-  strength = 3.0
-  start, found = trained("ewc", strength=strength)
-  ours, tasks = Numpy(start), []
-  for t in range(3):
-    for batch in batches(t):
-      pull = zip_trees(np.zeros_like, ours.w)
-      for fisher, anchor in tasks:
-        pull = zip_trees(lambda p, F, w, a: p + strength * F * (w - a), pull, fisher, ours.w, anchor)
-      gradient = mean(ours.gradients(batch.x, np.asarray(batch.y), t))
-      ours.w = zip_trees(lambda w, g, p: w - RATE * (g + p), ours.w, gradient, pull)
-    rows = all_rows(t)
-    squares = zip_trees(np.square, ours.gradients(rows.x, np.asarray(rows.y), t))
-    tasks.append((mean(squares), ours.w))
-    chex.assert_trees_all_close(found[t].params, zip_trees(np.float32, ours.w), atol=1e-5)
-    total = functools.reduce(lambda a, b: zip_trees(np.add, a, b), [fisher for fisher, _ in tasks])
-    chex.assert_trees_all_close(found[t].past.fisher, zip_trees(np.float32, total), atol=1e-5)
-  far = zip_trees(lambda w: w + 0.3, ours.w)
-  exact = sum(
-    float((F * (w - a) ** 2).sum())
-    for fisher, anchor in tasks
-    for F, w, a in zip(*map(jax.tree.leaves, (fisher, far, anchor)), strict=True)
-  )
-  guard = guarding({"name": "ewc", "strength": strength}, setting()[0])(lambda params, batch: None)
-  value = guard.loss(found[-1].past, zip_trees(jnp.float32, far), None)
-  np.testing.assert_allclose(value, strength / 2 * exact, rtol=1e-5)
-
-
-@pytest.mark.parametrize("clipped", [False, True])
-def test_si_equals_its_formula(clipped):
-  strength, damping = 2.0, 0.05
-  start, found = trained("si", strength=strength, damping=damping, clipped=clipped)
-  ours, zeros = Numpy(start), zip_trees(lambda leaf: np.zeros(leaf.shape), start)
-  omega, anchor = zeros, ours.w
-  for t in range(3):
-    begin, path = ours.w, zeros
-    for batch in batches(t):
-      gradient = mean(ours.gradients(batch.x, np.asarray(batch.y), t))
-      before = ours.w
-      ours.w = zip_trees(
-        lambda w, g, o, a: w - RATE * (g + 2 * strength * o * (w - a)), before, gradient, omega, anchor
-      )
-      path = zip_trees(lambda p, g, old, new: p - g * (new - old), path, gradient, before, ours.w)
-    own = zip_trees(lambda p, w, b: p / ((w - b) ** 2 + damping), path, ours.w, begin)
-    omega = zip_trees(lambda o, new: o + (np.maximum(new, 0) if clipped else new), omega, own)
-    anchor = ours.w
-    chex.assert_trees_all_close(found[t].params, zip_trees(np.float32, ours.w), atol=1e-5)
-    chex.assert_trees_all_close(found[t].past.importance, zip_trees(np.float32, omega), atol=1e-5)
-
-
-def test_labels_of_the_model_follow_its_answers():
-  """Drawn by the row's own key, among the row's classes, as often as the softmax says."""
-  W = 4000
-  logits = jnp.broadcast_to(jnp.log(jnp.array([0.1, 0.6, 0.3, 5.0])), (W, 4))
-  classes = jnp.broadcast_to(jnp.array([True, True, True, False]), (W, 4))
-  place = Place(jnp.zeros(W, jnp.int32), jnp.arange(W))
-  batch = Batch(None, jnp.zeros(W, jnp.int32), None, classes, place, None, None)
-  drawn = np.asarray(jax.jit(label_of)(logits, batch, jax.random.key(0)))
-  np.testing.assert_allclose(np.bincount(drawn, minlength=4) / W, [0.1, 0.6, 0.3, 0], atol=0.03)
-  again = batch._replace(place=Place(*(leaf[::-1] for leaf in place)))
-  np.testing.assert_array_equal(label_of(logits, again, jax.random.key(0)), drawn[::-1])
-
-
-def test_fisher_of_the_model_and_of_some_rows_is_another():
-  fishers = [fisher_of(**more) for more in ({}, {"labels": "model"}, {"fisher_rows": 5}, {"fisher_rows": 999})]
-  sizes = [float(sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(fisher))) for fisher in fishers]
-  assert len({round(size, 6) for size in sizes[:3]}) == 3
-  chex.assert_trees_all_equal(fishers[0], fishers[3])
 
 
 def batch_of(live):

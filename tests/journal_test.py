@@ -8,8 +8,9 @@ from etils import epath
 from tensorboardX.proto.event_pb2 import Event
 
 from cljax.files import as_json
-from cljax.journal import Noted
+from cljax.journal import Noted, divide
 from cljax.monitor import Monitor
+from cljax.report.losses import curves_of
 
 
 @pytest.fixture
@@ -126,3 +127,22 @@ def test_an_error_names_its_file(folder, monkeypatch):
     monitor.flush()
   monkeypatch.undo()
   monitor.close()
+
+
+def test_each_value_of_a_sweep_has_the_steps_of_its_own_seeds(folder):
+  """Seeds 3 and 4 under three values; of step 1 only one seed is left. A line that is cut is passed by."""
+  whole = {
+    "event": "step",
+    "task": 0,
+    "step": 0,
+    "seeds": [3, 4, 3, 4, 3, 4],
+    "loss": [1, 2, 3, None, 5, 6],
+    "phase": "fit",
+  }
+  late = {"event": "step", "task": 0, "step": 1, "seeds": [4, 4, 4], "loss": [7, 8, 9], "phase": "fit"}
+  lines = [json.dumps(row) for row in (whole, {"event": "evaluate", "accuracy": []}, late, {"event": "step"})]
+  (folder / "metrics.jsonl").write_text("\n".join(lines))
+  divide(folder, [folder / name for name in "abc"])
+  kept = [json.loads(line) for line in (folder / "b" / "metrics.jsonl").read_text().splitlines()]
+  assert kept == [{**whole, "seeds": [3, 4], "loss": [3, None]}, {**late, "seeds": [4], "loss": [8]}]
+  assert curves_of(folder / "c")["fit"].tolist() == [[0, 1], [5.5, 9]]

@@ -26,8 +26,9 @@ from cljax.types import At, Clock, Place
 from tests import toys
 from tests.results import S, T, fake
 from tests.rows import fetch, view_at
-from tests.sharing_test import SHARINGS, layered
+from tests.sharing_test import layered
 from tests.subjects import Subject, first
+from tests.tiers import at_release
 
 ROWS = 6
 CLOCK = Clock(*(jnp.int32(n) for n in (0, 0, 8, 0)))
@@ -69,7 +70,7 @@ def steps(em, state, count, batch=None):
   return found
 
 
-@pytest.mark.parametrize("name", SHARINGS)
+@pytest.mark.parametrize("name", ["hps", *at_release("tf", "df_cnn")])
 def test_one_backward_pass_is_the_sum_over_configurations(name):
   """The gradient of the weighted loss is the weighted sum of gradients, and nothing flows through the posterior."""
   em, state = em_of(name)

@@ -184,6 +184,7 @@ class Statistics(nn.Module):
     return Outputs(Heads(self.heads, self.classes, name="head")(x, slot), x, slot)
 
 
+@pytest.mark.slow
 def test_a_net_with_statistics_is_updated_too():
   spec, data = toys.stream()
   method = made(spec, Statistics(spec.heads, spec.C))

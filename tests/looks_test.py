@@ -28,6 +28,7 @@ from cljax.types import Spec
 from cljax.workdir import claim
 from tests import subjects, toys
 from tests.subjects import Subject, assert_same
+from tests.tiers import at_release
 
 ALL = tuple(LOOKS)
 
@@ -185,7 +186,7 @@ def test_matrices_have_the_pairs_that_config_evaluate_names(mode):
   chex.assert_trees_all_equal(other.looked["watch"], looked("two_phases")[0].looked["watch"])
 
 
-@pytest.mark.parametrize("name", ["two_phases", pytest.param("stopping", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["two_phases", *at_release("stopping")])
 def test_going_on_from_every_save_finds_the_same(name, tmp_path):
   """Each session goes on from the last one's checkpoint and is stopped at the first chance, until the run is done."""
   folder, sessions, carry = epath.Path(tmp_path), 0, None

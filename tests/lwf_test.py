@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from cljax.data.sample import fetch
 from cljax.methods import METHODS
@@ -79,6 +80,7 @@ def test_one_head_is_held_to_the_classes_seen_before():
   assert before.old.shape == (1, 4) and before.old.all()
 
 
+@pytest.mark.slow
 def test_it_forgets_less_than_fine_tuning_on_related_tasks():
   """Split digits, three seeds: BWT nearer zero at the same learning rate."""
   found = {}

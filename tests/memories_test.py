@@ -12,6 +12,7 @@ from cljax.pieces import balanced
 from cljax.pieces.replay import offered_before
 from cljax.types import NONE, Spec
 from tests.plans import BATCH, CASES, COUNTS, REPLAY, State, T, case, check_replayed, ran, write
+from tests.tiers import at_release
 
 
 @pytest.mark.parametrize("name", ["ring", "short_ring", "earlier", "fifo"])
@@ -100,7 +101,7 @@ def test_a_balanced_memory_is_filled_row_by_row(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("length", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("length", [3, *at_release(1)])
 def test_any_cutting_plans_the_same(name, length):
   """Slots, places and memories; only `held` is another at another start."""
   (whole, after), (parts, cut) = ran(name), case(name).run(length)

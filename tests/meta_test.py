@@ -145,6 +145,7 @@ def test_with_several_networks_the_one_that_is_kept_starts_no_episode(tmp_path, 
     chex.assert_trees_all_equal(kept, last)
 
 
+@pytest.mark.slow
 def test_three_tasks_whose_truncation_grows_by_single_steps(tmp_path):
   """Segments of 1, then of 2 steps as episodes go by; the second new task has its own classes."""
   settings = quick(

@@ -41,19 +41,26 @@ def short_stack(spec):
 # How the toy of a method is built where the defaults do not do: net, and keywords that make it small.
 SMALL_GATE = {"batch_size": 10, "warmup_epochs": 2, "code": 4, "autoencoder_batch": 10, "autoencoder_epochs": 3}
 TOYS = {
+  "agem": (toys.mlp, {"guard": {"name": "agem", "per_task": 6, "drawn_rows": 9}}),
   "apd": (toys.stack, {}),
   "confident": (short_mlp, {"batch_size": 10, "warmup_epochs": 0}),
   "darts": (short_stack, {}),
   "den": (short_stack, {"added_units": 2, "split_thresholds": (0.2, 0.2)}),
+  "der": (toys.mlp, {"replay": 4, "capacity": 12}),
+  "derpp": (toys.mlp, {"replay": 4, "capacity": 12, "alpha": 0.1, "beta": 0.2}),
   "discriminative": (
     short_mlp,
     {"batch_size": 10, "warmup_epochs": 0, "hidden": 6, "gate_batch": 10, "gate_epochs": 3},
   ),
   "er": (toys.mlp, {"replay": 4, "capacity": 12}),
   "expert_gate": (short_mlp, SMALL_GATE),
+  "gem": (toys.mlp, {"guard": {"name": "gem", "per_task": 6, "margin": 0.1}}),
+  "hat": (short_wide_mlp, {"batch_size": 10, "largest_slope": 20.0, "sparsity": 0.1}),
   "lasem": (short_stack, {}),
   "learned_rule": (short_mlp, {"batch_size": 10, "alpha": 0.3, "hidden": 4, "hidden_vectors": 3}),
   "lwf": (short_mlp, {"batch_size": 10, "warmup_epochs": 2}),
+  "mas": (toys.mlp, {"guard": {"name": "mas", "strength": 0.01}}),
+  "ogd": (toys.mlp, {"guard": {"name": "ogd", "per_task": 6}}),
   "progressive": (short_stack, {}),
   "si": (toys.mlp, {"guard": {"name": "si", "strength": 0.01}}),  # at .1 this small stream diverges
   "routing": (lambda spec: toys.routed(spec, width=8), {"replay": 4, "capacity": 12, "k": 3, "noise": 0.1}),
@@ -61,12 +68,19 @@ TOYS = {
     short_wide_mlp,
     {"batch_size": 10, "retrain": 60, "experts": 3, "fractions": (0.2, 0.2, 0.3), "capacity_hidden": 0.7},
   ),
+  "wsn": (short_wide_mlp, {"batch_size": 10, "winning_share": 0.3}),
 }
 STREAMS = {"subnetwork": {"heads": 1}}  # other than the default toy
 # Keywords at which a method's own strength is zero, so that it must equal fine-tuning bit for bit.
 AT_ZERO = {
+  "agem": {"guard": {"name": "agem", "per_task": 0}},
+  "der": {"capacity": 0},
+  "derpp": {"capacity": 0},
   "er": {"capacity": 0},
   "ewc": {"guard": {"name": "ewc", "strength": 0.0}},
+  "gem": {"guard": {"name": "gem", "per_task": 0}},
+  "mas": {"guard": {"name": "mas", "strength": 0.0}},
+  "ogd": {"guard": {"name": "ogd", "per_task": 0}},
   "si": {"guard": {"name": "si", "strength": 0.0}},
 }
 EPOCHS, CHUNK = 30, 24

@@ -18,6 +18,7 @@ from cljax.nets.modes import at_rest, begin, in_training
 from cljax.types import Clock, Outputs, Place
 from tests import toys
 from tests.rows import fetch, view_at
+from tests.tiers import at_release
 
 MOMENTUM = 0.9
 
@@ -117,10 +118,10 @@ def run(name, cut):
   return method, fresh, state
 
 
-MORE = [pytest.param(name, marks=pytest.mark.slow) for name in ("finetune", "joint")]
+MORE = at_release("ewc", "finetune", "joint", "single")
 
 
-@pytest.mark.parametrize("name", ["er", "ewc", "lwf", "single", *MORE])
+@pytest.mark.parametrize("name", ["er", "lwf", *MORE])
 def test_methods_carry_them(name):
   """Any cutting gives the same bits, statistics move, and an answer at rest depends on them."""
   method, fresh, state = run(name, 6)

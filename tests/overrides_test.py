@@ -51,6 +51,31 @@ def test_what_the_user_set_is_refused_there():
   check_overrides([*argv[:2], "--config.method.name", "lwf", "--config.method.distill_weight", "2"])
 
 
+def test_what_is_unknown_is_listed_by_the_name_that_was_typed(tmp_path):
+  """Not by the file, which sets another one."""
+  argv = ["", f"--config={QUICK}:method=er", "--config.method.name=lwf", "--config.method.capacty=3"]
+  with pytest.raises(ConfigError, match="`cljax list lwf` shows all"):
+    check_overrides(argv)
+  with pytest.raises(ConfigError, match=f"`cljax list {QUICK}:method=er` shows all"):
+    check_overrides([*argv[:2], "--config.method.capacty=3"])
+  with pytest.raises(ConfigError, match="`cljax list ewc` shows all"):
+    check_overrides([*argv[:2], "--config.method.guard.name=ewc", "--config.method.guard.strenght=3"])
+  (tmp_path / "own.py").write_text("from cljax.nets import MLP as Mine\n")
+  with pytest.raises(ConfigError, match="Choose one of: net.hidden, .*net.name$"):
+    check_overrides([*argv[:2], f"--config.net.name={tmp_path}/own.py:Mine", "--config.net.hiden=(3,)"])
+
+
+def test_the_net_of_a_meta_training_is_another_choice():
+  """Its keywords come with its name, and those of the file's net go."""
+  file = "configs/papers/metateacher/meta.py"
+  words = [f"--config={file}:preset=smoke", "--config.net.name=normed_cnn", "--config.net.widths=(8,)"]
+  config = prepared(load_config(file).get_config("preset=smoke"), ["", *words])
+  assert config.net.name == "normed_cnn" and "hidden" not in config.net and config.length.segments == 40
+  check_overrides(["", *words])
+  with pytest.raises(ConfigError, match="'net.hidden' is not known.*`cljax list normed_cnn` shows all"):
+    check_overrides(["", *words, "--config.net.hidden=(8,)"])
+
+
 def test_a_guard_is_another_choice():
   it = changed(
     quickstart("er"), {"method.guard.name": "ewc", "method.guard.strength": 5, "method.guard.labels": "model"}
@@ -128,7 +153,7 @@ def test_a_swept_name_needs_what_the_user_set():
     ({"method": ("er", "ewr")}, "config.method.name='ewr' is not known"),
     ({"capacity": 10}, "must be several values"),
     ({"capcity": (1, 2)}, "config.sweep field='capcity' is not known. Did you mean capacity"),
-    ({"guard": ("ewc", "mas")}, "config.method.guard.name='mas' is not known"),
+    ({"guard": ("ewc", "ewd")}, "config.method.guard.name='ewd' is not known"),
   ],
 )
 def test_wrong_sweeps(sweep, message):

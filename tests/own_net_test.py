@@ -16,6 +16,7 @@ from cljax.nets.modes import trains_apart
 from cljax.run import fit
 from cljax.types import Method, Outputs
 from tests import toys
+from tests.tiers import at_release
 
 SPEC, DATA = toys.stream()
 X, SLOT = jnp.zeros((1, *SPEC.x_shape)), jnp.zeros(1, jnp.int32)
@@ -50,7 +51,7 @@ def accuracy(method):
   return outcome, np.diagonal(np.array(outcome.result["accuracy"][0], float)[1:])
 
 
-@pytest.mark.parametrize("name", ["er", "lwf"])
+@pytest.mark.parametrize("name", ["lwf", *at_release("er")])
 def test_a_module_without_heads_learns_every_task(name):
   """Distillation reads all heads off the features."""
   keywords = {"er": {"capacity": 12, "replay": 4}, "lwf": {"warmup_epochs": 2, "batch_size": 10}}[name]

@@ -199,6 +199,7 @@ def test_what_does_not_fit_is_one_clear_line(case):
   assert all(word in text for word in expected) and "\n" not in text, text
 
 
+@pytest.mark.slow
 def test_experts_trained_on_them_answer_alone(tmp_path):
   """The parts of a finished run, read without the arrays."""
   it = cljax.default()

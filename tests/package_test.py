@@ -2,6 +2,7 @@
 
 import configparser
 import fnmatch
+import importlib
 import json
 import os
 import re
@@ -74,6 +75,25 @@ def test_a_packaged_config_is_found_from_anywhere(tmp_path, monkeypatch):
   (tmp_path / name).write_text("METHODS = ()\ndef get_config(arg=''):\n  return None\n")
   assert config_files.config_first(words[:3]) == ["train", words[2], words[1]]
   assert config_files.load_config(name).METHODS == ()
+
+
+def test_a_package_called_configs_hides_nothing(tmp_path, monkeypatch):
+  """What the packaged configs import is found behind a person's own `configs/__init__.py`; a module is told."""
+  for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
+    monkeypatch.delitem(sys.modules, name)
+  monkeypatch.syspath_prepend(tmp_path)
+  (tmp_path / "configs.py").write_text("")
+  with pytest.raises(ConfigError, match=r"configs.py hides the folder of configs that come with the package"):
+    config_files.load_config("configs/papers/metateacher/table1.py")
+  del sys.modules["configs"]
+  (tmp_path / "configs.py").unlink()
+  (tmp_path / "configs").mkdir()
+  (tmp_path / "configs" / "__init__.py").write_text("MINE = 1\n")
+  (tmp_path / "configs" / "own.py").write_text("")
+  assert hasattr(config_files.load_config("configs/papers/metateacher/table1.py"), "get_config")
+  assert sys.modules["configs"].MINE == 1 and importlib.import_module("configs.own")
+  for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
+    del sys.modules[name]
 
 
 def test_an_installed_package_is_not_written_into(tmp_path, monkeypatch):

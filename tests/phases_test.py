@@ -19,6 +19,7 @@ from tests.subjects import Subject, assert_same, cut, evaluations, one_after_the
 from tests.subjects import compiled_columns as columns
 from tests.subjects import compiled_hidden as hidden
 from tests.subjects import compiled_stopping as stopping
+from tests.tiers import at_release
 
 # Edges that decide.
 
@@ -193,7 +194,7 @@ def streamed(first=0):
   return hidden(first=first).run()
 
 
-OTHERS = [pytest.param(*case, marks=pytest.mark.slow) for case in (((41, 64, 45), 100), ((3, 2, 145), 6))]
+OTHERS = at_release(((41, 64, 45), 100), ((3, 2, 145), 6))
 
 
 @pytest.mark.parametrize("counts, chunk", [((3, 2, 145), 100), *OTHERS])

@@ -12,7 +12,7 @@ from cljax.config import complete, default
 from cljax.data import STREAMS, from_arrays
 from cljax.data.arrays import axes_of
 from cljax.data.bank import Source
-from cljax.data.pictures import Pictures, dressed, one_for_all, shown_as
+from cljax.data.pictures import Pictures, dressed, one_for_all, type_shown
 from cljax.data.sample import decode, fetch, some_rows, split_batch, view_at, warped_rows
 from cljax.data.streams import permuted, rotated, split, stack
 from cljax.data.subsets import subsets
@@ -302,9 +302,9 @@ def test_pictures_on_a_scale_of_each_task_are_asked_for_as_floats():
 
   def shown(**options):
     warp = split(SOURCE, KEY, tasks=2, **options)[1].test.warp
-    return shown_as(warp, np.uint8, one_for_all(warp, (0,)))
+    return type_shown(warp, np.uint8, one_for_all(warp, (0,)))
 
   assert shown(normalise="task") == "float32" and {shown(), shown(normalise="train"), shown(flip=True)} == {"uint8"}
   noisy = NoisyChannels(*np.zeros((3, 2), np.float32), np.zeros(2, np.int32))
-  assert shown_as(noisy, np.uint8, {}) == shown_as(Dressed(None, noisy, None), np.uint8, {}) == "float32"
-  assert shown_as(Permutation(np.zeros((2, 4), np.int32)), np.uint8, {}) == "uint8"
+  assert type_shown(noisy, np.uint8, {}) == type_shown(Dressed(None, noisy, None), np.uint8, {}) == "float32"
+  assert type_shown(Permutation(np.zeros((2, 4), np.int32)), np.uint8, {}) == "uint8"

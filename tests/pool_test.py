@@ -14,6 +14,7 @@ from cljax.experiment import build
 from cljax.run import compile_events, train
 from cljax.types import Bank, Place, Rows, Stream, Task
 from tests.rows import fetch, pool_of, view_at, warped_rows
+from tests.tiers import at_release
 
 T, N = 3, 7
 
@@ -79,9 +80,7 @@ def test_a_pool_is_made_where_it_can_be_used(monkeypatch, method):
   assert "pool" not in compile_events(experiment)
 
 
-@pytest.mark.parametrize(
-  "method", ["er", *(pytest.param(one, marks=pytest.mark.slow) for one in ("finetune", "joint"))]
-)
+@pytest.mark.parametrize("method", ["er", *at_release("finetune", "joint")])
 def test_a_run_with_pools_is_a_run_without(monkeypatch, method):
   pooled = train(config(method), quiet=True)
   monkeypatch.setattr(cljax.run, "POOL_BYTES", 0)

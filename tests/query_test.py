@@ -93,6 +93,7 @@ def test_a_network_is_trained_in_place_of_a_rule(tmp_path):
   assert result["episodes"] == [8] and result["curve"]["segment"] == [[4, 8]]
 
 
+@pytest.mark.slow
 def test_networks_may_know_the_new_classes_half_too(tmp_path):
   """One head of all classes while they learn; what is kept has the net's own heads, drawn anew."""
   settings = quick(trains="nothing", start={"of": "both"}, num_seeds=2)

@@ -5,19 +5,24 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import optax
 import pytest
 from PIL import Image
 
 import cljax
+from cljax.experiment import build
 from cljax.methods import METHODS
 from cljax.methods.exhibits import EXHIBITS
+from cljax.overrides import changed
 from cljax.report.overview import points
 from cljax.report.store import find_results
 from cljax.report.tables import readme_table, splice, text_table
 from launch import cells
+from launch.config_files import load_config, typed_in
 from launch.list import paper
 from launch.presets import published_of
 from tests.results import fake
@@ -152,3 +157,40 @@ def test_one_s_own_things_run_as_they_stand(monkeypatch, tmp_path):
     exec(compile(block, "docs/your_own.md", "exec"), names)
   assert names["outcome"].result["metrics"]["ACC"]["mean"] > 0.8 and len(fits) == 1
   assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine_by_config"]
+
+
+def test_python_of_the_other_pages_is_taken(monkeypatch, tmp_path):
+  """The blocks of docs/data.md and docs/training.md, on pictures of the names that they have; nothing is trained."""
+  monkeypatch.chdir(tmp_path)
+  fits, net = [], cljax.NETS["mlp"](heads=2, classes=2, hidden=(3,))
+  for name in ("fit", "train"):
+    bind = inspect.signature(getattr(cljax, name)).bind
+    monkeypatch.setattr(cljax, name, lambda *given, bind=bind, **named: fits.append(bind(*given, **named).arguments))
+  x, y = np.tile(np.arange(4, dtype=np.uint8)[:, None, None], (1, 2, 2)), np.array([0, 1, 0, 1])
+  names = {"np": np, "jax": jax, "optax": optax, "cljax": cljax, "net": net, "config": cljax.default(), "method": None}
+  names |= {f"{name}{n}{split}": {"x": x, "y": y}[name] for name in "xy" for n in ("", 1, 2) for split in ("", "t")}
+  names |= {f"rows{n}{split}": [0, 1] for n in (1, 2) for split in ("", "t")}
+  for page in ("data", "training"):
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), flags=re.S):
+      exec(compile(block, page, "exec"), names)
+  assert len(fits) == 3 and {"stream", "hyper", "on_row"} <= {name for each in fits for name in each}
+  assert (tmp_path / "mine.npz").exists() and names["method"]({"lr": 0.1}).phases
+  carry = SimpleNamespace(state=SimpleNamespace(params={"w": np.array([[3.0, 4.0], [0.0, 1.0]])}))
+  assert names["on_row"](carry, 1) == {"norm": [5.0, 1.0]}
+
+
+def test_a_file_of_one_s_own_is_taken_as_the_page_types_it(monkeypatch, tmp_path):
+  """my_file.py of docs/your_own.md, by the commands below it."""
+  page = (ROOT / "docs" / "your_own.md").read_text()
+  (block,) = re.findall(r"```python\n([^`]*class MyNet[^`]*)```", page)
+  (tmp_path / "my_file.py").write_text(block)
+  monkeypatch.chdir(tmp_path)
+  commands = re.findall(r"^python -m launch.train --config=configs/any.py (.*)", page, flags=re.M)
+  assert len(commands) == 3
+  for command in commands:
+    typed = typed_in(command.split())
+    changes = {key: int(value) if value.isdigit() else value for key, value in typed.items() if key != "optimizer.lr"}
+    experiment = build(changed(load_config("configs/any.py").get_config(), changes))
+    assert experiment.config["method"]["epochs"] == changes.get("method.epochs", 1)
+    kernels = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(experiment.method.init, jax.random.key(0)).params)]
+    assert ((64, changes["net.width"]) in kernels) if "net.width" in changes else kernels

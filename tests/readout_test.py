@@ -19,6 +19,7 @@ from cljax.ops import probe
 from cljax.types import Bank, Method, Outputs, Rows, Spec, Stream, Task
 from tests import subjects, toys
 from tests.subjects import Subject
+from tests.tiers import at_release
 
 LOOKS = {"readout": "readout_newton", "readout_adam": "readout_adam"}
 MADE = ("newton.task", "adam.task")
@@ -91,7 +92,7 @@ def test_asking_twice_gives_the_same():
       np.testing.assert_array_equal(counts["right"], carry.looked[look]["right"][:, 3, task])
 
 
-@pytest.mark.parametrize("executor", ["vmap", pytest.param("each", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("executor", ["vmap", *at_release("each")])
 def test_by_every_executor(executor):
   it = subject()
   other = Subject(toys.experiment(it.method, it.spec, it.data, (0, 1), executor, looks=("readout",)), it, MADE)

@@ -15,7 +15,7 @@ from PIL import Image
 from cljax.errors import ConfigError
 from cljax.methods.exhibits import EXHIBITS
 from cljax.outcome import finished
-from cljax.report import formats, gallery, overview, pages, plots, published, store
+from cljax.report import formats, gallery, overview, pages, plots, published, store, web
 from cljax.report.losses import curves_of
 from launch import cells, report
 from tests.results import CONFIGS, READ, RIGHT, ROOT, L, S, T, fake, leave, published_of, report_arrays, two_streams
@@ -198,13 +198,19 @@ def test_a_report_is_made_from_files_alone(reported):
   for expected in ("MoE + replay (routing)", published.RULE, "secondary source", "train --config=<a>&b", "0123456789"):
     assert expected in text
   page = (workdir / "report.html").read_text()
-  sources = re.findall(r"<[^>]* (?:src|href)='?\"?([^'\" >]*)", page)
+  sources = re.findall(r"<[^>]* src='?\"?([^'\" >]*)", page)
   assert len(sources) == len(pictures) and all(source.startswith("data:image/png;base64,") for source in sources)
-  assert not re.search(r"<script [^>]*src|<link|@import|url\(", page) and READ["link"] in page  # told, not fetched
+  assert not re.search(r"<script [^>]*src|<link|@import|url\(", page)  # nothing is fetched
+  assert f"<a href='{READ['link']}'>" in page
   assert "--config=&lt;a&gt;&amp;b" in page and page.count("<tr>") == 5
   captions = re.findall("<figcaption>(.*?)</figcaption>", page)
   assert len(captions) == len(pictures) and all(len(caption.split()) > 8 for caption in captions)
   assert "viewport" in page and "overflow-x:auto" in page
+  kinds = []  # of several panels side by side, or too large for a phone
+  for picture in pictures:
+    with Image.open(workdir / picture) as image:
+      kinds.append("wide" * (image.width > web.PANELS * image.height) + " large" * (image.width > web.LARGE))
+  assert re.findall(r"<figure class='([^']*)'>", page) == [kind.strip() for kind in kinds] and any(kinds)
 
 
 def test_the_table_for_other_programs(reported):

@@ -10,7 +10,7 @@ import pytest
 
 from cljax.config import complete, default
 from cljax.data.sample import view_at
-from cljax.pieces.guards import Path, Penalty
+from cljax.pieces.guards.penalties import Path, Penalty
 from cljax.recipe import recipe
 from cljax.types import keep
 from tests.routing_reference import Guarded, Paper, assert_follows_the_paper

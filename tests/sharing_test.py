@@ -17,6 +17,7 @@ from cljax.pieces.sharing import Shape
 from cljax.pieces.transfer import Transfer, grouped, sharing_of
 from cljax.types import Spec
 from launch.config_files import load_config
+from tests.tiers import at_release
 
 TABLE = load_config("configs/papers/lasem/table1.py")
 SHARINGS = ("hps", "tf", "df_cnn")
@@ -53,8 +54,7 @@ GROUPED = {**SKIPPING, "groups": (4, 3)}
     *((name, TWO) for name in SHARINGS),
     ("hps", SKIPPING),
     ("hps", GROUPED),
-    *(pytest.param(name, {}, marks=pytest.mark.slow) for name in SHARINGS),
-    pytest.param("df_cnn", GROUPED, marks=pytest.mark.slow),
+    *at_release(*((name, {}) for name in SHARINGS), ("df_cnn", GROUPED)),
   ],
   ids=["hps", "tf", "df_cnn", "skips", "groups", "hps_four", "tf_four", "df_cnn_four", "df_cnn_groups"],
 )

@@ -34,6 +34,16 @@ def test_a_tiny_mask():
   np.testing.assert_array_equal(masks.normalised(jnp.zeros(3)), 0)
 
 
+def test_the_top_with_ties_is_that_of_sorting():
+  """Of numbers of both signs and all sizes, the extremes among them, and for every k of one program."""
+  draw = np.random.default_rng(0)
+  score = np.float32(draw.normal(size=60) * 10.0 ** draw.integers(-30, 30, 60)).reshape(6, 10)
+  score[0, :4], score[1, :4] = (0, 3e38, -3e38, 1e-38), score[2, 0]
+  top = jax.jit(masks.top_with_ties)
+  for k in range(1, 61):
+    np.testing.assert_array_equal(top(score, k), score >= np.sort(score, axis=None)[60 - k], err_msg=str(k))
+
+
 @pytest.mark.parametrize("k", [1, 3, 20])
 def test_top_mask_takes_k_and_ranks_agree(k):
   score = jnp.round(jax.random.uniform(jax.random.key(1), (4, 5)), 1)  # with ties

@@ -25,6 +25,7 @@ from cljax.types import Clock, Place, View
 from tests import subnetworks
 from tests.subjects import cut
 from tests.subnetworks import AGAIN, APART, BATCH, HIDDEN, OPEN, Run, again, hidden
+from tests.tiers import at_release
 
 
 def test_every_onset_is_noticed_at_once_and_there_is_no_other():
@@ -115,7 +116,7 @@ def test_a_slot_of_few_rows_goes_on_learning_when_its_task_comes_again(shares):
   assert bool(run.report("reused")) == shares and (few <= rows < window if shares else rows == window)
 
 
-@pytest.mark.parametrize("watch", ["last", "loss"])
+@pytest.mark.parametrize("watch", ["loss", *at_release("last")])
 def test_the_mask_of_the_task_before_or_the_loss_may_be_watched(watch):
   run = Run(hidden(like=again().subject, new=(".chunk",), watch=watch))
   delay = run.onsets() - run.edges

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from cljax.data.warp import RANKS, Dressed
+from cljax.declared import shown
 from cljax.errors import ConfigError, in_short
 from cljax.types import Bank, Rows, Spec, Stream, Task
 
@@ -65,7 +66,7 @@ def laid_out(spec: Spec, stream: Stream, axes: Stream | None, seeds: int) -> Str
     raise ConfigError(f"the stream has {T[0] if T else 0} tasks, but spec.T={spec.T} slots for them")
   axes = axes_of(spec, stream, seeds) if axes is None else axes
   if not isinstance(axes, Stream):
-    raise ConfigError(f"axes={axes!r:.60} must be a stream of 0 or None for each array, or None")
+    raise ConfigError(f"axes={shown(axes)} must be a stream of 0 or None for each array, or None")
   check_shapes(spec, stream, axes)
   check_values(spec, stream)
   return axes

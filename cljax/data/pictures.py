@@ -194,7 +194,21 @@ def one_for_all(warp: Any, seeds: Sequence[int]) -> dict[str, dict[str, list[flo
   return {str(seed): {"mean": m, "scale": s} for seed, m, s in zip(seeds, mean, scale, strict=True)}
 
 
-def shown_as(warp: Any, stored: Any, normalised: Mapping[str, Any]) -> str:
+def shown_as(stream: Stream) -> dict[str, Any]:
+  """What a net is given of a picture that is asked about, as JSON: `type` of the bank; `warp`, what changes it by task,
+  if anything does; `mean` and `scale` [T, channels], or [S, T, channels], where it is normalised after that."""
+  warp, last = stream.test.warp, None
+  if isinstance(warp, Dressed):
+    warp, last = warp.warp, warp.normalise
+  if isinstance(warp, Standardisation) and last is None:
+    warp, last = None, warp
+  told = {"type": str(stream.test_bank.x.dtype)} | ({} if warp is None else {"warp": type(warp).__name__})
+  return (
+    told if last is None else {**told, **{name: np.asarray(leaf).tolist() for name, leaf in last._asdict().items()}}
+  )
+
+
+def type_shown(warp: Any, stored: Any, normalised: Mapping[str, Any]) -> str:
   """The type of the pictures that a network is asked about: that which is stored, or float32 where each task shows them
   on a scale of its own, by its own mean and deviation or by noise.
 

@@ -53,7 +53,8 @@ def find(name: str, root: Path, known: Sequence[str] = (), embedded: Sequence[st
   Raises:
     ConfigError: there is none, with what there is and what to type.
   """
-  found = versions(root / name) if re.fullmatch(r"\w+(/[\w.+-]+)?", name) else []  # others might lead out of the folder
+  usual = re.fullmatch(r"\w{1,255}(/[\w.+-]{1,255})?", name)  # others might lead out of the folder, or name no file
+  found = versions(root / name) if usual else []
   there = prepared(root)
   configs = [other for other in there if other.startswith(f"{name}/")]
   if not found and len(configs) == 1:

@@ -7,6 +7,7 @@ import numpy as np
 
 from cljax.errors import ConfigError
 from cljax.meta.settings import Settings
+from cljax.named import own_files
 from cljax.workdir import check_identity, environment
 
 POINTS = 500  # of the curve that the result file keeps
@@ -76,6 +77,6 @@ def result_of(
     "curve": {name: [curve[:, n].tolist() for curve in curves] for n, name in enumerate(named)},
     "timing": {"train_seconds": [end.seconds for end in ends]},
     "data_hash": data_hash,
-    "environment": environment(),
+    "environment": environment(own_files(config)),
     "config": config,
   }

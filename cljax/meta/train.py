@@ -30,6 +30,7 @@ from cljax.meta.settings import Data, Settings, settings_of, with_defaults
 from cljax.meta.start import shapes_of, source_of, starts_of
 from cljax.meta.unroll import Pair
 from cljax.monitor import Monitor, compile_seconds
+from cljax.named import own_files
 from cljax.nets.heads import Heads
 from cljax.nets.modes import trains_apart
 from cljax.paths import located
@@ -76,7 +77,7 @@ def train(
     if (folder / RESULT).exists():  # another process has just ended it
       return read_sealed(folder / RESULT, AGAIN)
     tidy([folder, folder / "figures", *folder.glob("checkpoints/*"), *folder.glob("parts/*")])
-    note_environment(folder, environment())
+    note_environment(folder, environment(own_files(full)))
     source = source_of(settings.data, data_dir)
     outer = outer_of(settings, source)
     starts = starts_of(settings, source, outer.head, folder, stop_asked, quiet)

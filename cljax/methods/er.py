@@ -70,8 +70,8 @@ def er(
     return state, info
 
   def report(state: State) -> dict[str, Array]:
-    held, seen = jnp.int32(memory_bytes(spec, replay.capacity)), state.memory.seen.sum(dtype=jnp.int32)
-    return {"parameters": parameters(state.params), "memory_bytes": held, "seen": seen}
+    held, seen = memory_bytes(spec, replay.capacity) + learner.memory_bytes, state.memory.seen.sum(dtype=jnp.int32)
+    return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(held), "seen": seen}
 
   phase = Phase(
     "fit",

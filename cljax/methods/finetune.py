@@ -36,7 +36,7 @@ def finetune(
     return learner.step(At(key, clock, view), state, batch, alike=True)
 
   def report(state: Trained) -> dict[str, Array]:
-    return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(0)}
+    return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(learner.memory_bytes)}
 
   phase = Phase(
     "fit",

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from cljax.declared import above, at_least, declared
 from cljax.nets.modes import at_rest, in_training
-from cljax.ops.losses import accuracy, cross_entropy, distillation, mean_live
+from cljax.ops.losses import accuracy, cross_entropy, held_to
 from cljax.ops.trees import parameters
 from cljax.pieces.descent import descend
 from cljax.pieces.learner import Trained, supervised
@@ -69,8 +69,8 @@ def lwf(
       out, moved = in_training(net, params, state.collections, batch.x, batch.task, at.key, batch.live)
       features = at_rest(net, state.teacher, state.teacher_collections, batch.x, batch.task).features
       before = all_heads(state.teacher, features)
-      held = distillation(all_heads(params, out.features), before, state.old, distill_temperature).sum(axis=-1)
-      value = cross_entropy(out.logits, batch) + distill_weight * mean_live(held, batch.live)
+      held = held_to(all_heads(params, out.features), before, state.old, batch.live, distill_temperature)
+      value = cross_entropy(out.logits, batch) + distill_weight * held
       return value, ({"loss": value, "accuracy": accuracy(out.logits, batch)}, moved)
 
     return loss

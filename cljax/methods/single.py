@@ -69,7 +69,7 @@ def single(
     return apply_by_slot(answer, (state.store, state.store_collections), x, slot)
 
   def report(state: State) -> dict[str, Array]:
-    return {"parameters": parameters(state.store), "memory_bytes": jnp.int32(0)}
+    return {"parameters": parameters(state.store), "memory_bytes": jnp.int32(learner.memory_bytes)}
 
   together = learner.block(step, fit.batch_size, fit.block)
   phase = Phase("fit", fit.batch_size, step, epochs=fit.epochs, block=together, enter=enter, exit=leave)

@@ -6,6 +6,7 @@ only; at a task's edge they stay as they are, so that what is learnt next starts
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -32,16 +33,25 @@ def at_rest(net: nn.Module, params: Any, collections: Any, x: Array, slot: Array
 
 
 def in_training(
-  net: nn.Module, params: Any, collections: Any, x: Array, slot: Array, key: Key | None, live: Array
+  net: nn.Module,
+  params: Any,
+  collections: Any,
+  x: Array,
+  slot: Array,
+  key: Key | None,
+  live: Array,
+  apply: Callable[..., Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
   """(what the net answers, its collections after the batch).
 
   Args:
     key: of the step, for dropout.
     live: [B] bool, the rows that statistics are taken over; where none is they stay as they are.
+    apply: in place of `net.apply`, of the same arguments.
   """
+  apply = apply or net.apply
   if not trains_apart(net):
-    return at_rest(net, params, collections, x, slot), collections
+    return apply({"params": params, **collections}, x, slot), collections
 
   def with_live_rows(call, args, kwargs, context):
     if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
@@ -49,7 +59,7 @@ def in_training(
     return call(*args, **kwargs)
 
   with nn.intercept_methods(with_live_rows):
-    out, moved = net.apply(
+    out, moved = apply(
       {"params": params, **collections},
       x,
       slot,

@@ -61,6 +61,19 @@ def distillation(logits: Array, teacher: Array, classes: Array, temperature: Arr
   return jnp.where(live[..., 0], -jnp.where(where, teacher * jnp.where(where, each, 0), 0).sum(axis=-1), 0)
 
 
+def held_to(logits: Array, teacher: Array, old: Array, live: Array, temperature: Array | float) -> Array:
+  """[] mean over the live rows of the sum over heads of `distillation`, the L_old of LwF (Li and Hoiem 2016).
+
+  Args:
+    logits, teacher: [B, H, C] what each head answers; gradients flow into the first only.
+    old: [H, C] bool, the logits of each head that earlier tasks have.
+    live: [B] bool.
+  """
+  chex.assert_rank([logits, old, live], [3, 2, 1])
+  held = distillation(logits, teacher, old, temperature)
+  return mean_live(held.sum(axis=-1), live)
+
+
 def probabilities(logits: Array, classes: Array) -> Array:
   """softmax over the live classes [..., C]; all zero where none is live."""
   chex.assert_type([logits, classes], [float, bool])

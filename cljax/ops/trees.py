@@ -17,6 +17,13 @@ def where(condition: Array, yes: Any, no: Any) -> Any:
   return jax.tree.map(lambda one, other: jnp.where(condition, one, other), yes, no)
 
 
+def inner(one: Any, other: Any) -> Array:
+  """[] the inner product of two trees of the same shapes."""
+  chex.assert_trees_all_equal_shapes(one, other)
+  each = jax.tree.map(lambda a, b: jnp.vdot(a, b, precision="highest"), one, other)
+  return sum(jax.tree.leaves(each))
+
+
 def parameters(tree: Any) -> Array:
   """[] int32: how many numbers a tree of arrays holds."""
   return jnp.int32(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)))

@@ -15,8 +15,10 @@ from cljax.nets.modes import at_rest, begin, in_training, trains_apart
 from cljax.ops.losses import accuracy, cross_entropy, rows
 from cljax.pieces import blocks
 from cljax.pieces.descent import GradientFn, LossFn, descend, gradient_of
-from cljax.pieces.guards import AnswerFn, guarding
+from cljax.pieces.guards import guarding
+from cljax.pieces.guards.examples import Answer, AnswerFn
 from cljax.pieces.optimizers import PlainSGD
+from cljax.pieces.replay import memory_bytes
 from cljax.types import (
   FREE,
   Array,
@@ -84,7 +86,11 @@ class Learner(NamedTuple):
     """The guard of a net with these collections."""
     if self.protect is None:
       return FREE
-    return self.protect(lambda params, batch: at_rest(self.net, params, collections, batch.x, batch.task).logits)
+
+    def answer(params: Any, collections: Any, batch: Batch) -> Array:
+      return at_rest(self.net, params, collections, batch.x, batch.task).logits
+
+    return self.protect(Answer(answer, collections))
 
   def loss(self, state: Any, at: At) -> LossFn:
     """(params, batch) -> (cross-entropy of the live rows, each with its own task's head; (info, collections))."""
@@ -162,6 +168,11 @@ class Learner(NamedTuple):
     if self.protect is not None and isinstance(self.tx, PlainSGD):
       blocks.off_under_a_guard(size)
     return blocks.blocked(step, width, size) if self.plain else None
+
+  @property
+  def memory_bytes(self) -> int:
+    """What the rows that the guard stores would take."""
+    return memory_bytes(self.spec, self.guard({}).stored)
 
   @property
   def bound(self) -> bool:

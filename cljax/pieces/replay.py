@@ -172,10 +172,10 @@ def check_sizes(replay: int, capacity: int) -> None:
     )
 
 
-def reservoir(replay: int = 10, capacity: int = 1000) -> PlanFn:
+def reservoir(replay: int = 10, capacity: int = 1000, draws: int = 1) -> PlanFn:
   """The plan with `replay` columns drawn from a reservoir of `capacity` rows, each step drawing before it inserts.
 
-  Capacity 0 is no replay: no column is added.
+  Capacity 0 is no replay: no column is added. With several `draws` so many columns of each, independent of the others.
 
   Raises:
     ConfigError: a capacity that cannot fill one replay batch, or a negative size.
@@ -189,10 +189,10 @@ def reservoir(replay: int = 10, capacity: int = 1000) -> PlanFn:
     seen = state.memory.seen + jnp.cumsum(offered) - offered  # before each step
 
     def slots(key, seen, live):  # all random numbers at once: in the loop they would cost more than the steps' rows
-      return (
-        *drawn_slots(jax.random.fold_in(key, 0), seen, replay, capacity),
-        written_slots(jax.random.fold_in(key, 1), seen, live, capacity),
-      )
+      names = (0, *range(2, draws + 1))
+      drawn = [drawn_slots(jax.random.fold_in(key, name), seen, replay, capacity) for name in names]
+      read, found = map(jnp.concatenate, zip(*drawn, strict=True))
+      return read, found, written_slots(jax.random.fold_in(key, 1), seen, live, capacity)
 
     stored, joined = with_replayed(state.memory.place, plan, *jax.vmap(slots)(keys, seen, plan.live))
     memory = Memory(stored, state.memory.seen + offered.sum(dtype=jnp.int32))

@@ -14,6 +14,7 @@ LEFT_OUT = (
 
 CELLS = "cifar100_10"
 NONE, ALL = 15, 0
+RESIDUAL = f"lasem/residual/{CELLS}/resnet_4g_amortised"
 
 
 def quick(cell):
@@ -122,7 +123,8 @@ def after_many_epochs():
 
 
 def after_500_epochs():
-  place, own = (f"lasem/longer/{CELLS}/{cell}" for cell in ("hps_all", "hps_amortised"))
+  cells = ("hps_all", "hps_amortised", "hps_random", "hps_single")
+  place, own, drawn, alone = (f"lasem/longer/{CELLS}/{cell}" for cell in cells)
   yield "`longer`, {} epochs, seed 0:", result(place)["config"]["method"]["epochs"]
   yield (
     "All layers shared: {:.3f} peak, {:.3f} at the end (ratio {:.2f}), where the same seed has {:.3f} and {:.3f} in "
@@ -132,6 +134,26 @@ def after_500_epochs():
   )
   yield "Amortised LASEM: {:.3f} and {:.3f} (ratio {:.2f})", peak(own), *end(own)
   yield "so {:.3f} above sharing all in peak and {:.3f} at the end", peak(own) - peak(place), mean(own) - mean(place)
+  yield (
+    "random configuration: {:.3f} and {:.3f} (ratio {:.2f}), the highest peak and {:.3f} below amortised LASEM",
+    *(peak(drawn), *end(drawn), mean(own) - mean(drawn)),
+  )
+  yield (
+    "Single tasks: {:.3f} and {:.3f}: above amortised LASEM by {:.3f} and {:.3f}",
+    *(peak(alone), mean(alone), peak(alone) - peak(own), mean(alone) - mean(own)),
+  )
+  four = (place, own, drawn, alone)
+  assert max(four, key=peak) == drawn and max(four, key=mean) == alone
+
+
+def residual():
+  found = result(RESIDUAL)
+  seconds, steps = found["timing"]["train_seconds"], found["timing"]["steps"]
+  yield (
+    "{} steps of ten pictures at {:.1f} seconds each on one core, a state of {:.0f} MB",
+    *(steps, seconds / steps, found["state_bytes"] / 1e6),
+  )
+  yield "after {} epochs it is at chance ({:.2f})", word(found["config"]["method"]["epochs"]), mean(RESIDUAL)
 
 
 def lengths():
@@ -143,5 +165,5 @@ def lengths():
 
 
 def phrases():
-  for part in (lengths, after_few_epochs, brute_force, after_many_epochs, after_500_epochs):
+  for part in (lengths, residual, after_few_epochs, brute_force, after_many_epochs, after_500_epochs):
     yield from part()

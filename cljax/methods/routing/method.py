@@ -28,6 +28,7 @@ from cljax.ops import gating
 from cljax.ops.trees import parameters
 from cljax.pieces import replay as memories
 from cljax.pieces.guards import NO_GUARD, Guarded, guarding
+from cljax.pieces.guards.examples import Answer
 from cljax.pieces.learner import Fit
 from cljax.types import FREE, Array, Batch, Clock, Guard, Key, Method, Outputs, Phase, Spec, View, keep, past_as_it_is
 
@@ -74,7 +75,7 @@ class Mixture(NamedTuple):
     """Which experts each task uses, and how many are left."""
     return {
       "parameters": parameters(state.theta),
-      "memory_bytes": jnp.int32(memories.memory_bytes(self.spec, self.capacity)),
+      "memory_bytes": jnp.int32(memories.memory_bytes(self.spec, self.capacity + self.own.stored)),
       "routing": jnp.stack([gating.top_k_gates(state.router[l], k) for l, k in enumerate(self.gates.ks)]),  # [L, T, E]
       "used": state.used,  # [L, T, E]
       "unused": (~state.used.any(axis=1)).sum(axis=-1),  # [L] experts that no task uses
@@ -112,11 +113,11 @@ def routing(
   gates = Gates(experts_by_layer(routes.k, net), spec.T, net.experts, routes, sampling, balancing)
   check(sampling, balancing)
 
-  def answer(theta: Any, batch: Batch) -> Array:
+  def answer(theta: Any, collections: Any, batch: Batch) -> Array:
     return net.apply({"params": theta}, batch.x, batch.task, gates.kept(theta["router"], batch.task)).logits
 
   protect = guarding(guard, spec)
-  own = protect(answer) if protect else FREE
+  own = protect(Answer(answer, {})) if protect else FREE
   rates, replays = Rates.of(lr, routes, cotraining), replay.capacity > 0
   algorithm = Algorithm(net, gates, rates, cotraining, fit.batch_size, replays, update == "union", own)
 

@@ -1,0 +1,220 @@
+"""Hard attention to the task (Serra et al. 2018, https://arxiv.org/abs/1801.01423): gates on units, learnt by task.
+
+Each task t has an embedding e_l for every layer l, and what the layer's units give is multiplied by a_l = sigma(s e_l).
+The slope s rises within each epoch from 1 / s_max, where all units learn, to s_max, where a gate is open or shut. What
+earlier tasks have attended to, a^{<t} = max(a^1, ..., a^{t-1}), is held: the gradient of a weight is multiplied by
+1 - min(a_i^{<t}, a_j^{<t}) of the two units that it lies between.
+
+A weight between two units whose a^{<t} are 1 keeps its bits, whatever the optimizer. With `masks="hard"` finished tasks
+have gates of 0 and 1 alone, so that their answers keep their bits too (not those of a net with BatchNorm, whose
+statistics all tasks share). With the published soft gates a gate is 1 to the last bit where s_max e is over 17, and one
+that is shut lets through as little as e^-(s_max |e|); adaptive optimizers undo the factors between 0 and 1.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from cljax.declared import above, at_least, declared, one_of
+from cljax.loops import mean_over
+from cljax.nets.modes import in_training
+from cljax.ops.masks import EPSILON
+from cljax.ops.trees import parameters, put, take
+from cljax.pieces import early
+from cljax.pieces.descent import descend
+from cljax.pieces.early import Cooled, Cooling, cool
+from cljax.pieces.learner import Learner, Trained, supervised
+from cljax.pieces.units import Units, units_of
+from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View, keep
+
+ByLayer = Mapping[str, Array]
+ACTIVE = 6.0  # embeddings stay where a sigmoid of slope 1 is active
+LARGEST = 50.0  # |s e| inside a cosh
+
+
+def clipped(embeddings: ByLayer) -> dict[str, Array]:
+  """Embeddings within the active range."""
+  return {name: jnp.clip(e, -ACTIVE, ACTIVE) for name, e in embeddings.items()}
+
+
+class Attention(NamedTuple):
+  """How a task chooses its units."""
+
+  largest_slope: Annotated[Array | float, above(0, "s_max: the slope of an epoch's last batch, and at rest", 1e6)] = (
+    400.0
+  )
+  sparsity: Annotated[Array | float, at_least(0, "c: the weight of the share of free units that a task opens")] = 0.75
+  masks: Annotated[str, one_of(("soft", "hard"), "gates at rest: sigma(s_max e) as published, or 1 where e > 0")] = (
+    "soft"
+  )
+
+  def slope(self, clock: Clock) -> Array:
+    """s = 1 / s_max + (s_max - 1 / s_max) (b - 1) / (B - 1) of batch b of B; s_max where there is one."""
+    along = jnp.where(clock.steps > 1, clock.step / jnp.maximum(clock.steps - 1, 1), 1.0)
+    return 1 / self.largest_slope + (self.largest_slope - 1 / self.largest_slope) * along
+
+  def at_rest(self, embeddings: ByLayer) -> dict[str, Array]:
+    """The gates of embeddings [..., W] by layer."""
+    if self.masks == "hard":
+      return {name: jnp.float32(e > 0) for name, e in embeddings.items()}
+    return {name: jax.nn.sigmoid(self.largest_slope * e) for name, e in embeddings.items()}
+
+  def regulariser(self, gates: ByLayer, used: ByLayer) -> Array:
+    """c sum a (1 - a^{<t}) / sum (1 - a^{<t}) over all units: the share of what is free that the gates open."""
+    free = {name: 1 - held for name, held in used.items()}
+    opened = sum((gates[name] * free[name]).sum() for name in free)
+    return self.sparsity * opened / jnp.maximum(sum(each.sum() for each in free.values()), EPSILON)
+
+  def compensated(self, s: Array, gradient: Array, e: Array) -> Array:
+    """What an embedding's gradient is taken for, of the gradient by its gate a = sigma(s e).
+
+    The published s_max / s (cosh(s e) + 1) / (cosh(e) + 1) times s sigma'(s e) is s_max sigma'(e), which keeps its
+    digits where the gate is 1; beyond |s e| = 50, where the first cosh is cut off, it fades.
+    """
+    fades = (jnp.cosh(jnp.clip(s * e, -LARGEST, LARGEST)) + 1) / (jnp.cosh(s * e) + 1)
+    return self.largest_slope * jax.nn.sigmoid(e) * jax.nn.sigmoid(-e) * fades * gradient
+
+
+@flax.struct.dataclass
+class State(Trained):
+  """The network and its gates; `opt_state` is of {"net": params, "gates": the embeddings of the task in training}."""
+
+  embeddings: Any = None  # [T, W] by layer
+  used: Any = None  # [W] by layer, a^{<t}
+  read: Any = None  # [I] by layer, a^{<t} of the units that it reads
+  cooled: Any = None  # where the rate is to drop
+
+
+class Hat(NamedTuple):
+  """The functions of the method."""
+
+  learner: Learner
+  units: Units
+  attention: Attention
+  cooling: Cooling
+
+  def moving(self, state: State, t: Array) -> dict[str, Any]:
+    """What a step in task t [] moves."""
+    return {"net": state.params, "gates": take(state.embeddings, t)}
+
+  def begun(self, state: State, t: Array) -> State:
+    """The state at the beginning of task t: a new optimizer."""
+    params = self.moving(state, t)
+    cooled = Cooled(early.begin(params), jnp.float32(1)) if self.cooling.patience else None
+    return state.replace(opt_state=self.learner.tx.init(params), cooled=cooled)
+
+  def init(self, key: Key) -> State:
+    """Embeddings are drawn from a normal distribution of deviation 1."""
+    own, widths = self.learner.init(key), self.units.widths
+    none = {name: jnp.zeros(width) for name, width in widths.items()}
+    drawn = {
+      name: jax.random.normal(jax.random.fold_in(key, l), (self.learner.spec.T, width))
+      for l, (name, width) in enumerate(widths.items())
+    }
+    read = self.units.read({"params": own["params"], **own["collections"]}, none)
+    return self.begun(State(**own, embeddings=clipped(drawn), used=none, read=read), jnp.int32(0))
+
+  def enter(self, key: Key, state: State, view: View, clock: Clock) -> State:
+    """A task begins."""
+    return self.begun(state, view.t)
+
+  def step(self, key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
+    """A step at the slope of the clock."""
+    s = self.attention.slope(clock)
+    held = self.units.between(state.params, state.read, state.used, view.t)
+
+    def opened(params: Any) -> dict[str, Array]:
+      return params | {"gates": {name: jax.nn.sigmoid(s * e) for name, e in params["gates"].items()}}
+
+    def judge(params: Any, batch: Batch) -> tuple[Array, Any]:
+      apply = self.units.gated(params["gates"])
+      given = self.units.net, params["net"], state.collections, batch.x, batch.task, key, batch.live
+      out, moved = in_training(*given, apply)
+      value, info = self.learner.judged(out, batch)
+      return value + self.attention.regulariser(params["gates"], state.used), (info, moved)
+
+    def loss(params: Any, batch: Batch) -> tuple[Array, Any]:
+      return judge(opened(params), batch)
+
+    def gradient(params: Any, batch: Batch) -> tuple[Any, Any]:
+      whole, told = jax.grad(judge, has_aux=True)(opened(params), batch)
+      net = jax.tree.map(lambda g, held: (1 - held) * g, whole["net"], held)
+      gates = jax.tree.map(partial(self.attention.compensated, s), whole["gates"], params["gates"])
+      return {"net": net, "gates": gates}, told
+
+    cooled = state.cooled
+    params, opt_state, _, (info, collections) = descend(
+      self.learner.tx if cooled is None else cooled.slowed(self.learner.tx),
+      loss,
+      self.moving(state, view.t),
+      state.opt_state,
+      batch,
+      gradient=gradient,
+      frozen={"net": jax.tree.map(lambda held: held == 1, held), "gates": False},
+      rests=False if cooled is None else cooled.best.stopped,
+    )
+    embeddings = put(state.embeddings, view.t, clipped(params["gates"]))
+    moved = {"params": params["net"], "opt_state": opt_state, "collections": collections}
+    return state.replace(**moved, embeddings=embeddings), info
+
+  def tick(self, key: Key, state: State, view: View, clock: Clock) -> State:
+    """The validation loss of an epoch, at s_max and with the regulariser, decides about the rate."""
+    params = self.moving(state, view.t)
+    gates = self.attention.at_rest(params["gates"])
+    apply, variables = self.units.gated(gates), {"params": params["net"], **state.collections}
+
+    def each(batch: Batch) -> Array:
+      logits = apply(variables, batch.x, batch.task).logits
+      return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y, where=batch.classes)
+
+    loss = mean_over(each, view, view.tasks.valid) + self.attention.regulariser(gates, state.used)
+    return state.replace(cooled=cool(state.cooled, params, loss, self.cooling))
+
+  def leave(self, key: Key, state: State, view: View, clock: Clock) -> State:
+    """The task's attention is held from now on; where the rate drops, that of its best epoch."""
+    if state.cooled is not None:
+      best = state.cooled.best.params
+      state = state.replace(params=best["net"], embeddings=put(state.embeddings, view.t, best["gates"]))
+    own = self.attention.at_rest(take(state.embeddings, view.t))
+    used = jax.tree.map(jnp.maximum, state.used, own)
+    return state.replace(used=used, read=self.units.read({"params": state.params, **state.collections}, used))
+
+  def apply(self, state: State, x: Array, slot: Array) -> Outputs:
+    """Each row through the gates of its own slot."""
+    gates = self.attention.at_rest({name: e[slot] for name, e in state.embeddings.items()})
+    return self.units.gated(gates)({"params": state.params, **state.collections}, x, slot)
+
+  def report(self, state: State) -> dict[str, Array]:
+    """`used` is the share of all units that tasks have attended to."""
+    used = jnp.concatenate(list(state.used.values())).mean()
+    count = parameters((state.params, state.embeddings))
+    return {"parameters": count, "memory_bytes": jnp.int32(0), "used": used}
+
+
+@declared("method", given=3)
+def hat(
+  net: nn.Module,
+  tx: optax.GradientTransformation,
+  spec: Spec,
+  *,
+  batch_size: Annotated[int, at_least(1, "rows a step")] = 64,
+  epochs: Annotated[int, at_least(1, "passes over each task")] = 5,
+  attention: Attention = Attention(),
+  cooling: Cooling = Cooling(),
+) -> Method:
+  """Training with gates on units. Published are plain SGD at .05 that begins anew with each task, and patience 5.
+
+  Raises:
+    ConfigError: a net with parameters that belong to no units.
+  """
+  own = Hat(supervised(net, tx, spec), units_of(net, spec), attention, cooling)
+  cools = cooling.patience > 0
+  tick = own.tick if cools else keep
+  phase = Phase("fit", batch_size, own.step, epochs=epochs, enter=own.enter, tick=tick, exit=own.leave)
+  return Method(own.init, (phase,), own.apply, own.report, needs_boundaries=True, needs_valid=cools)
