@@ -85,6 +85,8 @@ def check_start(method: Method, path: str, spec: Spec) -> None:
   """
   if not path:
     return
+  if all(phase.joint for phase in method.phases):
+    raise ConfigError(f"config.start_from={path!r}: a method that learns all tasks at once begins anew; leave it out")
   state = jax.eval_shape(method.init, jax.random.key(0))
   x, slot = np.zeros((1, *spec.x_shape), np.float32), np.zeros(1, np.int32)
   leaves, structure = jax.tree_util.tree_flatten_with_path(state)

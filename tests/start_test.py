@@ -109,6 +109,7 @@ def test_files_of_the_seeds_must_be_alike(networks, tmp_path):
     ("finetune", {"start_from": "nowhere/start.npz"}, "nowhere/start.npz does not exist"),
     ("finetune", {"steps_per_task": -2}, "config.steps_per_task=-2 is too small"),
     ("joint", {"given_tasks": 1}, "config.given_tasks=1: a method that learns all tasks at once"),
+    ("joint", {"start_from": "PATH"}, "a method that learns all tasks at once begins anew; leave it out"),
     ("single", {"start_from": "PATH"}, "this one answers by others than the `params` of its state"),
   ],
 )
