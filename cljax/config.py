@@ -116,11 +116,12 @@ def complete(given: ConfigDict | Mapping[str, Any]) -> ConfigDict:
     config.method[key] = complete_choice(f"method.{key}", config.method[key], choice)
   numbers, apart = ("lr", *numbers_of(config)), apart_of(config)
   for key, values in list(config.sweep.items()):
+    if values == () and key not in numbers:  # nothing, perhaps of another choice that stood here before
+      del config.sweep[key]
+      continue
     choose("config.sweep field", key, (*numbers, *apart), f"cljax list {config.method.name}")
     if not isinstance(values, tuple):
       raise ConfigError(f"config.sweep.{key}={shown(values)} must be several values, such as (0.1, 0.03)")
-    if key in apart and not values:
-      del config.sweep[key]
   for key in numbers:
     if key not in config.sweep:
       config.sweep[key] = ()

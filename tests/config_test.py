@@ -49,6 +49,17 @@ def test_several_keys_give_all_combinations():
   assert not any(alone.sweep.to_dict().values()) and it.optimizer.lr == 0.1
 
 
+def test_another_choice_leaves_no_numbers_of_the_one_before():
+  """Of a complete config, as a config file gives it, whose names Python sets."""
+  it = complete(config(**{"method.name": "routing", "net.name": "routed_mlp"}))
+  assert "gate_scale" in it.sweep
+  it.method, it.net = {"name": "er"}, {"name": "mlp"}
+  assert "gate_scale" not in complete(it).sweep
+  it.sweep.gate_scale = (1.0, 2.0)
+  with pytest.raises(ConfigError, match=r"config.sweep field='gate_scale' is not known"):
+    complete(it)
+
+
 def test_without_a_sweep_there_is_one_value():
   assert sweep_values(config()) == ({},)
 
