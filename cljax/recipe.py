@@ -173,6 +173,26 @@ class Recipe(NamedTuple):
     return method._replace(phases=short)
 
 
+def steps_by_itself(factory: Callable[..., Any]) -> bool:
+  """Whether a method takes plain SGD steps of its own: it is given a rate in place of an optimizer."""
+  return list(inspect.signature(factory).parameters)[1] == "lr"
+
+
+def check_steps(config: ConfigDict) -> None:
+  """
+  Raises:
+    ConfigError: an optimizer for a method that takes plain SGD steps of its own.
+  """
+  (factory, _), (optimizer, rates) = section(config, "method"), section(config, "optimizer")
+  others = {key: rates[key] for key in fields_of(optimizer, 1) if key in rates}
+  if steps_by_itself(factory) and (config.optimizer.name != "sgd" or any(others.values())):
+    raise ConfigError(
+      f"config.method.name={config.method.name!r} takes plain sgd steps of its own; "
+      f"config.optimizer={dict(name=config.optimizer.name, **others)} is refused: use name='sgd' with lr only, and a "
+      "schedule if you like"
+    )
+
+
 def recipe(config: ConfigDict, spec: Spec) -> Callable[[Mapping[str, Any]], Method]:
   """The method of a config as a function of numbers: `Recipe.method`.
 
@@ -194,16 +214,10 @@ def recipe(config: ConfigDict, spec: Spec) -> Callable[[Mapping[str, Any]], Meth
       "one of them otherwise"
     )
   others = {key: value for key, value in rates.items() if key != "lr"}
-  second = list(inspect.signature(factory).parameters)[1]
-  if second == "lr" and (config.optimizer.name != "sgd" or any(others.values())):
-    raise ConfigError(
-      f"config.method.name={config.method.name!r} takes plain sgd steps of its own; "
-      f"config.optimizer={dict(name=config.optimizer.name, **others)} is refused: use name='sgd' with lr only, and a "
-      "schedule if you like"
-    )
+  check_steps(config)
   keywords("optimizer", others, optimizer, 1)
   keywords("method", fields, factory, 3)
-  tx = None if second == "lr" else optimizer
+  tx = None if steps_by_itself(factory) else optimizer
   return Recipe(
     factory,
     net,

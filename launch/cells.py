@@ -15,6 +15,7 @@ from cljax.files import write_atomically
 from cljax.methods.exhibits import EXHIBITS
 from cljax.outcome import names_of
 from cljax.overrides import changed, relabel
+from cljax.recipe import check_steps
 from cljax.report.apart import names
 from cljax.report.overview import Panels, points, side_by_side
 from cljax.report.pages import write_report
@@ -99,7 +100,13 @@ def run_configs(
   data_dir: str | None,
   shard: Shard | None = None,
 ) -> None:
-  """Runs each config into its folder below the work dir, then prints and writes the table of the work dir."""
+  """Runs each config into its folder below the work dir, then prints and writes the table of the work dir.
+
+  Raises:
+    ConfigError: choices of one of them do not go together; nothing has begun.
+  """
+  for config in configs.values():
+    check_steps(config)
   root = epath.Path(workdir)
 
   def run(i: int, folder: str) -> None:

@@ -7,7 +7,7 @@ from cljax.errors import ConfigError
 from cljax.overrides import changed, renamed
 from cljax.run import train
 from cljax.sweep import cells, sweep_values
-from launch.cells import cell_config, spread
+from launch.cells import cell_config, run_cells, spread
 from launch.config_files import check_overrides, load_config, prepared, typed_in
 
 QUICK = "configs/quickstart.py"
@@ -180,6 +180,13 @@ def test_all_cells_of_a_table_take_the_same_changes():
   assert (it.method.capacity, it.sweep.batch_size) == (7, (5, 10))
   with pytest.raises(ConfigError, match=r"the cell 'er': .*'method.k' is not known.*by :method=er"):
     cell_config(module, {"method": "er"}, {"method.k": 3})
+
+
+def test_choices_of_a_late_cell_are_refused_before_the_first_begins(tmp_path):
+  module = load_config(QUICK)
+  with pytest.raises(ConfigError, match="'routing' takes plain sgd steps of its own"):
+    run_cells(module, module.sweep(), str(tmp_path), {"optimizer.name": "adamw"}, None)
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("method", ["finetune", "er", "routing", "lwf"])
