@@ -173,4 +173,7 @@ def check_overrides(argv: list[str]) -> None:
     choice = typed_in(argv).get(f"{section}.name")  # typed over the one in the file, whose keywords are others
     if is_own(choice):
       choose("--config key", key, [one for one in alike if one.startswith(f"{section}.")])
-    choose("--config key", key, alike, f"cljax list {choice or chosen(argv)}")
+    if choice and key not in alike:
+      told = f"{near(key, alike)} `cljax list {choice}` shows its keywords"
+      raise ConfigError(f"--config key={key!r} is not known.{told}")
+    choose("--config key", key, alike, f"cljax list {chosen(argv)}")

@@ -54,11 +54,11 @@ def test_what_the_user_set_is_refused_there():
 def test_what_is_unknown_is_listed_by_the_name_that_was_typed(tmp_path):
   """Not by the file, which sets another one."""
   argv = ["", f"--config={QUICK}:method=er", "--config.method.name=lwf", "--config.method.capacty=3"]
-  with pytest.raises(ConfigError, match="`cljax list lwf` shows all"):
+  with pytest.raises(ConfigError, match="`cljax list lwf` shows its keywords"):
     check_overrides(argv)
   with pytest.raises(ConfigError, match=f"`cljax list {QUICK}:method=er` shows all"):
     check_overrides([*argv[:2], "--config.method.capacty=3"])
-  with pytest.raises(ConfigError, match="`cljax list ewc` shows all"):
+  with pytest.raises(ConfigError, match="`cljax list ewc` shows its keywords"):
     check_overrides([*argv[:2], "--config.method.guard.name=ewc", "--config.method.guard.strenght=3"])
   (tmp_path / "own.py").write_text("from cljax.nets import MLP as Mine\n")
   with pytest.raises(ConfigError, match="Choose one of: net.hidden, .*net.name$"):
@@ -72,7 +72,7 @@ def test_the_net_of_a_meta_training_is_another_choice():
   config = prepared(load_config(file).get_config("preset=smoke"), ["", *words])
   assert config.net.name == "normed_cnn" and "hidden" not in config.net and config.length.segments == 40
   check_overrides(["", *words])
-  with pytest.raises(ConfigError, match="'net.hidden' is not known.*`cljax list normed_cnn` shows all"):
+  with pytest.raises(ConfigError, match="'net.hidden' is not known.*`cljax list normed_cnn` shows its keywords"):
     check_overrides(["", *words, "--config.net.hidden=(8,)"])
 
 
