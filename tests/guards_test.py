@@ -9,15 +9,35 @@ import numpy as np
 import optax
 import pytest
 
+from cljax.data.sample import fetch
 from cljax.errors import ConfigError
+from cljax.loops import edge
 from cljax.methods import METHODS
 from cljax.nets import MLP
+from cljax.ops.losses import cross_entropy
+from cljax.ops.trees import inner
 from cljax.pieces.descent import descend
-from cljax.pieces.guards import guarding
+from cljax.pieces.guards import GUARDS, guarding
 from cljax.pieces.optimizers import PlainSGD, sgd
 from cljax.run import fit
 from cljax.types import At, Batch, Guard, Place
 from tests import toys
+from tests.guarded import RATE, START, B, Numpy, flat, is_close, like, mean, rows_of, setting, trained
+
+# The keyword that turns each guard off.
+OFF = {name: {"per_task": 0} if name in ("agem", "gem", "ogd") else {"strength": 0} for name in GUARDS}
+MEMORY = {"replay": 3, "capacity": 9}
+METHODS_WITH = {"finetune": {}, "er": MEMORY, "single": {}, "routing": MEMORY}
+PAIRS = [(name, guard) for name in ("er", "routing") for guard in GUARDS] + [("single", "lwf"), ("single", "gem")]
+SMALL = {"agem": {"per_task": 4, "drawn_rows": 5}, "gem": {"per_task": 4}, "ogd": {"per_task": 4}}
+
+
+def method_of(name, guard, keywords=None, **changes):
+  """A small method of B current rows a step, under a guard with a small memory."""
+  spec = setting()[0]
+  net, tx = (toys.routed(spec, 4), RATE) if name == "routing" else (MLP(3, 4, (8,)), sgd(RATE))
+  own = {"name": guard, **SMALL.get(guard, {}), **(keywords or {})}
+  return METHODS[name](net, tx, spec, **{"guard": own, "batch_size": B, "epochs": 1, **METHODS_WITH[name], **changes})
 
 
 def batch_of(live):
@@ -85,7 +105,7 @@ def test_frozen_entries_keep_their_bits_whatever_the_momentum():
 
 def test_strength_zero_is_no_guard_and_wrong_words_are_refused():
   spec, _ = toys.stream()
-  for off in ({"name": "none"}, {"name": "ewc", "strength": 0}, {"name": "si", "strength": 0.0}, Guard()):
+  for off in ({"name": "none"}, Guard(), *({"name": name, **OFF[name]} for name in GUARDS)):
     assert guarding(off, spec) is None
   for wrong, word in (
     ({"name": "ewcc"}, "Did you mean ewc"),
@@ -121,3 +141,85 @@ def test_a_sweep_whose_first_strength_is_zero_guards_the_others():
   chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[:1], state.params), free.state.params, atol=1e-6)
   assert (np.asarray(state.params["first"]["kernel"][0]) != np.asarray(state.params["first"]["kernel"][1])).any()
   assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(state.past.fisher))
+
+
+@pytest.mark.parametrize(("name", "guard"), PAIRS)
+def test_every_method_takes_every_guard(name, guard):
+  """A task's begin, a step and its end give a state of the same shapes and types back."""
+  view, method = setting()[2][1], method_of(name, guard)
+  phase = method.phases[0]
+  width = B + METHODS_WITH[name].get("replay", 0)
+
+  def task(key):
+    state = method.init(key)
+    batch = fetch(view, Place(jnp.ones(width, jnp.int32), jnp.arange(width)))
+    after = edge(phase, "enter", key, state, view, START)
+    after, _ = phase.step(key, after, batch, START, view)
+    return state, edge(phase, "exit", key, after, view, START)
+
+  before, after = jax.eval_shape(task, jax.random.key(0))
+  assert before.past is not None and method.needs_boundaries
+  chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
+  assert not any(leaf.weak_type for leaf in jax.tree.leaves(after))
+
+
+@pytest.mark.parametrize("name", METHODS_WITH)
+def test_rows_that_a_guard_stores_are_counted(name):
+  """With those of the method's own memory: pixels, label and task."""
+  for guard, rows in (("agem", 12), ("ogd", 0)):
+    method = method_of(name, guard)
+    held = jax.jit(lambda key, method=method: method.report(method.init(key))["memory_bytes"])(jax.random.key(0))
+    assert held == (rows + METHODS_WITH[name].get("capacity", 0)) * (16 + 8)
+
+
+def test_both_steps_of_replay_are_projected():
+  """Sequential ER under GEM: the step on the current rows, then the one on the replayed, against numpy."""
+  spec, data, views = setting()
+  state = trained("gem", per_task=4, margin=0.4)[1][0]
+  method = method_of("er", "gem", {"margin": 0.4})
+  row = [*data.tasks.train.idx[1, :B], *data.tasks.train.idx[0, 3:6]]
+
+  @jax.jit
+  def step(state, past, view):
+    batch = fetch(view, Place(1 - jnp.arange(B + 3) // B, jnp.array(row)))
+    batch = batch._replace(y=(batch.y + 1) % 4)  # which hurts what was learnt
+    other = method.init(jax.random.key(0)).replace(params=state.params, past=past)
+    return method.phases[0].step(jax.random.key(0), other, batch, START, view)[0].params
+
+  ours, kept, hurt = Numpy(state.params), np.asarray(state.past.place.row[:4]), []
+  for t, own in ((1, row[:B]), (0, row[B:])):
+    x, y = rows_of(t, np.array(own))
+    g, r = flat(mean(ours.gradients(x, (y + 1) % 4, t))), flat(mean(ours.gradients(*rows_of(0, kept), 0)))
+    hurt.append(g @ r < 0)
+    ours.step(like(g + (0.4 - (g @ r) / (r @ r)) * r if hurt[-1] else g, ours.w))
+  is_close(step(state, state.past, views[1]), ours.w)
+  assert hurt[1]
+
+
+def test_routing_is_projected_through_its_gates():
+  """Rows of task 0 with wrong labels hurt what is kept of it; under A-GEM the step stands upright on that gradient."""
+  spec, data, views = setting()
+  own = {"sample": "none", "cotrain": False, "capacity": 0, "replay": 0, "gate_scale": 1.0}
+  free, held = method_of("routing", "none", **own), method_of("routing", "agem", {"drawn_rows": 12}, **own)
+  row = jnp.asarray(data.tasks.train.idx[0, :B])
+
+  @jax.jit
+  def moves(key, view, before):
+    state = edge(held.phases[0], "exit", key, held.init(key), before, START)
+    own, _ = state.past.rows_of(0)
+    batch = fetch(view, Place(jnp.zeros(B, jnp.int32), row))
+    batch = batch._replace(y=(batch.y + 1) % 4)
+
+    def loss(theta):
+      kept = fetch(view, own)
+      return cross_entropy(free.apply(state.moved(theta, None), kept.x, kept.task).logits, kept)
+
+    after = [
+      method.phases[0].step(key, state.replace(past=past), batch, START, view)[0].theta
+      for method, past in ((free, None), (held, state.past))
+    ]
+    r = jax.grad(loss)(state.theta)
+    return [inner(jax.tree.map(jnp.subtract, state.theta, theta), r) for theta in after], inner(r, r)
+
+  (hurt, still), size = moves(jax.random.key(0), views[1], views[0])
+  assert hurt < -1e-3 * size and abs(still) < 1e-5 * size
