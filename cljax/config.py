@@ -46,7 +46,7 @@ OUTER = {
 
 
 def default() -> ConfigDict:
-  """The keys that every config has."""
+  """The keys that every config has. It takes whatever is set; `complete` makes it plain, and refuses what is wrong."""
   return ConfigDict(
     {
       "paper": "",  # a folder of configs/papers, whose published numbers a report shows beside ours
@@ -63,7 +63,8 @@ def default() -> ConfigDict:
       # else, each in a run of its own, sweep.method=("er", "lwf").
       "sweep": {},
       "debug": False,  # 2 tasks, 10 steps a phase
-    }
+    },
+    type_safe=False,
   )
 
 
@@ -108,7 +109,7 @@ def complete(given: ConfigDict | Mapping[str, Any]) -> ConfigDict:
       that was set.
   """
   told = whole(given)
-  config = ConfigDict({**told, **check_outer(told)})  # a lock would refuse the new fields
+  config = ConfigDict({**told, **check_outer(told)}, type_safe=False)  # a lock would refuse the new fields
   for name in TABLES:
     if (name, config[name].get("name")) != ("stream", OWN):
       complete_section(config, name)

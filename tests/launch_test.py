@@ -218,7 +218,8 @@ BROKEN = {
   "num_seeds = 3)": "line 1: SyntaxError",
   "import no_such_module": "line 1: ModuleNotFoundError: No module named 'no_such_module'",
   "def get_config(arg=''):\n  return default()": "line 2: NameError: name 'default' is not defined",
-  SETS.format("it.num_seeds = 'two'"): "line 4: TypeError",
+  SETS.format("it.num_seeds = 'two'"): "config.num_seeds='two' must be a whole number",
+  SETS.format("it.lr = 1 + 'a'"): "line 4: TypeError",
   SETS.format("it.num_seed = 2"): "Did you mean num_seeds",
   "def get_config(arg=''):\n  return {}": "get_config gives dict, not a ConfigDict",
 }

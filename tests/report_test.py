@@ -257,9 +257,10 @@ def test_report_arrays_that_are_gone_are_told(tmp_path, caplog):
 def test_runs_without_a_result_are_told(tmp_path):
   """A table whose best row is still in training is no table of the best."""
   leave(tmp_path / "er", fake("er", paper="", preset=""))
-  for name in ("er", "slow", "sweep"):
+  for name in ("er", "slow", "sweep", "rule"):
     (tmp_path / name).mkdir(exist_ok=True)
     (tmp_path / name / "config.json").write_text("{}")
+  (tmp_path / "rule" / "meta.json").write_text("{}")
   leave(tmp_path / "sweep" / "lr=0.1", fake("routing", paper="", preset=""))
   line = "Begun, without a result yet, and so without a row: slow."
   pages.write_report(tmp_path)

@@ -22,9 +22,14 @@ from cljax.values import plain
 
 
 def config(**changes):
-  """Any values under dotted names, also of types that a ConfigDict would not take there."""
+  """Any values under dotted names."""
   it = default().to_dict()
   it["stream"] = {"name": "split", "source": "digits"}
+  return changed(it, **changes)
+
+
+def changed(it, **changes):
+  """The config with these values set by hand."""
   for key, value in changes.items():
     *sections, field = key.split("__")
     place = it
@@ -51,6 +56,7 @@ GIVEN = {
 @pytest.mark.parametrize("key", GIVEN)
 def test_numbers_of_numpy_and_jax_are_plain(key):
   told = [complete(config(**{key: value})).to_dict() for value in GIVEN[key]]
+  told += [complete(changed(complete(config()), **{key: value})).to_dict() for value in GIVEN[key]]  # of a ConfigDict
   assert json.dumps(told[0]) and all(each == told[-1] for each in told)
   found = told[0]
   for name in key.split("__"):

@@ -238,7 +238,8 @@ def unfinished(workdir: epath.Path | str) -> list[str]:
   """A line about runs at most four folders below a work dir that have begun and left no result yet; [] without any."""
   root = located(workdir)
   begun = sorted({path.parent for depth in range(5) for path in root.glob("*/" * depth + "config.json")})
-  left = [each for each in begun if not any(list(each.glob(f"{below}result.json")) for below in ("", "*/"))]
+  ends = ("result.json", "*/result.json", "meta.json")  # of a run, of a sweep's values, of a meta-training
+  left = [each for each in begun if not any(list(each.glob(end)) for end in ends)]
   names = [os.fspath(each.relative_to(root)) for each in left]
   more = f" and {len(names) - 5} more" if len(names) > 5 else ""
   told = f"Begun, without a result yet, and so without a row: {', '.join(names[:5])}{more}."
