@@ -20,7 +20,9 @@ def both(tmp_path, ours, theirs):
 def test_work_dirs_are_compared_cell_by_cell(tmp_path):
   leave(tmp_path / "a" / "er", fake("er"))
   leave(tmp_path / "a" / "routing", fake("routing"))
-  leave(tmp_path / "b" / "er", fake("er", timing={}))
+  leave(
+    tmp_path / "b" / "er", fake("er", timing=dict.fromkeys(("compile_seconds", "train_seconds", "eval_seconds"), 1.0))
+  )
   leave(tmp_path / "b" / "routing", fake("routing", parameters=1))
   leave(tmp_path / "b" / "joint", fake("joint"))
   table, told = compare.compare(tmp_path / "a", tmp_path / "b")

@@ -18,7 +18,8 @@ def scored(result, values, metric="ACC", seeds=None):
   std = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5 if len(values) > 1 else None
   found = with_metric(result, metric, mean, std)
   found["metrics"][metric]["values"] = list(values)
-  return {**found, "seeds": list(seeds or range(len(values)))}
+  accuracy = [result["accuracy"][0]] * len(values)  # of as many seeds
+  return {**found, "accuracy": accuracy, "seeds": list(seeds or range(len(values)))}
 
 
 def lines_of(*results):

@@ -190,6 +190,7 @@ def sweep(arg=""):
 def get_config(arg=""):
   config = whole("method=finetune")
   config.cell, config.num_seeds, config.debug = variant(arg, name=NAMES).get("name", "first"), 1, True
+  config.seed = NAMES.index(config.cell)
   return config
 """
 
