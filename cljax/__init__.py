@@ -8,6 +8,7 @@ from typing import Any
 
 EXPORTS = {  # name -> the room that it stands in, which is imported when it is asked for
   "ConfigError": "errors",
+  "GATES": "pieces.gates",
   "GUARDS": "pieces.guards",
   "METHODS": "methods",
   "NETS": "nets",
@@ -19,6 +20,7 @@ EXPORTS = {  # name -> the room that it stands in, which is imported when it is 
   "Spec": "types",
   "default": "config",
   "fit": "run",
+  "gated": "pieces.gated",
   "from_arrays": "data",
   "headed": "nets",
   "train": "run",

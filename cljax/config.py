@@ -4,7 +4,7 @@
 of the builder that their `name` picks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,12 +15,12 @@ from cljax.data.local import rooted
 from cljax.declared import REQUIRED, Field, at_least, check, fields, free, shown
 from cljax.errors import ConfigError, choose
 from cljax.methods import PLAINEST
-from cljax.named import pick
+from cljax.pieces.gates import NO_GATE
 from cljax.sections import (
   BESIDE,
-  CHOICE,
   OWN,
   TABLES,
+  Choice,
   apart_of,
   choices,
   defaults,
@@ -58,6 +58,7 @@ def default() -> ConfigDict:
       "net": {"name": "mlp"},
       "optimizer": {"name": "sgd", "lr": 0.1},
       "method": {"name": PLAINEST},
+      "gate": dict(NO_GATE),  # finds the task for a method that has to be told
       **Settings()._asdict(),  # what each says and may be stands there
       # Values of `lr` and of the method's numbers, each with all seeds in one run, sweep.lr=(0.1, 0.03); and of all
       # else, each in a run of its own, sweep.method=("er", "lwf").
@@ -113,8 +114,8 @@ def complete(given: ConfigDict | Mapping[str, Any]) -> ConfigDict:
   for name in TABLES:
     if (name, config[name].get("name")) != ("stream", OWN):
       complete_section(config, name)
-  for key, choice in choices(config).items():
-    config.method[key] = complete_choice(f"method.{key}", config.method[key], choice)
+  for one in choices(config):
+    one.home(config)[one.key] = complete_choice(one, one.home(config)[one.key])
   numbers, apart = ("lr", *numbers_of(config)), apart_of(config)
   for key, values in list(config.sweep.items()):
     if values == () and key not in numbers:  # nothing, perhaps of another choice that stood here before
@@ -191,13 +192,14 @@ def completed_net(net: Mapping[str, Any]) -> dict[str, Any]:
   return config.net.to_dict()
 
 
-def complete_choice(place: str, given: Any, table: Mapping[str, Callable]) -> ConfigDict:
+def complete_choice(choice: Choice, given: Any) -> ConfigDict:
   """{"name": ..., and its keywords}, complete; under `none` those of the whole table, without values, so that each
   can be set on a command line.
 
   Raises:
     ConfigError: an unknown name, or a keyword of another choice that was set.
   """
+  place, table = choice.place(), choice.table
   where = f"config.{place}"
   if isinstance(given, ConfigDict):
     given = given.to_dict()
@@ -205,14 +207,12 @@ def complete_choice(place: str, given: Any, table: Mapping[str, Callable]) -> Co
     raise ConfigError(f"{where}={shown(given)} must be a mapping, such as {{'name': '{next(iter(table))}'}}")
   own = dict(given)
   name = str(own.pop("name", "none"))
-  factory = pick(place, name, {"none": None, **table}, CHOICE)
-  all_fields = {key: field for each in table.values() for key, field in fields(each, CHOICE).items()}
-  taken = fields(factory, CHOICE) if factory else {}
-  all_fields |= taken
+  taken = choice.fields(name)
+  all_fields = {key: field for each in (*table, name) for key, field in choice.fields(each).items()}
   for key, value in own.items():
     choose(f"{where} field", key, all_fields)
     if value is not None and key not in taken:
-      takers = [other for other, factory in table.items() if key in fields(factory, 2)]
+      takers = [other for other in table if key in choice.fields(other)]
       takes = f"which takes {', '.join(taken)}" if taken else f"set {where}.name to {' or '.join(takers)}"
       raise ConfigError(f"{where}.{key}={shown(value)} means nothing to {where}.name={name!r}, {takes}")
   own = {key: value for key, value in own.items() if value is not None}

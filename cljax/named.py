@@ -32,6 +32,7 @@ MADE = {  # section -> (what its factory makes, whether it is one)
   "optimizer": ("an optax transformation", lambda made: hasattr(made, "init") and hasattr(made, "update")),
   "stream": ("a pair (Spec, Stream)", lambda made: isinstance(made, tuple) and len(made) == 2),
   "method.guard": ("a cljax Guard", lambda made: hasattr(made, "init")),
+  "gate": ("a cljax Gate", lambda made: hasattr(made, "init") and hasattr(made, "errors")),
 }
 
 

@@ -14,8 +14,7 @@ from cljax.config import complete, completed, default, whole
 from cljax.declared import Field, check, fields
 from cljax.errors import ConfigError, choose
 from cljax.files import flatten
-from cljax.named import pick
-from cljax.sections import BESIDE, CHOICE, OWN, TABLES, apart_of, choices, defaults, factory_of, numbers_of
+from cljax.sections import BESIDE, OWN, TABLES, apart_of, choices, defaults, factory_of, numbers_of
 
 
 def changed(config: ConfigDict | Mapping[str, Any], changes: Mapping[str, Any]) -> ConfigDict:
@@ -52,16 +51,17 @@ def with_fields(recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> Conf
 
 
 def is_name(key: str) -> bool:
-  """Whether a dotted name is that of a choice: of a section, or of a keyword of the method."""
-  section, *below = key.split(".")
-  return (section in TABLES and below == ["name"]) or (section == "method" and len(below) == 2 and below[1] == "name")
+  """Whether a dotted name is that of a choice: of a section, of a keyword of the method, or of the gate."""
+  place = key.split(".")
+  return place[-1] == "name" and place[0] in (*TABLES, "gate") and len(place) <= (3 if place[0] == "method" else 2)
 
 
 def renamed(config: ConfigDict | Mapping[str, Any], names: Mapping[str, Any]) -> ConfigDict:
   """The config with other choices, complete: the first pass.
 
   Args:
-    names: `stream.name`, `net.name`, `optimizer.name`, `method.name` or `method.<keyword>.name` -> what it picks.
+    names: `stream.name`, `net.name`, `optimizer.name`, `method.name`, `method.<keyword>.name` or `gate.name` -> what
+      it picks.
 
   Raises:
     ConfigError: an unknown name.
@@ -71,14 +71,12 @@ def renamed(config: ConfigDict | Mapping[str, Any], names: Mapping[str, Any]) ->
   for section in TABLES:
     told[section] = under(section, told[section], str(names.get(f"{section}.name", told[section]["name"])))
   found = complete(told)
-  for key, table in choices(found).items():
-    new = str(names.get(f"method.{key}.name", found.method[key].name))
-    if new != found.method[key].name:
-      tables = {"none": None, **table}
-      old_factory, factory = (pick(f"method.{key}", name, tables, CHOICE) for name in (found.method[key].name, new))
-      before = defaults(old_factory, CHOICE) if old_factory else {}
-      own = kept(f"method.{key}", found.method[key].to_dict(), before, fields(factory, CHOICE) if factory else {})
-      found.method[key] = {"name": new, **own}
+  for one in choices(found):
+    home = one.home(found)
+    old, new = home[one.key].name, str(names.get(f"{one.place()}.name", home[one.key].name))
+    if new != old:
+      own = kept(one.place(), home[one.key].to_dict(), one.values(old), one.fields(new))
+      home[one.key] = {"name": new, **own}
   found.sweep = {key: values for key, values in swept.items() if key in ("lr", *numbers_of(found), *apart_of(found))}
   return complete(found)
 
@@ -120,7 +118,7 @@ def relabel(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
   Another method or stream is another cell, of no paper's table; another number of rows or epochs is another scale, so
   that no published number is held against it.
   """
-  if {"method.name", "stream.name", "stream.source"} & set(overrides):
+  if {"method.name", "gate.name", "stream.name", "stream.source"} & set(overrides):
     config.paper = config.cell = config.preset = ""
   elif "method.epochs" in overrides or any(key.startswith("stream.") for key in overrides):
     config.preset = ""

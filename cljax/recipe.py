@@ -25,8 +25,11 @@ from cljax.errors import ConfigError, choose
 from cljax.host import fit_into, host_bytes
 from cljax.keys import STREAM
 from cljax.mesh import check_same
+from cljax.named import pick
 from cljax.nets import headed
 from cljax.pieces.course import Course, restarts, scheduled
+from cljax.pieces.gated import Gate, gated
+from cljax.pieces.gates import GATES
 from cljax.sections import OWN, RATE, keywords, numbers_of, section
 from cljax.settings import Labels
 from cljax.sweep import sweep_values
@@ -130,7 +133,8 @@ def check_apart(one: Stream, other: Stream, seeds: int) -> None:
 def labels_of(config: ConfigDict) -> Labels:
   """What a config calls its result."""
   stream = "_".join(filter(None, (local.short(config.stream.get("source", ""), bank.KNOWN), config.stream.name)))
-  return Labels(config.paper, config.preset, config.cell, config.method.name, stream)
+  method = config.method.name if config.gate.name == "none" else f"{config.method.name}+{config.gate.name}"
+  return Labels(config.paper, config.preset, config.cell, method, stream)
 
 
 class Recipe(NamedTuple):
@@ -149,6 +153,7 @@ class Recipe(NamedTuple):
   fields: Mapping[str, Any]  # keywords of the factory
   places: Mapping[str, tuple[str, ...]]  # where among `fields` the numbers stand
   debug: bool  # a few steps a phase, where boundaries are given
+  gate: Gate | None  # what finds the task
 
   def method(self, hyper: Mapping[str, Any]) -> Method:
     """The method with the numbers of `hyper`, which may be traced, in place of the config's."""
@@ -167,6 +172,7 @@ class Recipe(NamedTuple):
       return restarts(by, tx) if self.course.restart and self.optimizer else by(tx)
 
     method = scheduled(at, lr, self.course)
+    method = gated(method, self.gate) if self.gate else method
     if not (self.debug and self.spec.boundaries):
       return method
     short = tuple(p._replace(epochs=0, steps=min(p.steps or DEBUG_STEPS, DEBUG_STEPS)) for p in method.phases)
@@ -191,6 +197,13 @@ def check_steps(config: ConfigDict) -> None:
       f"config.optimizer={dict(name=config.optimizer.name, **others)} is refused: use name='sgd' with lr only, and a "
       "schedule if you like"
     )
+
+
+def gate_of(config: ConfigDict, spec: Spec) -> Gate | None:
+  """What finds the task for the method, where the config asks for it."""
+  keywords = {key: value for key, value in config.gate.to_dict().items() if value is not None}
+  factory = pick("gate", keywords.pop("name"), {"none": None, **GATES}, 1)
+  return factory(spec, **keywords) if factory else None
 
 
 def recipe(config: ConfigDict, spec: Spec) -> Callable[[Mapping[str, Any]], Method]:
@@ -228,4 +241,5 @@ def recipe(config: ConfigDict, spec: Spec) -> Callable[[Mapping[str, Any]], Meth
     fields,
     {key: number.place for key, number in numbers_of(config).items()},
     config.debug,
+    gate_of(config, spec),
   ).method

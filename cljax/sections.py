@@ -14,6 +14,7 @@ from cljax.methods import METHODS
 from cljax.named import pick
 from cljax.nets import NETS
 from cljax.pieces.course import Course
+from cljax.pieces.gates import GATES
 from cljax.pieces.optimizers import OPTIMIZERS
 from cljax.settings import Settings
 
@@ -24,7 +25,6 @@ TABLES: dict[str, tuple[Mapping[str, Any], int]] = {  # section -> (table, first
   "optimizer": (OPTIMIZERS, 1),
   "method": (METHODS, 3),
 }
-CHOICE = 2  # of a keyword that is chosen from a table: first parameters of what it picks
 RATE = Field(float, at_least(0, "the learning rate, for example 0.1"), REQUIRED)
 SOURCE = Field(
   str, free("the data set, an .npz file or a folder of pictures by class, or several joined by +: digits"), "digits"
@@ -70,10 +70,39 @@ def held(value: Any, field: Field) -> Any:
   return FieldReference(value, field_type=object) if several and kinds else value
 
 
-def choices(config: ConfigDict) -> dict[str, Mapping[str, Callable]]:
-  """The keywords of the method that are chosen from a table, and the table."""
+class Choice(NamedTuple):
+  """A key of a config, below its sections, that is chosen from a table: {"name": ..., and keywords}."""
+
+  section: tuple[str, ...]  # that it stands in; () at the top
+  key: str
+  table: Mapping[str, Callable]
+  given: int  # first parameters of what it picks, which the engine or the method passes
+
+  def place(self) -> str:
+    """Its dotted name."""
+    return ".".join([*self.section, self.key])
+
+  def home(self, config: Any) -> Any:
+    """The mapping that has it as `key`."""
+    for name in self.section:
+      config = config[name]
+    return config
+
+  def fields(self, name: str) -> Mapping[str, Field]:
+    """The keywords of what a name picks; none of `none`."""
+    factory = pick(self.place(), name, {"none": None, **self.table}, self.given)
+    return fields(factory, self.given) if factory else {}
+
+  def values(self, name: str) -> dict[str, Any]:
+    """Their defaults."""
+    return {key: field.default for key, field in self.fields(name).items()}
+
+
+def choices(config: ConfigDict) -> tuple[Choice, ...]:
+  """The keywords of the method that are chosen from a table, and the gate."""
   found = fields(factory_of("method", config.method.name), 3)
-  return {key: field.bound.table() for key, field in found.items() if field.bound.table}
+  of_method = [Choice(("method",), key, field.bound.table(), 2) for key, field in found.items() if field.bound.table]
+  return *of_method, Choice((), "gate", GATES, 1)
 
 
 class Number(NamedTuple):
@@ -87,14 +116,14 @@ def numbers_of(config: ConfigDict) -> dict[str, Number]:
   """The keywords of the method that are real numbers, those that a sweep may vary; those of a choice have its name
   before theirs, `guard_strength`."""
   found: dict[str, Number] = {}
-  for key, field in fields(factory_of("method", config.method.name), 3).items():
-    table = field.bound.table() if field.bound.table else {}
-    choice = config.method.get(key, field.default)["name"] if table else ""
-    if choice != "none" and table:
-      below = fields(pick(f"method.{key}", choice, table, CHOICE), CHOICE)
-      found |= {f"{key}_{name}": Number((key, name), own) for name, own in below.items() if float in kinds_of(own.kind)}
-    elif not table and float in kinds_of(field.kind):
+  known = fields(factory_of("method", config.method.name), 3)
+  for key, field in known.items():
+    if not field.bound.table and float in kinds_of(field.kind):
       found[key] = Number((key,), field)
+  for one in (one for one in choices(config) if one.section == ("method",)):
+    below = one.fields(config.method.get(one.key, known[one.key].default)["name"])
+    real = {name: own for name, own in below.items() if float in kinds_of(own.kind)}
+    found |= {f"{one.key}_{name}": Number((one.key, name), own) for name, own in real.items()}
   return found
 
 
@@ -112,11 +141,11 @@ def apart_of(config: ConfigDict) -> dict[str, Number]:
     found |= {key: Number((name, key), field) for key, field in known.items() if not field.bound.table}
   word = Field(str, free("a name"), REQUIRED)
   found |= {name: Number((name, "name"), word) for name in TABLES}
-  for key, table in choices(config).items():
-    found[key] = Number(("method", key, "name"), word)
-    if (choice := config.method[key]["name"]) != "none":
-      below = fields(pick(f"method.{key}", choice, table, CHOICE), CHOICE)
-      found |= {f"{key}_{name}": Number(("method", key, name), own) for name, own in below.items()}
+  for one in choices(config):
+    place = (*one.section, one.key)
+    found[one.key] = Number((*place, "name"), word)
+    below = one.fields(one.home(config)[one.key]["name"])
+    found |= {f"{one.key}_{name}": Number((*place, name), own) for name, own in below.items()}
   return {key: number for key, number in found.items() if key not in ("lr", *numbers_of(config))}
 
 

@@ -15,7 +15,7 @@ COMMANDS = {
   "meta": "meta-trains a rule",
   "prepare": "prepares data sets (needs the extra `prepare`)",
   "bench": "measures speed",
-  "list": "methods, guards, nets, streams, optimizers, looks, settings, configs; with a name its fields",
+  "list": "methods, guards, gates, nets, streams, optimizers, looks, settings, configs; with a name its fields",
 }
 USAGE = 2
 CALLED: list[str] = []  # how a person called the main that runs, where that was by this file

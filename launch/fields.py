@@ -14,6 +14,7 @@ from cljax.files import flatten
 from cljax.meta import settings as meta
 from cljax.methods import METHODS
 from cljax.nets import NETS
+from cljax.pieces.gates import GATES
 from cljax.pieces.guards import GUARDS
 from cljax.pieces.optimizers import OPTIMIZERS
 from cljax.report.pages import read_published
@@ -26,6 +27,7 @@ SECTIONS: dict[str, tuple[Mapping[str, Any], int]] = {  # the table, and how man
   "optimizer": (OPTIMIZERS, 1),
   "method": (METHODS, 3),
   "method.guard": (GUARDS, 2),
+  "gate": (GATES, 1),
 }
 
 

@@ -1,4 +1,4 @@
-"""What there is to choose from: methods, guards, nets, streams, optimizers, looks, settings and configs.
+"""What there is to choose from: methods, guards, gates, nets, streams, optimizers, looks, settings and configs.
 
 python -m launch.list            all names, a line each
 python -m launch.list streams    those of one kind
@@ -21,6 +21,7 @@ from cljax.errors import ConfigError, near
 from cljax.looks import LOOKS
 from cljax.methods import METHODS
 from cljax.nets import NETS
+from cljax.pieces.gates import GATES
 from cljax.pieces.guards import GUARDS
 from cljax.pieces.optimizers import OPTIMIZERS
 from cljax.sections import BESIDE
@@ -40,6 +41,7 @@ class Kind(NamedTuple):
 KINDS = {
   "methods": Kind(METHODS, 3, "config.method"),
   "guards": Kind(GUARDS, 2, "config.method.guard"),
+  "gates": Kind(GATES, 1, "config.gate"),
   "nets": Kind(NETS, 0, "config.net"),
   "streams": Kind(STREAMS, 2, "config.stream"),
   "optimizers": Kind(OPTIMIZERS, 1, "config.optimizer"),

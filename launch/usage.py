@@ -16,8 +16,8 @@ from launch.commands import CALLED
 from launch.config_files import keys_of, meant
 
 ASKED = ("help", "helpshort", "h", "?")
-OF_CONFIGS = """Each key of the config is a flag too, --config.KEY=VALUE. `cljax list` shows methods, guards, nets,
-streams, optimizers and settings, `cljax list FILE.py` all keys of a config."""
+OF_CONFIGS = """Each key of the config is a flag too, --config.KEY=VALUE. `cljax list` shows methods, guards, gates,
+nets, streams, optimizers and settings, `cljax list FILE.py` all keys of a config."""
 
 
 def own_flags() -> list[flags.Flag]:

@@ -24,16 +24,16 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.declared import any_number, at_least, declared, free, one_of
+from cljax.declared import above, any_number, at_least, declared, free, one_of
 from cljax.errors import ConfigError
 from cljax.loops import mean_over
-from cljax.methods.expert_gate import autoencoders as gates_of
-from cljax.methods.expert_gate.autoencoders import Autoencoders, GateLearner, Gates, gate_learner
 from cljax.ops import gate
 from cljax.ops.losses import probabilities
 from cljax.ops.trees import parameters
 from cljax.pieces import experts as grown
 from cljax.pieces.experts import FINETUNE, LWF, MODES, ExpertLearner, Experts, Training, expert_learner
+from cljax.pieces.gates import autoencoders as gates_of
+from cljax.pieces.gates.autoencoders import Autoencoders, GateLearner, Gates, gate_learner
 from cljax.types import Array, Key, Method, Outputs, Routes, Serve, Spec, View
 
 
@@ -65,6 +65,7 @@ class Answers(NamedTuple):
     str, one_of(("one", "several"), "one expert; or the mean of several whose labels are those of the best")
   ] = "one"
   activate_above: Annotated[Array | float, at_least(0, "the probability above which several are active", 1)] = 0.1
+  gate_temperature: Annotated[Array | float, above(0, "t of softmax(-error / t), the probabilities")] = 2.0
 
 
 class ExpertGate(NamedTuple):
@@ -115,12 +116,17 @@ class ExpertGate(NamedTuple):
     """What the experts of the given slots answer, or those that the gates choose."""
     if slot is not None:
       return self.experts.apply(state.experts, x, slot)
-    routes = self.gates.route(self.gates.part(state.gates), x)
+    routes = self.route(self.gates.part(state.gates), x)
     out = self.experts.apply(state.experts, x, routes.slot)
     if self.answers.activate == "several":
       mean = self.average(state.experts, x, routes)
       return out._replace(logits=jnp.log(jnp.maximum(mean, 1e-30)))
     return out
+
+  def route(self, part: Any, x: Array) -> Routes:
+    """Who answers the rows of x [B, ...], by the gates of a part."""
+    errors = self.gates.errors_of(part["autoencoders"], part["standard"], part["trained"], x)
+    return Routes(gate.gate_choice(errors), gate.gate_probabilities(errors, self.answers.gate_temperature), errors)
 
   def average(self, experts: Experts, x: Array, routes: Routes) -> Array:
     """[B, C] the mean probabilities of all active experts that speak of the same labels as the best."""
@@ -157,11 +163,7 @@ class ExpertGate(NamedTuple):
 
   def faults(self, state: State) -> dict[str, Array]:
     """A task without validation rows; an autoencoder that diverges."""
-    best = state.gates.best
-    return {
-      "stream.valid_per_task (or valid_share)": state.gates.blind,
-      "method.autoencoder_lr": (best.waited > 0) & ~jnp.isfinite(best.loss),
-    }
+    return self.gates.faults(state.gates, "method")
 
 
 def expert_of(root: str) -> int:
@@ -217,7 +219,7 @@ def expert_gate(
     load=it.load,
     reads=it.reads(),
     infers=True,
-    serve=Serve(gates.route, it.answer),
+    serve=Serve(it.route, it.answer),
     needs_boundaries=True,
     needs_valid=True,
   )

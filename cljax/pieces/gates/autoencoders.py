@@ -1,7 +1,7 @@
 """Autoencoder gates that grow one by one (Aljundi et al. 2017, https://arxiv.org/abs/1611.06194, sections 3.1 and 3.2):
-training, errors, routes.
+training and errors.
 
-A method keeps them as `state.gates`.
+A method keeps them as `state.gates`, and so does `gated`.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from cljax.artifacts import fill
-from cljax.declared import above, at_least, free, one_of
+from cljax.declared import at_least, declared, free, one_of
 from cljax.errors import ConfigError
 from cljax.loops import mean_over
 from cljax.nets.autoencoder import KERNELS, Autoencoder
@@ -23,8 +23,9 @@ from cljax.ops.losses import mean_live
 from cljax.ops.trees import put, take
 from cljax.pieces import early
 from cljax.pieces.descent import LossFn, descend
+from cljax.pieces.gated import Gate
 from cljax.pieces.standard import Standard, standard_of, target_of
-from cljax.types import Array, Batch, Clock, Info, Key, Phase, Routes, Spec, View
+from cljax.types import Array, Batch, Clock, Info, Key, Phase, Spec, View
 
 RULES = {"adam": optax.adam, "adagrad": lambda lr: optax.adagrad(lr, 0.0, 1e-8)}
 
@@ -63,7 +64,6 @@ class Autoencoders(NamedTuple):
   autoencoder_lr: Annotated[Array | float, at_least(0, "of that optimizer")] = 1e-3
   autoencoder_decay: Annotated[Array | float, at_least(0, "of the weights; biases do not decay")] = 0.0
   autoencoder_init: Annotated[str, one_of(tuple(KERNELS), "of the weights; `sparse` is the authors'")] = "glorot"
-  gate_temperature: Annotated[Array | float, above(0, "t of softmax(-error / t)")] = 2.0
 
 
 def optimizer_of(name: str, lr: Array | float, decay: Array | float) -> optax.GradientTransformation:
@@ -197,10 +197,13 @@ class GateLearner(NamedTuple):
     tasks = jax.tree.map(lambda leaf: leaf[: self.T], gates.store)
     return {"autoencoders": tasks, "standard": gates.standard, "trained": gates.trained[: self.T]}
 
-  def route(self, part: Any, x: Array) -> Routes:
-    """Who answers the rows of x [B, ...], by the gates of a part."""
-    found = self.errors_of(part["autoencoders"], part["standard"], part["trained"], x)
-    return Routes(gate.gate_choice(found), gate.gate_probabilities(found, self.autoencoders.gate_temperature), found)
+  def faults(self, gates: Gates, section: str) -> dict[str, Array]:
+    """A task without validation rows; an autoencoder that diverges, by the key of the section that has its rate."""
+    best = gates.best
+    return {
+      "stream.valid_per_task (or valid_share)": gates.blind,
+      f"{section}.autoencoder_lr": (best.waited > 0) & ~jnp.isfinite(best.loss),
+    }
 
   def phase(self) -> Phase:
     """The training of an autoencoder."""
@@ -219,6 +222,24 @@ def gate_learner(spec: Spec, autoencoders: Autoencoders, has_root: bool) -> Gate
   machine = Autoencoder(d, it.code, it.autoencoder_init)
   tx = optimizer_of(it.autoencoder_optimizer, it.autoencoder_lr, it.autoencoder_decay)
   return GateLearner(spec.T, features, d, machine, tx, it, has_root)
+
+
+@declared("gate", given=1)
+def autoencoder(spec: Spec, *, autoencoders: Autoencoders = Autoencoders()) -> Gate:
+  """The task whose autoencoder rebuilds a picture best, as in Expert Gate; each stops at its validation plateau."""
+  learner = gate_learner(spec, autoencoders, has_root=False)
+
+  def errors(gates: Gates, x: Array, answer: Any) -> Array:
+    return learner.errors(gates, x)[:, : spec.T]
+
+  return Gate(
+    learner.init,
+    errors,
+    phases=(learner.phase(),),
+    faults=lambda gates: learner.faults(gates, "gate"),
+    needs_valid=True,
+    size=lambda gates: trees.parameters(gates.store),
+  )
 
 
 def with_root(gates: Gates, leaves: Mapping[str, Array], k: int, source: str) -> Gates:
