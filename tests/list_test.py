@@ -1,6 +1,6 @@
 """`cljax` and `cljax list`: every command and every name is shown, and a wrong one is one clear line."""
 
-import importlib
+import importlib.util
 import re
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from cljax import config
 from cljax.declared import fields
 from cljax.errors import ConfigError, near, nearest
 from cljax.files import flatten
+from cljax.methods import METHODS
 from launch import commands, config_files
 from launch import list as listing
 from launch.fields import allowed
@@ -169,3 +170,13 @@ def test_the_console_command_is_installed_under_its_name():
   target = text.partition("  cljax = ")[2].partition("\n")[0]
   module, _, name = target.partition(":")
   assert importlib.import_module(module).__dict__[name] is commands.main
+
+
+def test_the_page_of_all_methods_is_what_the_code_declares():
+  """`python docs/methods.py` writes it again."""
+  loaded = importlib.util.spec_from_file_location("methods_page", ROOT / "docs" / "methods.py")
+  module = importlib.util.module_from_spec(loaded)
+  loaded.loader.exec_module(module)
+  assert module.PAGE.read_text() == module.page()
+  told = module.PAGE.read_text()
+  assert all(f"### {name}\n" in told for table in (METHODS, listing.GUARDS) for name in table)
