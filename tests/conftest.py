@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiers import leave_to_a_release
+
 OWN = None  # the folder that this process made; workers inherit it by the environment
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   OWN = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cljax_test_cache_")
@@ -32,7 +34,10 @@ def pytest_unconfigure(config):
 LONG = ("methods", "watching", "launch", "notebooks", "devices", "lasem", "resume", "evaluate", "subnetwork", "engine")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by the marks
 def pytest_collection_modifyitems(items):
+  leave_to_a_release(items)
+
   def place(item):
     name = item.path.name.removesuffix("_test.py")
     return LONG.index(name) if name in LONG else len(LONG)

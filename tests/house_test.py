@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from cljax.methods import METHODS
+from tests.tiers import RELEASE
 from tests.tree import FILES, HOUSE, ROOT, TREES, documented, files_with, module_of, name_of, room, shrinks
 
 LONGEST_FUNCTION, LONGEST_FILE = 60, 300  # lines
@@ -149,3 +150,11 @@ def test_the_report_loads_no_jax():
   done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
   assert done.stdout.strip() == "False"
+
+
+def test_what_is_left_to_a_release_is_there():
+  """A test that was renamed would run with the quick ones again."""
+  for file, names in RELEASE.items():
+    text = (ROOT / "tests" / f"{file}.py").read_text()
+    gone = [name for name in names if f"def {name.partition('[')[0]}(" not in text]
+    assert not gone, f"tests/{file}.py has no {gone}"

@@ -1,0 +1,129 @@
+r"""Well-known baselines on the streams that published numbers of them exist on.
+
+COMMAND, one cell:
+  python -m launch.train --workdir=W --config=configs/baselines.py:method=ewc,stream=mnist_split
+COMMAND, all of them (resumable, finished cells are skipped):
+  python -m launch.reproduce --paper=baselines --preset=paper --workdir=W
+COMMAND, the search behind a strength or a rate, judged by validation rows:
+  python -m launch.train --workdir=W --config=configs/baselines.py:method=ewc,stream=mnist_permuted,search=yes
+
+Streams:
+  mnist_permuted, mnist_rotated  20 tasks of 1,000 pictures, seen once in batches of 10, an MLP of 100-100 under one
+                                 head (Lopez-Paz and Ranzato 2017; Riemer et al. 2019); with heads for those in HEADS
+  mnist_split                    5 tasks of two digits, some 2,000 steps of 128 rows each under Adam, an MLP of 400-400,
+                                 `scenario=task|domain|class` (van de Ven and Tolias 2019)
+  cifar100_split                 20 tasks of five classes, seen once in batches of 10, a residual net with GroupNorm, a
+                                 head a task (Chaudhry et al. 2019); for an accelerator
+
+Presets: `paper`; `smoke`, the embedded digits, three short tasks, without a claim.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cljax.config import complete, default, variant
+
+PRESETS = ("paper", "smoke")
+STREAMS = ("mnist_permuted", "mnist_rotated", "mnist_split", "cifar100_split")
+SCENARIOS = ("task", "domain", "class")
+GUARDS = ("ewc", "online_ewc", "si", "mas", "agem", "gem", "ogd")  # fine-tuning under each
+REPLAY = ("er", "er_ring", "er_balanced", "der", "derpp")
+HEADS = ("hat", "packnet", "wsn")  # need heads, and so the task, whatever the stream
+METHODS = ("finetune", *GUARDS, "lwf", *REPLAY, *HEADS, "single", "joint")
+SEARCH = ("no", "yes")
+RATES = (0.01, 0.03, 0.1)  # of a search; Adam's are a tenth of them
+STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
+SEARCHED = {  # method -> (the number that a search varies beside the rate, its values)
+  **dict.fromkeys(("ewc", "online_ewc", "mas"), ("guard_strength", STRENGTHS)),
+  "si": ("guard_strength", tuple(strength / 1e3 for strength in STRENGTHS)),
+  "lwf": ("distill_weight", (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)),
+  "gem": ("guard_margin", (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)),
+}
+ROWS = 5_120  # of a memory, as in Riemer et al.; 256 a task for those that keep some of each task
+
+
+def pins(arg: str) -> dict[str, str]:
+  """The keys that `arg` pins."""
+  return variant(arg, preset=PRESETS, stream=STREAMS, scenario=SCENARIOS, method=METHODS, search=SEARCH)
+
+
+def sweep(arg: str = "") -> list[dict[str, str]]:
+  """The cells that `arg` leaves open: MNIST permuted and rotated, and split in its three scenarios."""
+  pinned = {"preset": "paper"} | pins(arg)
+  cells = []
+  for stream in (pinned["stream"],) if "stream" in pinned else STREAMS[:3]:
+    scenarios = SCENARIOS if stream == "mnist_split" else ("task",) if stream == "cifar100_split" else ("domain",)
+    for scenario in (pinned["scenario"],) if "scenario" in pinned else scenarios:
+      found = {**pinned, "stream": stream, "scenario": scenario}
+      names = (pinned["method"],) if "method" in pinned else METHODS
+      cells += [{**found, "method": name} for name in names if scenario == "task" or name not in HEADS]
+  return cells
+
+
+def data_of(stream: str, scenario: str, smoke: bool) -> dict[str, Any]:
+  """The fields of config.stream."""
+  source, name = stream.split("_")
+  source = "digits" if smoke else source
+  found = {"name": name, "source": source, "scenario": scenario, "tasks": 5 if name == "split" else 20}
+  if name != "split":
+    found["examples_per_task"] = 1000
+  if source == "cifar100":
+    found["tasks"] = 20
+  return {**found, "tasks": 3, **({} if name == "split" else {"examples_per_task": 200})} if smoke else found
+
+
+def method_of(name: str, split: bool) -> dict[str, Any]:
+  """The fields of config.method but for length and batch."""
+  if name in GUARDS:
+    kept = {"per_task": 256} if name in ("agem", "gem") else {"per_task": 20} if name == "ogd" else {}
+    strength = STRENGTH.get((name, split))
+    return {"name": "finetune", "guard": {"name": name, **kept, **({"strength": strength} if strength else {})}}
+  if name in REPLAY:
+    memory = {"er_ring": "ring", "er_balanced": "class_balanced"}.get(name)
+    return {"name": name.split("_")[0], "capacity": ROWS, **({"memory": memory} if memory else {})}
+  return {"name": name, **({"warmup_epochs": 0} if name == "lwf" else {})}
+
+
+STRENGTH = {  # (guard, whether the stream is split): README.md has the searches
+  ("ewc", True): 5000.0,
+  ("online_ewc", True): 5000.0,
+  ("si", True): 0.1,
+  ("mas", True): 1.0,
+}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """One cell; what `arg` leaves open is fine-tuning on permuted MNIST, in the domain scenario."""
+  pinned = {"preset": "paper", "stream": "mnist_permuted", "method": "finetune", "search": "no"} | pins(arg)
+  preset, stream, method = pinned["preset"], pinned["stream"], pinned["method"]
+  split = stream.endswith("split")
+  scenario = pinned.get("scenario", "task" if split or method in HEADS else "domain")
+  config = default()
+  cell = f"{stream}_{scenario}" if split and stream != "cifar100_split" else stream
+  told = cell.replace("mnist", "digits").replace("cifar100", "digits") if preset == "smoke" else cell
+  config.paper, config.preset, config.cell = "baselines", preset, f"{told}/{method}"
+  config.num_seeds = 2 if preset == "smoke" else 5
+  config.evaluate = "seen"
+  config.stream = data_of(stream, scenario, preset == "smoke")
+  config.net = {"name": "mlp", "hidden": (400, 400) if split else (100, 100)}
+  config.method = {**method_of(method, split), "batch_size": 10, "epochs": 1}
+  config.optimizer = {"name": "sgd", "lr": 0.1}
+  if stream == "mnist_split":
+    config.optimizer = {"name": "adam", "lr": 1e-3}
+    config.method.update({"batch_size": 128, "epochs": 21})  # 12,000 rows a task: some 2,000 steps
+  if stream == "cifar100_split" and preset == "paper":
+    config.net, config.optimizer.lr = {"name": "resnet", "depth": 20}, 0.03
+  if method in REPLAY:
+    config.method.replay = config.method.batch_size
+  if preset == "smoke":
+    config.method.epochs = 3
+  if pinned["search"] == "yes":
+    config.stream.valid_per_task, config.looks = (200 if not split else 1000) if preset == "paper" else 20, ("valid",)
+    config.seed, config.num_seeds = 100, 2  # others than those of the table
+    scale = 10 if config.optimizer.name == "adam" else 1
+    config.sweep = {"lr": tuple(rate / scale for rate in RATES)}
+    if method in SEARCHED:
+      name, values = SEARCHED[method]
+      config.sweep[name] = values
+  return complete(config)
