@@ -249,7 +249,15 @@ def test_debug_keeps_the_first_tasks_of_any_stream(given, tasks):
 
 
 @pytest.mark.parametrize(
-  "paper", ["cotraining/table1", "expert_gate/table1", "subnetwork/table1", "lasem/table1", "metateacher/figure1"]
+  "paper",
+  [
+    "cotraining/table1",
+    "expert_gate/table1",
+    "subnetwork/table1",
+    "lasem/table1",
+    "metateacher/figure1",
+    "baselines/table1",
+  ],
 )
 def test_cells_on_digits_say_so(paper):
   """The smoke preset names what it trains on, and no two of its cells share a folder."""

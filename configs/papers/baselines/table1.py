@@ -70,7 +70,7 @@ def data_of(stream: str, scenario: str, smoke: bool) -> dict[str, Any]:
     found["examples_per_task"] = 1000
   if source == "cifar100":
     found["tasks"] = 20
-  return {**found, "tasks": 3, **({} if name == "split" else {"examples_per_task": 200})} if smoke else found
+  return {**found, **({} if name == "split" else {"tasks": 3, "examples_per_task": 200})} if smoke else found
 
 
 def method_of(name: str, split: bool) -> dict[str, Any]:

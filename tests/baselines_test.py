@@ -1,0 +1,36 @@
+"""configs/baselines.py: every method by name on every stream, its search, its smoke run."""
+
+import pytest
+
+from cljax.experiment import build
+from cljax.recipe import recipe
+from cljax.types import Spec
+from configs import baselines
+from configs.papers.baselines.table1 import HEADS, METHODS, SCENARIOS, SEARCHED, STREAMS
+from launch.presets import published_of
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_every_method_can_be_asked_for_and_searched(stream):
+  for method in METHODS:
+    for search in ("no", "yes"):
+      config = baselines.get_config(f"stream={stream},method={method},search={search}")
+      scenario = config.stream.scenario
+      assert config.cell.endswith(f"/{method}") and (scenario == "task" or method not in HEADS)
+      spec = Spec((32, 32, 3) if stream == "cifar100_split" else (28, 28, 1), 5, 10, 5 if scenario == "task" else 1)
+      assert recipe(config, spec)({}).phases
+      swept = {name: len(values) for name, values in config.sweep.items() if values}
+      assert swept == ({} if search == "no" else {"lr": 3, **({SEARCHED[method][0]: 8} if method in SEARCHED else {})})
+      assert search == "no" or (config.looks == ("valid",) and config.stream.valid_per_task)
+
+
+def test_a_published_number_has_its_cell():
+  cells = {baselines.get_config(",".join(f"{k}={v}" for k, v in cell.items())).cell for cell in baselines.sweep()}
+  told = published_of("baselines")["values"]
+  assert {f"{stream}/{method}" for stream, own in told.items() for method in own} <= cells
+  assert sum(scenario in cell for scenario in SCENARIOS for cell in cells) >= 3 * (len(METHODS) - len(HEADS))
+
+
+def test_the_smoke_preset_builds_on_digits():
+  experiment = build(baselines.get_config("preset=smoke,method=gem,stream=mnist_split,scenario=domain"))
+  assert experiment.spec.T == 5 and experiment.readouts == ("domain",)
