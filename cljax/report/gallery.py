@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from cljax.report import apart
+from cljax.report import apart, pairs
 from cljax.report.exhibits import NO_EXHIBITS, Arrays, Exhibits, Result, figures_of, table_figures_of
 from cljax.report.overview import accuracy_against_forgetting, losses, seen_so_far
 from cljax.report.plots import accuracy_matrix, confusion_figure, drops, file_name, not_empty, task_curves
 
-KINDS = ("against", "seen", "matrices", "losses", "tasks", "own")  # in the order of a report
+KINDS = ("against", "seen", "pairs", "matrices", "losses", "tasks", "own")  # in the order of a report
 Curves = Mapping[str, np.ndarray]  # of a result, as `losses.curves_of` has them
 
 
@@ -35,7 +35,7 @@ def table_figures(
   curves: Sequence[Curves] = (),
 ) -> dict[str, Figure]:
   """The figures of a table by file name, those of a kind together, each by stream and scenario: accuracy against
-  forgetting, accuracy so far, a matrix for each result, losses, curves and drops, exhibits.
+  forgetting, accuracy so far, what composes with what, a matrix for each result, losses, curves and drops, exhibits.
 
   Args:
     arrays: of each result, its report arrays [S, T, ...].
@@ -50,6 +50,7 @@ def table_figures(
     ours, called = [results[i] for i in group], [names[i] for i in group]
     found["against"][f"{stream}_accuracy_against_forgetting"] = accuracy_against_forgetting(ours, called)
     found["seen"][f"{stream}_seen_so_far"] = seen_so_far(ours, called)
+    found["pairs"] |= {f"{stream}_{kind}": figure for kind, figure in pairs.figures(ours).items()}
     for i in group:
       matrix = accuracy_matrix(results[i], f"{name}, {names[i]}")
       found["matrices"][f"{stream}_{file_name(names[i])}_accuracy_matrix"] = matrix
