@@ -68,6 +68,7 @@ TOYS = {
     short_wide_mlp,
     {"batch_size": 10, "retrain": 60, "experts": 3, "fractions": (0.2, 0.2, 0.3), "capacity_hidden": 0.7},
   ),
+  "supsup": (short_wide_mlp, {"batch_size": 10, "infer": "oneshot"}),
   "wsn": (short_wide_mlp, {"batch_size": 10, "winning_share": 0.3}),
 }
 STREAMS = {"subnetwork": {"heads": 1}}  # other than the default toy

@@ -21,6 +21,7 @@ from cljax.methods.progressive import progressive
 from cljax.methods.routing import routing
 from cljax.methods.single import single
 from cljax.methods.subnetwork import subnetwork
+from cljax.methods.supsup import supsup
 from cljax.methods.wsn import wsn
 from cljax.types import Method
 
@@ -51,6 +52,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   "si": under("si"),
   "single": single,
   "subnetwork": subnetwork,
+  "supsup": supsup,
   "wsn": wsn,
 }
 PLAINEST = "finetune"  # of a config that names none
