@@ -64,6 +64,7 @@ TOYS = {
   "progressive": (short_stack, {}),
   "si": (toys.mlp, {"guard": {"name": "si", "strength": 0.01}}),  # at .1 this small stream diverges
   "routing": (lambda spec: toys.routed(spec, width=8), {"replay": 4, "capacity": 12, "k": 3, "noise": 0.1}),
+  "spg": (short_mlp, {"batch_size": 10}),
   "subnetwork": (
     short_wide_mlp,
     {"batch_size": 10, "retrain": 60, "experts": 3, "fractions": (0.2, 0.2, 0.3), "capacity_hidden": 0.7},

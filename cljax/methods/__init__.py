@@ -20,6 +20,7 @@ from cljax.methods.packnet import packnet
 from cljax.methods.progressive import progressive
 from cljax.methods.routing import routing
 from cljax.methods.single import single
+from cljax.methods.spg import spg
 from cljax.methods.subnetwork import subnetwork
 from cljax.methods.supsup import supsup
 from cljax.methods.wsn import wsn
@@ -51,6 +52,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   "routing": routing,
   "si": under("si"),
   "single": single,
+  "spg": spg,
   "subnetwork": subnetwork,
   "supsup": supsup,
   "wsn": wsn,
