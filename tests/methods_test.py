@@ -43,6 +43,7 @@ SMALL_GATE = {"batch_size": 10, "warmup_epochs": 2, "code": 4, "autoencoder_batc
 TOYS = {
   "agem": (toys.mlp, {"guard": {"name": "agem", "per_task": 6, "drawn_rows": 9}}),
   "apd": (toys.stack, {}),
+  "cat": (short_wide_mlp, {"batch_size": 10, "largest_slope": 20.0, "sparsity": 0.1, "compare_epochs": 3}),
   "confident": (short_mlp, {"batch_size": 10, "warmup_epochs": 0}),
   "darts": (short_stack, {}),
   "den": (short_stack, {"added_units": 2, "split_thresholds": (0.2, 0.2)}),

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from cljax.methods.apd import apd
+from cljax.methods.cat import cat
 from cljax.methods.confident import confident
 from cljax.methods.darts import darts
 from cljax.methods.den import den
@@ -29,6 +30,7 @@ from cljax.types import Method
 METHODS: dict[str, Callable[..., Method]] = {
   "agem": under("agem"),
   "apd": apd,
+  "cat": cat,
   "confident": confident,
   "darts": darts,
   "den": den,

@@ -20,6 +20,7 @@ first task stay.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import jax
@@ -63,6 +64,23 @@ def narrowed(slopes: Callable[[Array], Array], live: Array, kind: str) -> Array:
     staying = 1 if kind == "oneshot" else (live.sum() + 1) // 2
     live &= ranked(jnp.where(live, -slopes(live), -jnp.inf)) < staying
   return jnp.where(live.any(), live.argmax(), -1).astype(jnp.int32)
+
+
+def slopes_at(net: nn.Module, spec: Spec, state: Scored, x: Array, live: Array) -> Array:
+  """[T] dH/dalpha of the answers to x [B, ...] in the superposition of the live tasks [T]."""
+
+  def function(t: Array) -> Any:
+    """What task t computes with, its head in the place of the first."""
+    params = within(state.params, state.mask(t))
+    if spec.heads == 1:
+      return params
+    own = own_head(params["head"], t, spec.C)
+    return params | {"head": with_head(params["head"], own, jnp.int32(0), spec.C)}
+
+  def logits(params: Any) -> Array:
+    return at_rest(net, params, state.collections, x, jnp.zeros(len(x), jnp.int32)).logits
+
+  return entropy_slopes(function, logits, live)
 
 
 @declared("method", given=3)
@@ -125,22 +143,11 @@ def supsup(
   def leave(key: Key, state: Scored, view: View, clock: Clock) -> Scored:
     return state.ended(view.t, chosen(ranks(state.scores)))
 
-  def find(state: Scored, x: Array) -> Array:
-    def function(t: Array) -> Any:
-      """What task t computes with, its head in the place of the first."""
-      params = within(state.params, state.mask(t))
-      own = own_head(params["head"], t, spec.C) if spec.heads > 1 else params["head"]
-      return params | {"head": with_head(params["head"], own, jnp.int32(0), spec.C) if spec.heads > 1 else own}
-
-    def logits(params: Any) -> Array:
-      return at_rest(net, params, state.collections, x, jnp.zeros(len(x), jnp.int32)).logits
-
-    live = jnp.arange(spec.T) < state.finished
-    return narrowed(lambda live: entropy_slopes(function, logits, live), live, infer)
-
   def apply(state: Scored, x: Array, slot: Array | None) -> Outputs:
     now = chosen(ranks(state.scores))
-    slot = jnp.full(len(x), find(state, x)) if slot is None else slot
+    if slot is None:
+      live = jnp.arange(spec.T) < state.finished
+      slot = jnp.full(len(x), narrowed(partial(slopes_at, net, spec, state, x), live, infer))
     out = by_slot(lambda t: at_rest(net, state.params_of(t, now), state.collections, x, slot), spec.T, slot)
     return out._replace(task=slot)
 

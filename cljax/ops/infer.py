@@ -68,6 +68,8 @@ def entropy_slopes(function: Callable[[Array], Any], logits: Callable[[Any], Arr
     logits: weights -> [B, C].
     live: [S] bool.
   """
+  chex.assert_rank(live, 1)
+  chex.assert_type(live, bool)
   slope = jax.grad(lambda weights: mean_entropy(logits(weights)))(mean_of_live(function, live))
 
   def along(s):
