@@ -100,6 +100,22 @@ def test_old_tasks_keep_their_bits(net, tx, heads):
   assert last.bits["first/kernel"].nbytes == T * -(-last.params["first"]["kernel"].size // 8)
 
 
+def test_spare_logits_compete_and_are_not_answered():
+  """In the loss of task 2 of three, by its own head of seven columns, the only ones that a step moves."""
+  own = walk(MLP(T, C, (8,)), sgd(RATE), spare_logits=3)
+  state, batch = jax.jit(own.method.init)(jax.random.key(3)), jax.tree.map(lambda leaf: leaf[0], batches(1, STEPS))
+  w, mask = double(state.params), mask_of(np.asarray(state.scores["first/kernel"]), "sign")
+  h = np.maximum(np.asarray(batch.x, np.float64).reshape(B, -1) @ (w["first"]["kernel"] * mask), 0)
+  column = slice(C + 3, 2 * (C + 3))
+  logits = h @ w["head"]["kernel"][:, column]
+  after, info = jax.jit(own.method.phases[0].step)(jax.random.key(0), state, batch, None, stream()[2][1])
+  lost = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(B), np.asarray(batch.y)]
+  np.testing.assert_allclose(info["loss"], lost.mean(), rtol=1e-5)
+  np.testing.assert_allclose(own.apply(state, batch.x, batch.task).logits, logits[:, :C], atol=1e-5)
+  moved = (np.asarray(after.params["head"]["kernel"]) != np.asarray(state.params["head"]["kernel"])).any(axis=0)
+  np.testing.assert_array_equal(np.flatnonzero(moved), np.arange(column.start, column.stop))
+
+
 def entropy_slopes(w, masks, tasks, x):
   """dH/dalpha in numpy by central differences, at equal shares of the tasks, whose heads are superposed too."""
   x = np.asarray(x, np.float64).reshape(len(x), -1)

@@ -14,6 +14,8 @@ right one.
   one-shot: the task is argmin_i dH(p(alpha)) / dalpha_i
   binary: the half of the tasks with the lower slopes stays, with equal alphas again, until there is one
 
+Spare logits that no row is of compete in the loss and count in H; with few classes the slopes say little without them.
+
 Heads are each a task's own and are trained, and in a superposition they are superposed as the masks are; one head for
 all tasks is a layer as the others are. Biases and normalisations stay as they begin; of a net's statistics those of the
 first task stay.
@@ -30,7 +32,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cljax.declared import above, at_least, declared, one_of
-from cljax.nets.heads import own_head, with_head
+from cljax.nets.heads import MOST_UNITS, own_head, with_head
 from cljax.nets.modes import at_rest, in_training
 from cljax.ops.infer import entropy_slopes
 from cljax.ops.masks import ranked
@@ -95,12 +97,18 @@ def supsup(
     str, one_of(("sign", "share"), "what is in a mask: scores of 0 and more, or the `winning_share` by their size")
   ] = "sign",
   winning_share: Annotated[Array | float, above(0, "of each layer, where masks have a share", 1)] = 0.5,
+  spare_logits: Annotated[
+    int,
+    at_least(0, "outputs beside the classes that no row is of, which tell tasks apart; published are 490", MOST_UNITS),
+  ] = 0,
   infer: Annotated[
     str,
     one_of(("oracle", "oneshot", "binary"), "how the task is found from a batch; oracle: it has to be given"),
   ] = "oracle",
 ) -> Method:
   """Masks over a network at random; scores and the optimizer begin anew with each task."""
+  C, spec = spec.C, spec._replace(C=spec.C + spare_logits)
+  net = net.clone(classes=spec.C) if spare_logits else net
   learner = supervised(net, tx, spec)
 
   def ranks(scores: ByPath) -> ByPath:
@@ -129,7 +137,8 @@ def supsup(
       whole = state.params | {name: leaf for name, leaf in moved.items() if name == "head"}
       params = within(whole, straight_through(chosen(ranked), ranked))
       out, collections = in_training(net, params, state.collections, batch.x, batch.task, key, batch.live)
-      value, info = learner.judged(out, batch)
+      competing = jnp.pad(batch.classes, ((0, 0), (0, spare_logits)), constant_values=True)
+      value, info = learner.judged(out, batch._replace(classes=competing))
       return value, (info, collections)
 
     before = moving(state.params, state.scores)
@@ -149,7 +158,7 @@ def supsup(
       live = jnp.arange(spec.T) < state.finished
       slot = jnp.full(len(x), narrowed(partial(slopes_at, net, spec, state, x), live, infer))
     out = by_slot(lambda t: at_rest(net, state.params_of(t, now), state.collections, x, slot), spec.T, slot)
-    return out._replace(task=slot)
+    return out._replace(logits=out.logits[:, :C], task=slot)
 
   def report(state: Scored) -> dict[str, Array]:
     used = sum(mask.sum() for mask in state.union().values()) / parameters(state.scores)
