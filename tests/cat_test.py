@@ -205,10 +205,21 @@ def test_without_similar_tasks_it_is_hard_attention():
   assert not one.method.needs_valid and mine.transfer is None
 
 
-def test_what_is_read_off_none_is_a_number():
-  own = {name: jnp.ones(shape) for name, shape in SHAPES.items()}
-  found = jax.jit(jax.grad(lambda own, similar: read_off(own, jnp.ones((T, B, D)), similar).sum()))
-  assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(found(own, jnp.zeros(T, bool))))
+def test_what_is_read_off_features_is_a_softmax_over_similar_tasks():
+  """Of the first and the third here; of none it is the bias, with a gradient that is a number."""
+  random = np.random.default_rng(0)
+  own = {name: random.normal(size=shape) for name, shape in SHAPES.items()}
+  features = random.normal(size=(T, B, D))
+  near = np.stack([features[k] @ own["keys"] @ own["query"] for k in (0, 2)], axis=1) / np.sqrt(D)
+  seen = sum(softmax(near)[:, [i]] * (features[k] @ own["values"]) for i, k in enumerate((0, 2)))
+  given = jax.tree.map(jnp.float32, own), jnp.float32(features)
+  read = jax.jit(read_off)
+  wanted = seen @ own["kernel"] + own["bias"]
+  np.testing.assert_allclose(read(*given, jnp.array([True, False, True])), wanted, rtol=1e-4, atol=1e-4)
+  none = jnp.zeros(T, bool)
+  np.testing.assert_allclose(read(*given, none), np.tile(own["bias"], (B, 1)), rtol=1e-6)
+  slope = jax.jit(jax.grad(lambda own, features: read_off(own, features, none).sum(), (0, 1)))(*given)
+  assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
 
 
 SHAPES = {"query": (D,), "keys": (D, D), "values": (D, D), "kernel": (D, C), "bias": (C,)}

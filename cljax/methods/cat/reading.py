@@ -23,13 +23,13 @@ def reader(key: Key, D: int, C: int) -> Readout:
 
 
 def read_off(own: Readout, features: Array, similar: Array) -> Array:
-  """[B, C] what a task answers from the features [T, B, D] of similar tasks [T]; means nothing where none is.
+  """[B, C] what a task answers from the features [T, B, D] of similar tasks [T]; the readout's bias where none is.
 
   o = sum_k softmax_k(q . (h^k W_k) / sqrt(D)) h^k W_v, and the readout of it.
   """
   chex.assert_rank([features, similar], [3, 1])
   near = jnp.einsum("tbd,d->bt", features @ own["keys"], own["query"]) / features.shape[-1] ** 0.5
-  shares = jax.nn.softmax(near, axis=-1, where=similar | ~similar.any())
+  shares = jax.nn.softmax(near, axis=-1, where=similar)
   seen = jnp.einsum("bt,tbd->bd", shares, features @ own["values"])
   return seen @ own["kernel"] + own["bias"]
 
