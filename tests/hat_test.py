@@ -13,9 +13,9 @@ from flax import linen as nn
 from cljax.data.sample import fetch
 from cljax.errors import ConfigError
 from cljax.methods import METHODS
-from cljax.methods.hat import Attention
 from cljax.nets import CNN, MLP, NormedCNN, ResNet, Stack
 from cljax.nets.modes import begin
+from cljax.pieces.attention import Attention
 from cljax.pieces.early import Best, Cooled, Cooling, cool
 from cljax.pieces.optimizers import sgd
 from cljax.pieces.units import units_of

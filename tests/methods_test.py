@@ -43,6 +43,7 @@ SMALL_GATE = {"batch_size": 10, "warmup_epochs": 2, "code": 4, "autoencoder_batc
 TOYS = {
   "agem": (toys.mlp, {"guard": {"name": "agem", "per_task": 6, "drawn_rows": 9}}),
   "apd": (toys.stack, {}),
+  "cat": (short_wide_mlp, {"batch_size": 10, "largest_slope": 20.0, "sparsity": 0.1, "compare_epochs": 3}),
   "confident": (short_mlp, {"batch_size": 10, "warmup_epochs": 0}),
   "darts": (short_stack, {}),
   "den": (short_stack, {"added_units": 2, "split_thresholds": (0.2, 0.2)}),
@@ -64,10 +65,12 @@ TOYS = {
   "progressive": (short_stack, {}),
   "si": (toys.mlp, {"guard": {"name": "si", "strength": 0.01}}),  # at .1 this small stream diverges
   "routing": (lambda spec: toys.routed(spec, width=8), {"replay": 4, "capacity": 12, "k": 3, "noise": 0.1}),
+  "spg": (short_mlp, {"batch_size": 10}),
   "subnetwork": (
     short_wide_mlp,
     {"batch_size": 10, "retrain": 60, "experts": 3, "fractions": (0.2, 0.2, 0.3), "capacity_hidden": 0.7},
   ),
+  "supsup": (short_wide_mlp, {"batch_size": 10, "infer": "oneshot"}),
   "wsn": (short_wide_mlp, {"batch_size": 10, "winning_share": 0.3}),
 }
 STREAMS = {"subnetwork": {"heads": 1}}  # other than the default toy

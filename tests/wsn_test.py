@@ -8,10 +8,10 @@ import optax
 import pytest
 
 from cljax.methods import METHODS
-from cljax.methods.wsn import winners
 from cljax.nets import CNN, MLP
 from cljax.ops.masks import unpack
 from cljax.pieces.optimizers import sgd
+from cljax.pieces.scores import winners
 from tests.walks import B, C, T, Walk, batches, double, gradients, stream
 
 RATE, MOMENTUM, STEPS, SHARE = 0.2, 0.9, 5, 0.4

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from cljax.methods.apd import apd
+from cljax.methods.cat import cat
 from cljax.methods.confident import confident
 from cljax.methods.darts import darts
 from cljax.methods.den import den
@@ -20,13 +21,16 @@ from cljax.methods.packnet import packnet
 from cljax.methods.progressive import progressive
 from cljax.methods.routing import routing
 from cljax.methods.single import single
+from cljax.methods.spg import spg
 from cljax.methods.subnetwork import subnetwork
+from cljax.methods.supsup import supsup
 from cljax.methods.wsn import wsn
 from cljax.types import Method
 
 METHODS: dict[str, Callable[..., Method]] = {
   "agem": under("agem"),
   "apd": apd,
+  "cat": cat,
   "confident": confident,
   "darts": darts,
   "den": den,
@@ -50,7 +54,9 @@ METHODS: dict[str, Callable[..., Method]] = {
   "routing": routing,
   "si": under("si"),
   "single": single,
+  "spg": spg,
   "subnetwork": subnetwork,
+  "supsup": supsup,
   "wsn": wsn,
 }
 PLAINEST = "finetune"  # of a config that names none

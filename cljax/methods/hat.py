@@ -11,8 +11,6 @@ statistics all tasks share). With the published soft gates a gate is 1 to the la
 that is shut lets through as little as e^-(s_max |e|); adaptive optimizers undo the factors between 0 and 1.
 """
 
-from collections.abc import Mapping
-from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import flax.struct
@@ -21,64 +19,17 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.declared import above, at_least, declared, one_of
+from cljax.declared import at_least, declared
 from cljax.loops import mean_over
 from cljax.nets.modes import in_training
-from cljax.ops.masks import EPSILON
 from cljax.ops.trees import parameters, put, take
 from cljax.pieces import early
+from cljax.pieces.attention import Attention, clipped, drawn
 from cljax.pieces.descent import descend
 from cljax.pieces.early import Cooled, Cooling, cool
 from cljax.pieces.learner import Learner, Trained, supervised
 from cljax.pieces.units import Units, units_of
 from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View, keep
-
-ByLayer = Mapping[str, Array]
-ACTIVE = 6.0  # embeddings stay where a sigmoid of slope 1 is active
-LARGEST = 50.0  # |s e| inside a cosh
-
-
-def clipped(embeddings: ByLayer) -> dict[str, Array]:
-  """Embeddings within the active range."""
-  return {name: jnp.clip(e, -ACTIVE, ACTIVE) for name, e in embeddings.items()}
-
-
-class Attention(NamedTuple):
-  """How a task chooses its units."""
-
-  largest_slope: Annotated[Array | float, above(0, "s_max: the slope of an epoch's last batch, and at rest", 1e6)] = (
-    400.0
-  )
-  sparsity: Annotated[Array | float, at_least(0, "c: the weight of the share of free units that a task opens")] = 0.75
-  masks: Annotated[str, one_of(("soft", "hard"), "gates at rest: sigma(s_max e) as published, or 1 where e > 0")] = (
-    "soft"
-  )
-
-  def slope(self, clock: Clock) -> Array:
-    """s = 1 / s_max + (s_max - 1 / s_max) (b - 1) / (B - 1) of batch b of B; s_max where there is one."""
-    along = jnp.where(clock.steps > 1, clock.step / jnp.maximum(clock.steps - 1, 1), 1.0)
-    return 1 / self.largest_slope + (self.largest_slope - 1 / self.largest_slope) * along
-
-  def at_rest(self, embeddings: ByLayer) -> dict[str, Array]:
-    """The gates of embeddings [..., W] by layer."""
-    if self.masks == "hard":
-      return {name: jnp.float32(e > 0) for name, e in embeddings.items()}
-    return {name: jax.nn.sigmoid(self.largest_slope * e) for name, e in embeddings.items()}
-
-  def regulariser(self, gates: ByLayer, used: ByLayer) -> Array:
-    """c sum a (1 - a^{<t}) / sum (1 - a^{<t}) over all units: the share of what is free that the gates open."""
-    free = {name: 1 - held for name, held in used.items()}
-    opened = sum((gates[name] * free[name]).sum() for name in free)
-    return self.sparsity * opened / jnp.maximum(sum(each.sum() for each in free.values()), EPSILON)
-
-  def compensated(self, s: Array, gradient: Array, e: Array) -> Array:
-    """What an embedding's gradient is taken for, of the gradient by its gate a = sigma(s e).
-
-    The published s_max / s (cosh(s e) + 1) / (cosh(e) + 1) times s sigma'(s e) is s_max sigma'(e), which keeps its
-    digits where the gate is 1; beyond |s e| = 50, where the first cosh is cut off, it fades.
-    """
-    fades = (jnp.cosh(jnp.clip(s * e, -LARGEST, LARGEST)) + 1) / (jnp.cosh(s * e) + 1)
-    return self.largest_slope * jax.nn.sigmoid(e) * jax.nn.sigmoid(-e) * fades * gradient
 
 
 @flax.struct.dataclass
@@ -113,12 +64,9 @@ class Hat(NamedTuple):
     """Embeddings are drawn from a normal distribution of deviation 1."""
     own, widths = self.learner.init(key), self.units.widths
     none = {name: jnp.zeros(width) for name, width in widths.items()}
-    drawn = {
-      name: jax.random.normal(jax.random.fold_in(key, l), (self.learner.spec.T, width))
-      for l, (name, width) in enumerate(widths.items())
-    }
+    embeddings = drawn(key, widths, self.learner.spec.T)
     read = self.units.read({"params": own["params"], **own["collections"]}, none)
-    return self.begun(State(**own, embeddings=clipped(drawn), used=none, read=read), jnp.int32(0))
+    return self.begun(State(**own, embeddings=embeddings, used=none, read=read), jnp.int32(0))
 
   def enter(self, key: Key, state: State, view: View, clock: Clock) -> State:
     """A task begins."""
@@ -129,9 +77,6 @@ class Hat(NamedTuple):
     s = self.attention.slope(clock)
     held = self.units.between(state.params, state.read, state.used, view.t)
 
-    def opened(params: Any) -> dict[str, Array]:
-      return params | {"gates": {name: jax.nn.sigmoid(s * e) for name, e in params["gates"].items()}}
-
     def judge(params: Any, batch: Batch) -> tuple[Array, Any]:
       apply = self.units.gated(params["gates"])
       given = self.units.net, params["net"], state.collections, batch.x, batch.task, key, batch.live
@@ -139,15 +84,7 @@ class Hat(NamedTuple):
       value, info = self.learner.judged(out, batch)
       return value + self.attention.regulariser(params["gates"], state.used), (info, moved)
 
-    def loss(params: Any, batch: Batch) -> tuple[Array, Any]:
-      return judge(opened(params), batch)
-
-    def gradient(params: Any, batch: Batch) -> tuple[Any, Any]:
-      whole, told = jax.grad(judge, has_aux=True)(opened(params), batch)
-      net = jax.tree.map(lambda g, held: (1 - held) * g, whole["net"], held)
-      gates = jax.tree.map(partial(self.attention.compensated, s), whole["gates"], params["gates"])
-      return {"net": net, "gates": gates}, told
-
+    loss, gradient = self.attention.asked(s, judge, held)
     cooled = state.cooled
     params, opt_state, _, (info, collections) = descend(
       self.learner.tx if cooled is None else cooled.slowed(self.learner.tx),

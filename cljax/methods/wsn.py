@@ -13,7 +13,6 @@ the first task and then stays, as does the one set of a net's statistics.
 
 from typing import Annotated, Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -22,58 +21,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cljax.declared import above, at_least, declared, free, one_of
 from cljax.nets.modes import at_rest, in_training
-from cljax.ops.masks import pack, top_with_ties, unpack
 from cljax.ops.slots import by_slot
 from cljax.ops.trees import parameters
 from cljax.pieces.descent import descend
-from cljax.pieces.learner import Trained, supervised
-from cljax.pieces.owners import first_owners, is_shared
+from cljax.pieces.learner import supervised
+from cljax.pieces.owners import first_owners
+from cljax.pieces.scores import ByPath, Scored, drawn, kernels, no_masks, straight_through, winners, within
 from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
-
-ByPath = dict[str, Array]  # of the kernels that have masks
-
-
-@flax.struct.dataclass
-class State(Trained):
-  """The network and its subnetworks; `opt_state` is of {"net": params, "scores": scores}."""
-
-  scores: Any = None  # like the kernels
-  bits: Any = None  # [T, bytes] uint8 by kernel: the packed masks of finished tasks, zeros of the others
-  finished: Any = None  # [] int32 tasks
-
-  def union(self) -> ByPath:
-    """M, bool, of the finished tasks."""
-    return {
-      path: unpack(jnp.bitwise_or.reduce(bits, axis=0), self.scores[path].shape) for path, bits in self.bits.items()
-    }
-
-
-def kernels(params: Any, spec: Spec) -> ByPath:
-  """The kernels that have masks."""
-  owners = flatten_dict(first_owners(params, spec), sep="/")
-  return {path: leaf for path, leaf in flatten_dict(params, sep="/").items() if is_shared(owners[path], leaf)}
-
-
-def drawn(key: Key, found: ByPath) -> ByPath:
-  """Scores, uniform within 1 / sqrt(inputs) of 0."""
-  scores = {}
-  for k, (path, leaf) in enumerate(found.items()):
-    most = (leaf.shape[-1] / leaf.size) ** 0.5
-    scores[path] = jax.random.uniform(jax.random.fold_in(key, k), leaf.shape, minval=-most, maxval=most)
-  return scores
-
-
-def winners(ranks: ByPath, share: Array | float) -> ByPath:
-  """The masks, bool, of the `share` of each kernel that ranks highest; of one weight at least."""
-  return {path: top_with_ties(rank, jnp.maximum(jnp.round(share * rank.size), 1)) for path, rank in ranks.items()}
-
-
-def within(params: Any, masks: ByPath) -> Any:
-  """The params with their kernels times the masks."""
-  return unflatten_dict(
-    {path: leaf * masks[path] if path in masks else leaf for path, leaf in flatten_dict(params, sep="/").items()},
-    sep="/",
-  )
 
 
 @declared("method", given=3)
@@ -98,23 +52,20 @@ def wsn(
   def ranks(scores: ByPath) -> ByPath:
     return jax.tree.map(jnp.abs, scores) if scored_by == "size" else scores
 
-  def init(key: Key) -> State:
+  def init(key: Key) -> Scored:
     own = learner.init(key)
     found = drawn(jax.random.fold_in(key, 1), kernels(own["params"], spec))
     own["opt_state"] = tx.init({"net": own["params"], "scores": found})
-    bits = {path: jnp.zeros((spec.T, -(-leaf.size // 8)), jnp.uint8) for path, leaf in found.items()}
-    return State(**own, scores=found, bits=bits, finished=jnp.int32(0))
+    return Scored(**own, scores=found, bits=no_masks(found, spec.T), finished=jnp.int32(0))
 
-  def enter(key: Key, state: State, view: View, clock: Clock) -> State:
+  def enter(key: Key, state: Scored, view: View, clock: Clock) -> Scored:
     found = state.scores if carry_scores else drawn(key, state.scores)
     return state.replace(scores=found, opt_state=tx.init({"net": state.params, "scores": found}))
 
-  def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
+  def step(key: Key, state: Scored, batch: Batch, clock: Clock, view: View) -> tuple[Scored, Info]:
     def loss(moving: Any, batch: Batch) -> tuple[Array, Any]:
       ranked = ranks(moving["scores"])
-      through = jax.tree.map(lambda rank: rank - jax.lax.stop_gradient(rank), ranked)  # 0, with a derivative of 1
-      masks = jax.tree.map(jnp.add, winners(ranked, winning_share), through)
-      params = within(moving["net"], masks)
+      params = within(moving["net"], straight_through(winners(ranked, winning_share), ranked))
       out, moved = in_training(net, params, state.collections, batch.x, batch.task, key, batch.live)
       value, info = learner.judged(out, batch)
       return value, (info, moved)
@@ -126,23 +77,14 @@ def wsn(
     kept = jax.tree.map(lambda old, new: jnp.where(view.t > 0, old, new), state.collections, collections)
     return state.replace(params=moving["net"], scores=moving["scores"], opt_state=opt_state, collections=kept), info
 
-  def leave(key: Key, state: State, view: View, clock: Clock) -> State:
-    masks = winners(ranks(state.scores), winning_share)
-    bits = {path: bits.at[view.t].set(pack(masks[path])) for path, bits in state.bits.items()}
-    return state.replace(bits=bits, finished=view.t + 1)
+  def leave(key: Key, state: Scored, view: View, clock: Clock) -> Scored:
+    return state.ended(view.t, winners(ranks(state.scores), winning_share))
 
-  def apply(state: State, x: Array, slot: Array) -> Outputs:
-    now = winners(ranks(state.scores), winning_share)  # of the task in training, and of those to come
+  def apply(state: Scored, x: Array, slot: Array) -> Outputs:
+    now = winners(ranks(state.scores), winning_share)
+    return by_slot(lambda t: at_rest(net, state.params_of(t, now), state.collections, x, slot), spec.T, slot)
 
-    def of_task(t: Array) -> Outputs:
-      masks = {
-        path: jnp.where(t < state.finished, unpack(state.bits[path][t], mask.shape), mask) for path, mask in now.items()
-      }
-      return at_rest(net, within(state.params, masks), state.collections, x, slot)
-
-    return by_slot(of_task, spec.T, slot)
-
-  def report(state: State) -> dict[str, Array]:
+  def report(state: Scored) -> dict[str, Array]:
     used = sum(mask.sum() for mask in state.union().values()) / parameters(state.scores)
     return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(0), "used": used}
 

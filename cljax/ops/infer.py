@@ -59,16 +59,29 @@ def pseudo_grad(known: Known) -> Array:
   return jnp.where(known.done, over_live(one, known.done), jnp.inf)
 
 
-def supsup_oneshot(known: Known) -> Array:
-  """[S] dH/dalpha of the superposition of all subnetworks, each with weight alpha = 1/k (SupSup, Wortsman et al. 2020):
-  the slot whose weight would lower the entropy H fastest."""
-  nets = mean_of_live(known.function, known.live)
-  slope = jax.grad(lambda weights: mean_entropy(known.logits(weights)))(nets)
+def entropy_slopes(function: Callable[[Array], Any], logits: Callable[[Any], Array], live: Array) -> Array:
+  """[S] dH/dalpha of the superposition of the live slots' weights, each with weight alpha = 1/k, where H is the mean
+  entropy of its answers; 0 of the others.
+
+  Args:
+    function: slot -> weights.
+    logits: weights -> [B, C].
+    live: [S] bool.
+  """
+  chex.assert_rank(live, 1)
+  chex.assert_type(live, bool)
+  slope = jax.grad(lambda weights: mean_entropy(logits(weights)))(mean_of_live(function, live))
 
   def along(s):
-    return sum(jax.tree.leaves(jax.tree.map(lambda g, leaf: (g * leaf).sum(), slope, known.function(s))))
+    return sum(jax.tree.leaves(jax.tree.map(lambda g, leaf: (g * leaf).sum(), slope, function(s))))
 
-  return over_live(along, known.live)
+  return over_live(along, live)
+
+
+def supsup_oneshot(known: Known) -> Array:
+  """[S] the slope of the entropy by each subnetwork's share in a superposition of all (SupSup, Wortsman et al. 2020):
+  the slot whose weight would lower it fastest."""
+  return entropy_slopes(known.function, known.logits, known.live)
 
 
 def hamming(known: Known) -> Array:

@@ -67,3 +67,17 @@ def mean_of_live(run: Callable[[Array], Any], live: Array) -> Any:
     return jax.lax.cond(live[s], lambda total: add(s, total), lambda total: total, total)
 
   return jax.lax.fori_loop(0, len(live), one, none)
+
+
+def largest_of_live(run: Callable[[Array], Any], live: Array) -> Any:
+  """Entry by entry the largest of the trees `run(s)` over the live slots [S], one at a time; zeros where none is live
+  or all are negative."""
+  chex.assert_rank(live, 1)
+  chex.assert_type(live, bool)
+  run, shapes = traced(run, jnp.int32(0))
+  none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+  def one(s, most):
+    return jax.lax.cond(live[s], lambda most: jax.tree.map(jnp.maximum, most, run(s)), lambda most: most, most)
+
+  return jax.lax.fori_loop(0, len(live), one, none)

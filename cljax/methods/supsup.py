@@ -1,0 +1,168 @@
+"""Supermasks in superposition (Wortsman et al. 2020, https://arxiv.org/abs/2006.14769): a mask a task, fixed weights.
+
+No weight is ever trained. Each kernel W holds +c and -c at random, c = sqrt(2 / inputs), and a task t learns scores s,
+one a weight, whose mask M_t are those of 0 and more (or the share of each layer of largest size), by the
+straight-through derivative:
+
+  y = f(x, W * M_t),  s <- s - rate dL/dM
+
+A finished task's mask is kept, a bit a weight, so that its answers keep their bits. Which of k tasks a batch is from is
+found without a label: in the superposition of all masks the entropy H of the answers is lowered by giving more to the
+right one.
+
+  p(alpha) = f(x, W * sum_i alpha_i M_i),  alpha_i = 1 / k
+  one-shot: the task is argmin_i dH(p(alpha)) / dalpha_i
+  binary: the half of the tasks with the lower slopes stays, with equal alphas again, until there is one
+
+Spare logits that no row is of compete in the loss and count in H; with few classes the slopes say little without them.
+
+Heads are each a task's own and are trained, and in a superposition they are superposed as the masks are; one head for
+all tasks is a layer as the others are. Biases and normalisations stay as they begin; of a net's statistics those of the
+first task stay.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from cljax.declared import above, at_least, declared, one_of
+from cljax.nets.heads import MOST_UNITS, own_head, with_head
+from cljax.nets.modes import at_rest, in_training
+from cljax.ops.infer import entropy_slopes
+from cljax.ops.masks import ranked
+from cljax.ops.slots import by_slot
+from cljax.ops.trees import parameters
+from cljax.pieces.descent import descend
+from cljax.pieces.learner import supervised
+from cljax.pieces.owners import first_owners
+from cljax.pieces.scores import ByPath, Scored, drawn, kernels, no_masks, straight_through, winners, within
+from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
+
+
+def signed_constants(params: Any, found: ByPath) -> Any:
+  """The params with kernels of +c and -c, as their signs are."""
+  fixed = {}
+  for path, leaf in found.items():
+    size = (2 * leaf.shape[-1] / leaf.size) ** 0.5
+    fixed[path] = jnp.where(leaf < 0, -size, size).astype(leaf.dtype)
+  return unflatten_dict(flatten_dict(params, sep="/") | fixed, sep="/")
+
+
+def narrowed(slopes: Callable[[Array], Array], live: Array, kind: str) -> Array:
+  """[] int32 the task that is left of the live ones [T], -1 where none is.
+
+  Args:
+    slopes: live [T] -> [T] dH/dalpha in the superposition of those.
+    kind: `oneshot`, the lowest slope; `binary`, the lower half again and again.
+  """
+  tasks = len(live)
+  for _ in range(1 if kind == "oneshot" else (tasks - 1).bit_length()):
+    staying = 1 if kind == "oneshot" else (live.sum() + 1) // 2
+    live &= ranked(jnp.where(live, -slopes(live), -jnp.inf)) < staying
+  return jnp.where(live.any(), live.argmax(), -1).astype(jnp.int32)
+
+
+def slopes_at(net: nn.Module, spec: Spec, state: Scored, x: Array, live: Array) -> Array:
+  """[T] dH/dalpha of the answers to x [B, ...] in the superposition of the live tasks [T]."""
+
+  def function(t: Array) -> Any:
+    """What task t computes with, its head in the place of the first."""
+    params = within(state.params, state.mask(t))
+    if spec.heads == 1:
+      return params
+    own = own_head(params["head"], t, spec.C)
+    return params | {"head": with_head(params["head"], own, jnp.int32(0), spec.C)}
+
+  def logits(params: Any) -> Array:
+    return at_rest(net, params, state.collections, x, jnp.zeros(len(x), jnp.int32)).logits
+
+  return entropy_slopes(function, logits, live)
+
+
+@declared("method", given=3)
+def supsup(
+  net: nn.Module,
+  tx: optax.GradientTransformation,
+  spec: Spec,
+  *,
+  batch_size: Annotated[int, at_least(1, "rows a step")] = 128,
+  epochs: Annotated[int, at_least(1, "passes over each task")] = 5,
+  masked_by: Annotated[
+    str, one_of(("sign", "share"), "what is in a mask: scores of 0 and more, or the `winning_share` by their size")
+  ] = "sign",
+  winning_share: Annotated[Array | float, above(0, "of each layer, where masks have a share", 1)] = 0.5,
+  spare_logits: Annotated[
+    int,
+    at_least(0, "outputs beside the classes that no row is of, which tell tasks apart; published are 490", MOST_UNITS),
+  ] = 0,
+  infer: Annotated[
+    str,
+    one_of(("oracle", "oneshot", "binary"), "how the task is found from a batch; oracle: it has to be given"),
+  ] = "oracle",
+) -> Method:
+  """Masks over a network at random; scores and the optimizer begin anew with each task."""
+  C, spec = spec.C, spec._replace(C=spec.C + spare_logits)
+  net = net.clone(classes=spec.C) if spare_logits else net
+  learner = supervised(net, tx, spec)
+
+  def ranks(scores: ByPath) -> ByPath:
+    return scores if masked_by == "sign" else jax.tree.map(jnp.abs, scores)
+
+  def chosen(ranked: ByPath) -> ByPath:
+    return {path: rank >= 0 for path, rank in ranked.items()} if masked_by == "sign" else winners(ranked, winning_share)
+
+  def moving(params: Any, scores: ByPath) -> dict[str, Any]:
+    return {"scores": scores} | ({"head": params["head"]} if spec.heads > 1 else {})
+
+  def init(key: Key) -> Scored:
+    own = learner.init(key)
+    found = kernels(own["params"], spec)
+    scores, own["params"] = drawn(jax.random.fold_in(key, 1), found), signed_constants(own["params"], found)
+    own["opt_state"] = tx.init(moving(own["params"], scores))
+    return Scored(**own, scores=scores, bits=no_masks(found, spec.T), finished=jnp.int32(0))
+
+  def enter(key: Key, state: Scored, view: View, clock: Clock) -> Scored:
+    scores = drawn(key, state.scores)
+    return state.replace(scores=scores, opt_state=tx.init(moving(state.params, scores)))
+
+  def step(key: Key, state: Scored, batch: Batch, clock: Clock, view: View) -> tuple[Scored, Info]:
+    def loss(moved: Any, batch: Batch) -> tuple[Array, Any]:
+      ranked = ranks(moved["scores"])
+      whole = state.params | {name: leaf for name, leaf in moved.items() if name == "head"}
+      params = within(whole, straight_through(chosen(ranked), ranked))
+      out, collections = in_training(net, params, state.collections, batch.x, batch.task, key, batch.live)
+      competing = jnp.pad(batch.classes, ((0, 0), (0, spare_logits)), constant_values=True)
+      value, info = learner.judged(out, batch._replace(classes=competing))
+      return value, (info, collections)
+
+    before = moving(state.params, state.scores)
+    others = jax.tree.map(lambda owner: owner != view.t, first_owners(state.params, spec))
+    frozen = {name: False if name == "scores" else others[name] for name in before}
+    after, opt_state, _, (info, collections) = descend(tx, loss, before, state.opt_state, batch, frozen=frozen)
+    kept = jax.tree.map(lambda old, new: jnp.where(view.t > 0, old, new), state.collections, collections)
+    params = state.params | {name: leaf for name, leaf in after.items() if name == "head"}
+    return state.replace(params=params, scores=after["scores"], opt_state=opt_state, collections=kept), info
+
+  def leave(key: Key, state: Scored, view: View, clock: Clock) -> Scored:
+    return state.ended(view.t, chosen(ranks(state.scores)))
+
+  def apply(state: Scored, x: Array, slot: Array | None) -> Outputs:
+    now = chosen(ranks(state.scores))
+    if slot is None:
+      live = jnp.arange(spec.T) < state.finished
+      slot = jnp.full(len(x), narrowed(partial(slopes_at, net, spec, state, x), live, infer))
+    out = by_slot(lambda t: at_rest(net, state.params_of(t, now), state.collections, x, slot), spec.T, slot)
+    return out._replace(logits=out.logits[:, :C], task=slot)
+
+  def report(state: Scored) -> dict[str, Array]:
+    used = sum(mask.sum() for mask in state.union().values()) / parameters(state.scores)
+    return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(0), "used": used}
+
+  phase = Phase("fit", batch_size, step, epochs=epochs, enter=enter, exit=leave)
+  return Method(init, (phase,), apply, report, infers=infer != "oracle", needs_boundaries=True)
