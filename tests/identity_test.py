@@ -79,6 +79,7 @@ def test_without_flock_the_lock_file_tells_of_processes_of_this_host(folder, hel
   def unknown(*_):
     raise OSError(95, "Operation not supported")
 
+  monkeypatch.setattr(lock, "SETTLE", 0.02)
   if how == "no flock":
     monkeypatch.setattr(lock.fcntl, "flock", unknown)
   else:

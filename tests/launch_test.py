@@ -260,7 +260,7 @@ def test_what_a_parser_of_flags_says_names_no_function():
 
 def test_reproduce_asks_for_its_paper(tmp_path):
   asked = {
-    "--paper is missing: one of cotraining, ": [],
+    "--paper is missing: one of baselines, cotraining, ": [],
     "Did you mean --seeds?": ["--num_seeds=3"],
     "--max_hours=nan: is no number of hours": ["--max_hours=nan"],
   }
