@@ -8,6 +8,10 @@ class ConfigError(Exception):
   """A mistake of the person who typed the command: says what was wrong, what is allowed and what to type instead."""
 
 
+class Missing(ConfigError):
+  """A data set that is not there."""
+
+
 class Busy(OSError):
   """Another process is at work in the folder: the same command can be given again once that has ended."""
 

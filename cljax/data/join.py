@@ -14,7 +14,7 @@ from absl import logging
 from cljax.data import bank, local
 from cljax.data.bank import Source
 from cljax.data.folder import Shape
-from cljax.errors import ConfigError, choose
+from cljax.errors import ConfigError, Missing, choose
 from cljax.host import fit_into, host_bytes
 from cljax.types import Bank
 
@@ -46,7 +46,7 @@ def load(name: str, data_dir: str | None, size: int = 0, channels: int = 0, fit:
   for one in parts:
     try:
       found[one.rstrip("?")] = bank.load(one.rstrip("?"), data_dir, shape=Shape(size, channels, fit))
-    except ConfigError:
+    except Missing:
       if not one.endswith("?"):
         raise
       missing.append(one.rstrip("?"))

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cljax.data.cache import Arrays
 from cljax.disk import PASSING, code_of, remedy
-from cljax.errors import ConfigError
+from cljax.errors import ConfigError, Missing
 
 BY_HAND = ("usps",)  # read like the others, but tensorflow_datasets has no code that prepares it
 READ_AT_ONCE = 10_000  # records
@@ -73,7 +73,7 @@ def find(name: str, root: Path, known: Sequence[str] = (), embedded: Sequence[st
   by_hand = "tensorflow_datasets does not prepare this one: copy its prepared folder there"
   way = by_hand if meant in BY_HAND else f"Prepare it where there is a network: {command(meant, root)}"
   way = f"Type --config.stream.source={meant}" if ready else way
-  raise ConfigError(
+  raise Missing(
     f"data set {name!r} was not found in {root}, {state}.{hint} {way}; or name another folder by --data_dir=DIR or "
     "TFDS_DATA_DIR; or take the embedded one: --config.stream.source=digits"
   )
