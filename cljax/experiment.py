@@ -13,12 +13,13 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cljax.checkpoint import by_path, checksum
+from cljax.checkpoint import by_path
 from cljax.config import check_outer
 from cljax.data.arrays import check_pair, laid_out, one_seed
 from cljax.data.pictures import one_for_all, shown_as
 from cljax.declared import shown
 from cljax.errors import ConfigError, choose
+from cljax.files import checksum
 from cljax.given import MakeFn, at_numbers, check_jax, check_method, check_report, check_seeds, rows_of_hyper
 from cljax.looks import looks_of
 from cljax.memory import check_length, check_memory

@@ -81,7 +81,7 @@ def check_report(method: Method, name: str) -> None:
   """
   told = jax.eval_shape(method.report, jax.eval_shape(method.init, jax.random.key(0)))
   for one in ("parameters", "memory_bytes", *(("slot",) if method.slots else ())):
-    if one not in told or told[one].shape:
+    if not isinstance(told, Mapping) or one not in told or told[one].shape:
       raise ConfigError(
         f"{name} has no number {one!r} in its report: let `report(state)` of the Method give a dict of 'parameters' "
         "(cljax.ops.trees.parameters(state.params)), 'memory_bytes' (0 where it stores no example) and, where it has "

@@ -219,6 +219,7 @@ def test_refusals(wrong, words):
     ({"report": nothing}, r"this method has no number 'parameters' in its report: let `report\(state\)`"),
     ({"report": lambda state: {"parameters": 1}}, "no number 'memory_bytes' in its report"),
     ({"report": lambda state: {"parameters": jnp.ones(2), "memory_bytes": 0}}, "no number 'parameters'"),
+    ({"report": lambda state: jnp.ones(2)}, "no number 'parameters'"),
     ({"slots": 2}, "no number 'slot' in its report"),
   ],
 )

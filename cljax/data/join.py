@@ -65,6 +65,17 @@ def load(name: str, data_dir: str | None, size: int = 0, channels: int = 0, fit:
   return joined(found, size or first[1], channels or first[3], fit)
 
 
+def one_or_joined(name: str, data_dir: str | None, size: int = 0, channels: int = 0, fit: str = "resize") -> Source:
+  """The data set of that name as it is; as `load` gives it where a shape is asked for, or several are joined.
+
+  Raises:
+    ConfigError: unknown, missing or unsuitable data.
+  """
+  if size or channels or len(local.parts(name, bank.KNOWN)) > 1:
+    return load(name, data_dir, size, channels, fit)
+  return bank.load(name, data_dir)
+
+
 def joined(sources: dict[str, Source], size: int, channels: int, fit: str) -> Source:
   """One source of several; the c-th class of the k-th counts on from those before."""
   trains: list[Bank] = []

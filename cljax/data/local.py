@@ -12,10 +12,11 @@ import numpy as np
 from absl import logging
 
 from cljax.data.arrays import pair_of
-from cljax.data.cache import Arrays, hash_arrays
+from cljax.data.cache import Arrays
 from cljax.data.folder import Shape, classes_of, files_of, hash_folder, read_folder, split_folders, unreadable
 from cljax.data.tfds import versions
 from cljax.errors import ConfigError, Missing
+from cljax.files import checksum
 
 SPLITS = ("train", "test", "valid")
 Cached = Callable[[str, str, Callable[[], Arrays]], Arrays]  # (name, hash, what decodes) -> arrays
@@ -178,7 +179,7 @@ def load(name: str, root: Path, shape: Shape, cached: Cached) -> tuple[Arrays, s
   try:
     if not path.is_dir():
       arrays = read_npz(path)
-      return arrays, hash_arrays(arrays)
+      return arrays, checksum(arrays)
     files = files_of(path)
   except OSError as error:
     raise unreadable(path, error, "cannot be read") from error

@@ -25,7 +25,7 @@ from PIL import Image
 
 from cljax.data.cache import Arrays
 from cljax.data.tfds import command
-from cljax.disk import PASSING, code_of, remedy
+from cljax.disk import unread
 from cljax.errors import ConfigError, Missing, in_short
 
 STL_FILES = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
@@ -170,9 +170,7 @@ def picture(path: Path, side: int) -> np.ndarray:
   except MemoryError:
     raise
   except Exception as error:  # Pillow's decoders raise many types
-    if code_of(error) in PASSING:
-      raise ConfigError(f"{path} cannot be read ({error}): {remedy(error)}") from error
-    raise damaged(path, in_short(error)) from error
+    raise unread(path, error) or damaged(path, in_short(error)) from error
 
 
 MANUAL = {

@@ -24,6 +24,7 @@ from flax import linen as nn
 from cljax.declared import above, at_least, declared, one_of
 from cljax.loops import mean_over
 from cljax.nets.modes import in_training
+from cljax.ops.losses import cross_entropies
 from cljax.ops.masks import EPSILON
 from cljax.ops.trees import parameters, put, take, where
 from cljax.pieces import early
@@ -177,7 +178,7 @@ class Hat(NamedTuple):
 
     def each(batch: Batch) -> Array:
       logits = apply(variables, batch.x, batch.task).logits
-      return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y, where=batch.classes)
+      return cross_entropies(logits, batch)
 
     loss = mean_over(each, view, view.tasks.valid) + self.attention.regulariser(gates, state.used)
     return state.replace(cooled=cool(state.cooled, params, loss, self.cooling))

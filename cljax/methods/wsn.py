@@ -24,7 +24,7 @@ from cljax.declared import above, at_least, declared, free, one_of
 from cljax.nets.modes import at_rest, in_training
 from cljax.ops.masks import pack, top_with_ties, unpack
 from cljax.ops.slots import by_slot
-from cljax.ops.trees import parameters
+from cljax.ops.trees import parameters, where
 from cljax.pieces.descent import descend
 from cljax.pieces.learner import Trained, supervised
 from cljax.pieces.owners import first_owners, is_shared
@@ -123,7 +123,7 @@ def wsn(
     held = unflatten_dict(flatten_dict(owner, sep="/") | state.union(), sep="/")
     moving, frozen = {"net": state.params, "scores": state.scores}, {"net": held, "scores": False}
     moving, opt_state, _, (info, collections) = descend(tx, loss, moving, state.opt_state, batch, frozen=frozen)
-    kept = jax.tree.map(lambda old, new: jnp.where(view.t > 0, old, new), state.collections, collections)
+    kept = where(view.t > 0, state.collections, collections)
     return state.replace(params=moving["net"], scores=moving["scores"], opt_state=opt_state, collections=kept), info
 
   def leave(key: Key, state: State, view: View, clock: Clock) -> State:
