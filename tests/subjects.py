@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from etils import epath
 
+from cljax import files
 from cljax.checkpoint import Checkpoints
 from cljax.cursor import Carry, resume, steps_done
 from cljax.drive import Driver, drive, start
@@ -64,7 +65,7 @@ class Subject:
     carry = carry or self.start()
     monitor = Monitor(None, 1, 0, Noted(), "toy", quiet=True)
     self.rows = []
-    monitor.write = self.rows.append
+    monitor.write = lambda row: self.rows.append(files.plain(row))
     driver = Driver(it, compiled or self.compiled, monitor, None, lambda: False)
     for unit in self.units() if units is None else units:
       drive([unit], carry, driver)
