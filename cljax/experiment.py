@@ -113,12 +113,6 @@ def build_timeline(
   Raises:
     ConfigError: a method that cannot learn where boundaries are hidden, or two of its phases have one name.
   """
-  names = [phase.name for phase in method.phases]
-  if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-    raise ConfigError(
-      f"{name_of(labels)} has the phases {', '.join(names)}: give {twice[0]!r} another name where it stands again, as "
-      "a phase is known by its name"
-    )
   if not spec.boundaries and method.needs_boundaries:
     raise ConfigError(
       f"{name_of(labels)} has to know where tasks begin, and config.stream.boundaries=False hides it; set it to True, "
@@ -132,6 +126,12 @@ def build_timeline(
     raise ConfigError(
       f"config.method.epochs={method.phases[0].epochs}: where boundaries are hidden the stream is seen once; set "
       "config.method.epochs=1 and repeat the rows of each task by config.stream.passes"
+    )
+  names = [phase.name for phase in method.phases]
+  if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+    raise ConfigError(
+      f"{name_of(labels)} has the phases {', '.join(names)}: give {twice[0]!r} another name where it stands again, as "
+      "a phase is known by its name"
     )
   oracle = all(phase.joint for phase in method.phases)
   tasks = tuple(range(spec.T)) if settings.every_task or not oracle else (spec.T - 1,)
