@@ -23,7 +23,7 @@ def full_scan(
 ) -> tuple[State, Info]:
   """What `loops.fit_chunk` computes where `stop` is n and the view has no pool, as one scan over n steps or blocks."""
   plan = loops.plan_current(phase, n, key, view, clock, stop)
-  positions = loops.position(clock) + jnp.arange(n)
+  positions = clock.position + jnp.arange(n)
   state, plan = phase.plan(jax.vmap(partial(use, key, PLAN))(positions), state, view, plan)
   keys = jax.vmap(partial(use, key, STEP))(positions)
   clocks = jax.vmap(partial(loops.clock_at, clock))(jnp.arange(n))

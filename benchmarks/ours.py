@@ -12,6 +12,7 @@ from cljax.config import complete, default
 from cljax.data.bank import Source
 from cljax.drive import Driver, start
 from cljax.experiment import Experiment, build
+from cljax.journal import Noted
 from cljax.monitor import Monitor
 from cljax.recipe import build_stream, seeds_of
 from cljax.run import compile_events
@@ -63,7 +64,7 @@ class Library:
 
   def __init__(self, experiment: Experiment):
     compiled = compile_events(experiment)
-    monitor = Monitor(None, experiment.timeline.steps(), 0, 0, "benchmark", quiet=True)
+    monitor = Monitor(None, experiment.timeline.steps(), 0, Noted(), "benchmark", quiet=True)
     self.experiment = experiment
     self.steps = int(experiment.timeline.phase_steps(0, 0).sum())
     self.driver = Driver(experiment, compiled, monitor, None, lambda: False)

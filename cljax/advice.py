@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from cljax.experiment import Experiment
-from cljax.types import Method
+from cljax.types import Bank, Method, Rows
 
 
 def advice(experiment: Experiment) -> list[str]:
@@ -44,12 +44,16 @@ def numbered(tasks: list[int]) -> str:
 
 
 def untested(experiment: Experiment) -> list[str]:
-  """Of tasks one of whose classes has no test row, so that their accuracy says nothing about it."""
-  tasks, test = experiment.stream.tasks, experiment.stream.test
-  classes, maps = here(tasks.classes, 2), here(tasks.label_map, 2)
-  labels, rows, counts = here(experiment.stream.test_bank.y, 1), here(test.idx, 2), here(test.count, 1)
-  asked = [maps[t, labels[rows[t, : counts[t]]]] for t in range(len(counts))]
-  found = [t for t, own in enumerate(asked) if np.setdiff1d(np.flatnonzero(classes[t]), own).size]
+  """Of tasks that train a class without a test row, so that their accuracy says nothing about it."""
+  stream = experiment.stream
+  maps = here(stream.tasks.label_map, 2)
+
+  def classes(bank: Bank, split: Rows) -> list[np.ndarray]:
+    labels, rows, counts = here(bank.y, 1), here(split.idx, 2), here(split.count, 1)
+    return [maps[t, labels[rows[t, : counts[t]]]] for t in range(len(counts))]
+
+  trained, asked = classes(stream.bank, stream.tasks.train), classes(stream.test_bank, stream.test)
+  found = [t for t, own in enumerate(trained) if np.setdiff1d(own, asked[t]).size]
   told = "some of its classes have no test rows, and its accuracy says nothing about them"
   return [f"task {numbered(found)}: {told}"] if found else []
 

@@ -5,7 +5,6 @@ or cannot be read just now, that is an error and nothing is moved.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,7 @@ from jax.experimental import multihost_utils
 
 from cljax.disk import PASSING, code_of, remedy
 from cljax.errors import ConfigError, in_short
-from cljax.files import unused
+from cljax.files import checksum, unused
 from cljax.seals import METADATA, Later, misleads, opened, sealed, unlike
 
 METADATA_BYTES = 100_000  # what orbax writes beside the arrays, at most
@@ -30,16 +29,6 @@ def by_path(tree: Any) -> dict[str, Any]:
   """The leaves under their paths; leaves without a single number are left out, which the format cannot hold."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if np.prod(np.shape(leaf), dtype=int)}
-
-
-def checksum(arrays: Mapping[str, Any]) -> str:
-  """sha256 of names, types, shapes and bytes."""
-  digest = hashlib.sha256()
-  for name in sorted(arrays):
-    array = np.ascontiguousarray(jax.device_get(arrays[name]))
-    digest.update(f"{name} {array.dtype} {array.shape}".encode())
-    digest.update(array.tobytes())
-  return digest.hexdigest()
 
 
 class Unread(OSError):

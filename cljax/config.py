@@ -19,6 +19,7 @@ from cljax.pieces.gates import NO_GATE
 from cljax.sections import (
   BESIDE,
   OWN,
+  SOURCE,
   TABLES,
   Choice,
   apart_of,
@@ -35,9 +36,9 @@ from cljax.values import plain
 # The range of the keys that the engine itself reads; those of streams, nets, optimizers and methods stand where these
 # are declared.
 OUTER = {
-  "paper": Field(str, free("a folder of configs/papers"), ""),
+  "paper": Field(str, free("a folder of configs/papers"), ""),  # whose published numbers a report shows beside ours
   "preset": Field(str, free("the scale of the run"), ""),
-  "cell": Field(str, free("its name in a table"), ""),
+  "cell": Field(str, free("its name in a table"), ""),  # `stream/method`
   "seed": Field(int, at_least(0, "the first seed", 2**31 - 10_001), 0),
   "num_seeds": Field(int, at_least(1, "seeds are seed, seed + 1, ...", 10_000), 5),
   **fields(Settings),
@@ -49,21 +50,15 @@ def default() -> ConfigDict:
   """The keys that every config has. It takes whatever is set; `complete` makes it plain, and refuses what is wrong."""
   return ConfigDict(
     {
-      "paper": "",  # a folder of configs/papers, whose published numbers a report shows beside ours
-      "preset": "",
-      "cell": "",  # the name of this cell in a table, `stream/method`
-      "seed": 0,  # seeds are seed, seed + 1, ...
-      "num_seeds": 5,
-      "stream": {"name": "permuted", "source": "digits"},
+      **{name: field.default for name, field in OUTER.items()},
+      "stream": {"name": "permuted", "source": SOURCE.default},
       "net": {"name": "mlp"},
       "optimizer": {"name": "sgd", "lr": 0.1},
       "method": {"name": PLAINEST},
       "gate": dict(NO_GATE),  # finds the task for a method that has to be told
-      **Settings()._asdict(),  # what each says and may be stands there
       # Values of `lr` and of the method's numbers, each with all seeds in one run, sweep.lr=(0.1, 0.03); and of all
       # else, each in a run of its own, sweep.method=("er", "lwf").
       "sweep": {},
-      "debug": False,  # 2 tasks, 10 steps a phase
     },
     type_safe=False,
   )
@@ -172,7 +167,7 @@ def complete_section(config: ConfigDict, name: str) -> None:
           f"which takes {', '.join(known)}"
         )
       del own[key]
-  own = {"source": "digits", **own} if name == "stream" else own
+  own = {"source": SOURCE.default, **own} if name == "stream" else own
   own = values_of(name, own, known, f"cljax list {config[name].name}")
   if name == "stream":
     own["source"] = rooted(own["source"], KNOWN)

@@ -139,7 +139,6 @@ def kinds_of(kind: Any) -> tuple[Any, ...]:
 def expected(kind: Any) -> str:
   """A kind in words."""
   words = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", type(None): "none"}
-  below = {int: "whole numbers such as (2, 1)", float: "numbers such as (0.5, 0.1)", str: "words such as ('valid',)"}
   kinds = [one for one in kinds_of(kind) if one is not Any]
   if len(kinds) == 1 and typing.get_origin(kinds[0]) is tuple:
     inner = typing.get_args(kinds[0])[0]

@@ -5,10 +5,11 @@ import errno
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
-from cljax.errors import in_short
+from cljax.errors import ConfigError, in_short
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 PASSING = {
@@ -47,6 +48,12 @@ def naming(path: epath.Path) -> Iterator[None]:
       raise
     reason = error.strerror or in_short(error)
     raise OSError(error.errno, f"{reason}; {remedy(error)}, and the same command goes on", os.fspath(path)) from error
+
+
+def unread(path: Any, error: BaseException) -> ConfigError | None:
+  """The error that names a file which cannot be read just now; None where it is the content that is wrong."""
+  passes = code_of(error) in PASSING
+  return ConfigError(f"{path} cannot be read ({in_short(error)}): {remedy(error)}") if passes else None
 
 
 def code_of(error: BaseException) -> int:

@@ -210,8 +210,7 @@ class Driver(NamedTuple):
     """One row of a matrix, for the person who watches and for metrics.jsonl."""
     right = carry.right[readout][:, row]
     share = np.where(right < 0, np.nan, right / self.experiment.test_rows)
-    accuracy = [[None if np.isnan(value) else float(value) for value in seed] for seed in share]
-    self.monitor.write({"event": "evaluate", "row": row, "readout": readout, "accuracy": accuracy})
+    self.monitor.write({"event": "evaluate", "row": row, "readout": readout, "accuracy": share})
     known = ~np.isnan(share).all(axis=0)
     means = {task: float(np.nanmean(share[:, task])) for task in np.flatnonzero(known)}
     prefix = "eval" if readout == self.experiment.readouts[0] else f"eval_{readout}"
@@ -223,11 +222,8 @@ class Driver(NamedTuple):
 
   def save(self, unit: Unit, carry: Carry) -> None:
     stopping = agree(self.stop_asked())
-    if self.checkpoints is None and stopping:
-      raise Stopped
-    if self.checkpoints is None or not (unit.due or stopping):
-      return
-    self.keep(unit.at, carry)
+    if unit.due or stopping:
+      self.keep(unit.at, carry)
     if stopping:
       raise Stopped
 

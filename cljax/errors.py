@@ -8,12 +8,16 @@ class ConfigError(Exception):
   """A mistake of the person who typed the command: says what was wrong, what is allowed and what to type instead."""
 
 
+class Missing(ConfigError):
+  """A data set that is not there."""
+
+
 class Busy(OSError):
   """Another process is at work in the folder: the same command can be given again once that has ended."""
 
 
-def in_short(error: BaseException, most: int = 300) -> str:
-  """What an error says, on one line of at most so many characters."""
+def in_short(error: object, most: int = 300) -> str:
+  """What an error or a text says, on one line of at most so many characters."""
   return " ".join(str(error).split())[:most]
 
 
@@ -34,6 +38,12 @@ def nearest(value: str, known: Iterable[str], count: int = 3) -> list[str]:
 def alike(value: str, name: str) -> bool:
   """Whether one may have been meant by the other."""
   return bool(difflib.get_close_matches(str(value).lower(), [name.lower(), name.lower().rpartition(".")[2]], n=1))
+
+
+def meant(value: str, known: Iterable[str]) -> str:
+  """The name that may have been meant; '' where none is like it."""
+  first = nearest(value, known, 1)
+  return first[0] if first and alike(value, first[0]) else ""
 
 
 def near(value: str, known: Iterable[str]) -> str:
@@ -60,6 +70,6 @@ def choose(name: str, value: str, allowed: Iterable[str], command: str = "") -> 
     return value
   if command:
     raise ConfigError(f"{name}={value!r} is not known.{near(value, allowed)} `{command}` shows all {len(allowed)}")
-  first = nearest(value, allowed, 1)
-  hint = f" Did you mean {first[0]}?" if first and alike(value, first[0]) else ""
+  first = meant(value, allowed)
+  hint = f" Did you mean {first}?" if first else ""
   raise ConfigError(f"{name}={value!r} is not known.{hint} Choose one of: {', '.join(allowed)}")

@@ -13,13 +13,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cljax.checkpoint import by_path, checksum
+from cljax.checkpoint import by_path
 from cljax.config import check_outer
 from cljax.data.arrays import check_pair, laid_out, one_seed
 from cljax.data.pictures import one_for_all, shown_as
 from cljax.declared import shown
 from cljax.errors import ConfigError, choose
-from cljax.given import MakeFn, at_numbers, check_jax, check_method, check_seeds, rows_of_hyper
+from cljax.files import checksum
+from cljax.given import MakeFn, at_numbers, check_jax, check_method, check_report, check_seeds, rows_of_hyper
 from cljax.looks import looks_of
 from cljax.memory import check_length, check_memory
 from cljax.mesh import choose_executor, make_mesh, padded, put
@@ -110,7 +111,7 @@ def build_timeline(
   """The units of the run, with the chunk length that suits its longest phase.
 
   Raises:
-    ConfigError: a method that cannot learn where boundaries are hidden.
+    ConfigError: a method that cannot learn where boundaries are hidden, or two of its phases have one name.
   """
   if not spec.boundaries and method.needs_boundaries:
     raise ConfigError(
@@ -125,6 +126,12 @@ def build_timeline(
     raise ConfigError(
       f"config.method.epochs={method.phases[0].epochs}: where boundaries are hidden the stream is seen once; set "
       "config.method.epochs=1 and repeat the rows of each task by config.stream.passes"
+    )
+  names = [phase.name for phase in method.phases]
+  if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+    raise ConfigError(
+      f"{name_of(labels)} has the phases {', '.join(names)}: give {twice[0]!r} another name where it stands again, as "
+      "a phase is known by its name"
     )
   oracle = all(phase.joint for phase in method.phases)
   tasks = tuple(range(spec.T)) if settings.every_task or not oracle else (spec.T - 1,)
@@ -205,6 +212,7 @@ def assemble(
   at_once = lanes if executor == "vmap" else 1
   check_memory(first, one_seed(stream, axes), timeline, own.evaluate_group, lanes, at_once, mesh.local_devices[0])
   check_start(first, own.start_from, spec)
+  check_report(first, name_of(labels))
   parts, parts_axes = read_parts(first, seeds)
   return Experiment(
     settings=own,
@@ -256,7 +264,7 @@ def build(config: ConfigDict, data_dir: str | None = None, data: Laid | None = N
     seeds=seeds,
     hyper={name: np.repeat([each[name] for each in own], config.num_seeds) for name in own[0]},
     axes=axes,
-    readouts=OF_SCENARIO[config.stream.get("scenario", "task")],
+    readouts=OF_SCENARIO.get(str(config.stream.get("scenario")), ()),  # one's own stream may have other words, or none
     labels=labels_of(config),
     data_hash=data_hash,
     **{name: config[name] for name in Settings._fields},

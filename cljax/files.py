@@ -35,6 +35,16 @@ def plain(value: Any) -> Any:
   return value
 
 
+def checksum(arrays: Mapping[str, Any]) -> str:
+  """sha256 of names, types, shapes and bytes; a number is an array of one."""
+  digest = hashlib.sha256()
+  for name in sorted(arrays):
+    array = np.ascontiguousarray(arrays[name])
+    digest.update(f"{name} {array.dtype} {array.shape}".encode())
+    digest.update(array.ravel().view(np.uint8).data)
+  return digest.hexdigest()
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   """A nested config under dotted names."""
   told = ((f"{prefix}{key}", value) for key, value in config.items())
@@ -138,7 +148,7 @@ def telling(path: epath.Path | str, way: str = "move it away, or use another --w
   except ConfigError as error:
     raise ConfigError(f"{path}: {error}") from error
   except Exception as error:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    reason = in_short(f"{type(error).__name__}: {error}", 200)
     raise ConfigError(f"{path} is damaged (it holds something else: {reason}); {way}") from error
 
 

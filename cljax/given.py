@@ -71,6 +71,24 @@ def check_method(method: Any) -> None:
     raise ConfigError(f"method={name} is a factory: call it, {name}(net, tx, spec)")
 
 
+def check_report(method: Method, name: str) -> None:
+  """
+  Args:
+    name: of the method, for a message.
+
+  Raises:
+    ConfigError: a report without what every result says.
+  """
+  told = jax.eval_shape(method.report, jax.eval_shape(method.init, jax.random.key(0)))
+  for one in ("parameters", "memory_bytes", *(("slot",) if method.slots else ())):
+    if not isinstance(told, Mapping) or one not in told or told[one].shape:
+      raise ConfigError(
+        f"{name} has no number {one!r} in its report: let `report(state)` of the Method give a dict of 'parameters' "
+        "(cljax.ops.trees.parameters(state.params)), 'memory_bytes' (0 where it stores no example) and, where it has "
+        "slots of its own, 'slot'"
+      )
+
+
 def at_numbers(method: Method | MakeFn, numbers: Mapping[str, np.ndarray]) -> tuple[Method, MakeFn]:
   """(the method at the first row's numbers, what makes it of the numbers of any row).
 

@@ -110,10 +110,9 @@ def told(
   """
   assert unit.look is not None
   share = {task: np.where(n < 0, np.nan, n / rows[:, task]) for task, n in right.items()}
-  accuracy = {str(task): [None if np.isnan(n) else float(n) for n in seeds] for task, seeds in share.items()}
   at: dict[str, Any] = {"task": unit.at.task, "phase": unit.at.phase, "epoch": unit.epoch, "row": unit.row}
   at |= {"done": list(unit.done)} if unit.done else {}
-  line = {"event": "look", "look": unit.look.name, **at, "split": split, "accuracy": accuracy}
+  line = {"event": "look", "look": unit.look.name, **at, "split": split, "accuracy": share}
   known = {task: seeds for task, seeds in share.items() if not np.isnan(seeds).all()}
   return line, {f"{unit.look.name}/{split}/task_{t:02d}/acc": float(np.nanmean(n)) for t, n in known.items()}
 

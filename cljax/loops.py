@@ -34,14 +34,9 @@ from cljax.types import (
 )
 
 
-def position(clock: Clock) -> Array:
-  """Steps of this phase in this task before the clock's."""
-  return clock.epoch * clock.steps + clock.step
-
-
 def clock_at(clock: Clock, k: Array) -> Clock:
   """The clock `k` steps later in the same phase of the same task."""
-  later = position(clock) + k
+  later = clock.position + k
   return clock._replace(epoch=later // clock.steps, step=later % clock.steps, total=clock.total + k)
 
 
@@ -68,7 +63,7 @@ def plan_current(phase: Phase, n: int, key: Key, view: View, clock: Clock, stop:
 
 def planned(phase: Phase, n: int, key: Key, state: State, view: View, clock: Clock, stop: Array) -> tuple[State, Plan]:
   """(state, plan): the places [n, rows of a step] of `n` steps from `clock` on, with what the phase adds to them."""
-  positions = position(clock) + jnp.arange(n)
+  positions = clock.position + jnp.arange(n)
   keys = jax.vmap(partial(use, key, PLAN))(positions)
   return phase.plan(keys, state, view, plan_current(phase, n, key, view, clock, stop))
 
@@ -107,7 +102,7 @@ def fit_chunk(
   if n < 1 or (phase.block and n % phase.block.size):
     raise ValueError(f"n={n} must be a positive multiple of the block's {phase.block.size if phase.block else 1} steps")
   state, plan = planned(phase, n, key, state, view, clock, stop)
-  positions = position(clock) + jnp.arange(n)
+  positions = clock.position + jnp.arange(n)
   keys = jax.vmap(partial(use, key, STEP))(positions)
   clocks = jax.vmap(partial(clock_at, clock))(jnp.arange(n))
   size, step = phase.block or (1, phase.step)
@@ -146,7 +141,7 @@ def fit_chunk(
 def edge(phase: Phase, name: str, key: Key, state: State, view: View, clock: Clock) -> State:
   """`enter`, `tick` or `exit` of a phase, with its key of this position."""
   purpose = {"enter": ENTER, "tick": TICK, "exit": EXIT}[name]
-  return getattr(phase, name)(use(key, purpose, position(clock)), state, view, clock)
+  return getattr(phase, name)(use(key, purpose, clock.position), state, view, clock)
 
 
 def mean_over(fn: Callable[[Batch], Any], view: View, rows: Rows, task: Array | None = None, group: int = 100) -> Any:

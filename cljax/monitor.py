@@ -38,14 +38,12 @@ class Monitor:
     folder: the work dir; None writes nothing.
     total: steps of the run.
     done: steps done before a resume.
-    noted: what the restored checkpoint knows of `metrics.jsonl`, or how many lines; later ones are dropped.
+    noted: what the restored checkpoint knows of `metrics.jsonl`; later lines are dropped.
     label: the run's name on the bar.
     quiet: no bar and no lines.
   """
 
-  def __init__(
-    self, folder: epath.Path | None, total: int, done: int, noted: Noted | int, label: str, quiet: bool = False
-  ):
+  def __init__(self, folder: epath.Path | None, total: int, done: int, noted: Noted, label: str, quiet: bool = False):
     self.done, self.total, self.label, self.quiet = done, total, label, quiet
     self.started, self.compiled, self.last_line, self.first = time.monotonic(), compile_seconds(), 0.0, done
     self.training = 0.0
@@ -53,7 +51,6 @@ class Monitor:
     self.board: Board | None = None
     self.others: list[Any] = []
     if folder is not None:
-      noted = noted if isinstance(noted, Noted) else Noted.of(noted, None)
       self.journal = Journal(folder, noted)
       if self.journal.remote:
         self.say("TensorBoard events are written to local work dirs only; metrics.jsonl has the same numbers")

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cljax.config import complete, completed, default, whole
+from cljax.config import complete, completed, whole
 from cljax.declared import Field, check, fields
 from cljax.errors import ConfigError, choose
 from cljax.files import flatten
@@ -66,7 +66,7 @@ def renamed(config: ConfigDict | Mapping[str, Any], names: Mapping[str, Any]) ->
   Raises:
     ConfigError: an unknown name.
   """
-  told = whole(config, default().to_dict())
+  told = whole(config)
   swept = {key: values for key, values in told.pop("sweep").items() if values}
   for section in TABLES:
     told[section] = under(section, told[section], str(names.get(f"{section}.name", told[section]["name"])))

@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from cljax.checkpoint import by_path, checksum
+from cljax.checkpoint import by_path
 from cljax.data import bank, join, local
 from cljax.data.arrays import check_pair, laid_out
 from cljax.data.bank import Source
@@ -22,6 +22,7 @@ from cljax.data.streams import stack
 from cljax.declared import check
 from cljax.declared import fields as fields_of
 from cljax.errors import ConfigError, choose
+from cljax.files import checksum
 from cljax.host import fit_into, host_bytes
 from cljax.keys import STREAM
 from cljax.mesh import check_same
@@ -30,7 +31,7 @@ from cljax.nets import headed
 from cljax.pieces.course import Course, restarts, scheduled
 from cljax.pieces.gated import Gate, gated
 from cljax.pieces.gates import GATES
-from cljax.sections import OWN, RATE, keywords, numbers_of, section
+from cljax.sections import OWN, RATE, SOURCE, keywords, numbers_of, section
 from cljax.settings import Labels
 from cljax.sweep import sweep_values
 from cljax.types import Method, Spec, Stream
@@ -59,12 +60,10 @@ def build_stream(
   if config.stream.name == OWN:
     raise ConfigError("the run was trained on arrays given from Python: train(config, workdir, stream=...) takes them")
   builder, fields = section(config, "stream")
-  source_name = fields.pop("source", "digits")
+  source_name = fields.pop("source", SOURCE.default)
   fields = keywords("stream", fields, builder, 2)
   shape = {key: fields[key] for key in Shape._fields if key in fields}
-  together = shape.get("size") or shape.get("channels") or len(local.parts(source_name, bank.KNOWN)) > 1
-  if source is None:
-    source = join.load(source_name, data_dir, **shape) if together else bank.load(source_name, data_dir)
+  source = source or join.one_or_joined(source_name, data_dir, **shape)
   check_same(source.hash)
   keys = {seed: jax.random.fold_in(jax.random.key(seed), STREAM) for seed in seeds}
   built: dict[int, tuple[Spec, Stream]] = {}

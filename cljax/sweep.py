@@ -100,7 +100,7 @@ def hyperparameters(config: ConfigDict) -> tuple[dict[str, float], ...]:
     for name in place:
       parent, own = own, own[name]
     off = len(place) > 1 and parent.get("strength") == 0 and not config.sweep.get(f"{place[0]}_strength")
-    if own is not None and not off:
+    if (own is not None or config.sweep.get(key)) and not off:
       numbers[key] = place
   found = []
   for values in sweep_values(config):

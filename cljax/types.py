@@ -19,9 +19,7 @@ Array = Any  # a jax.Array; numpy's before it is on the device
 PyTree = Any
 Key = Array  # a typed key, `jax.random.key`
 State = PyTree  # each method's own flax.struct.dataclass
-Info = dict[
-  str, Array
-]  # scalars, the same keys at every step of a phase: `loss` always, `accuracy` where it classifies
+Info = dict[str, Array]  # scalars, the same keys at each step of a phase: `loss`, and `accuracy` where it classifies
 
 NONE = np.int32(2**31 - 1)  # "no slot": a scatter with mode='drop' ignores it, where -1 would wrap to the last row
 
@@ -114,6 +112,11 @@ class Clock(NamedTuple):
   total: Array  # [] int32, steps of this phase since the stream began
   length: Array = None  # [] int32, steps of this phase in this task; None where nobody counts them
   whole: Array = None  # [] int32, steps of this phase in the whole stream; likewise
+
+  @property
+  def position(self) -> Array:
+    """[] int32, steps of this phase in this task before this one."""
+    return self.epoch * self.steps + self.step
 
 
 class At(NamedTuple):
@@ -288,8 +291,7 @@ class Method(NamedTuple):
   faults: Callable[[State], dict[str, Array]] = nothing  # after each chunk: config key -> bool, True stops the run
   slots: int = 0  # 0: slots are tasks; else the method numbers its own and reports `slot` [], -1 for none
   parts: Callable[[State], dict[str, PyTree]] = nothing  # at the end: file name -> what can be loaded alone
-  # (what `init` gave, part -> the leaves of its file by their paths) -> state: the mirror of `parts`
-  load: Callable[[State, Mapping[str, Mapping[str, Array]]], State] = loads_nothing
+  load: Callable[[State, Mapping[str, Mapping[str, Array]]], State] = loads_nothing  # part -> its leaves by path
   reads: Mapping[str, str] = {}  # part -> path of the file that it is read from, once, before anything is compiled
   infers: bool = False  # apply(state, x, None) works; then x comes from one task
   serve: Serve | None = None  # how `parts` answer; then parts has `gate` and `expert_<slot>`

@@ -13,7 +13,7 @@ from absl import app, flags, logging
 
 from cljax.disk import remedy
 from cljax.drive import Stopped
-from cljax.errors import Busy, ConfigError
+from cljax.errors import Busy, ConfigError, in_short
 from cljax.paths import located
 from launch import usage
 from launch.config_files import check_overrides, config_first
@@ -154,7 +154,7 @@ def run(main: Callable[..., int | None], words: int = 0) -> None:
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
       if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
         raise
-      code = refuse(ConfigError(f"the memory is full ({' '.join(str(error).split())[:200]}): {SMALLER}"))
+      code = refuse(ConfigError(f"the memory is full ({in_short(error, 200)}): {SMALLER}"))
     sys.exit(code or 0)
 
   jax.config.config_with_absl()

@@ -6,26 +6,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cljax.config import BESIDE, OUTER
-from cljax.data import STREAMS
+from cljax.config import OUTER
 from cljax.declared import REQUIRED, Field, fields, free, kinds_of
 from cljax.errors import ConfigError
 from cljax.files import flatten
 from cljax.meta import settings as meta
-from cljax.methods import METHODS
-from cljax.nets import NETS
 from cljax.pieces.gates import GATES
 from cljax.pieces.guards import GUARDS
-from cljax.pieces.optimizers import OPTIMIZERS
 from cljax.report.pages import read_published
+from cljax.sections import BESIDE, TABLES
 from launch import config_files
 
 WIDEST = 44  # column; what is longer moves the next one of its line
 SECTIONS: dict[str, tuple[Mapping[str, Any], int]] = {  # the table, and how many parameters the engine passes
-  "stream": (STREAMS, 2),
-  "net": (NETS, 0),
-  "optimizer": (OPTIMIZERS, 1),
-  "method": (METHODS, 3),
+  **TABLES,
   "method.guard": (GUARDS, 2),
   "gate": (GATES, 1),
 }

@@ -15,19 +15,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from cljax.config import OUTER
-from cljax.data import STREAMS
 from cljax.declared import fields
 from cljax.errors import ConfigError, near
 from cljax.looks import LOOKS
-from cljax.methods import METHODS
-from cljax.nets import NETS
-from cljax.pieces.gates import GATES
-from cljax.pieces.guards import GUARDS
-from cljax.pieces.optimizers import OPTIMIZERS
 from cljax.sections import BESIDE
 from cljax.timeline import WHEN
 from launch import app, config_files
-from launch.fields import described_config, field_lines, matching
+from launch.fields import SECTIONS, described_config, field_lines, matching
 
 
 class Kind(NamedTuple):
@@ -38,14 +32,8 @@ class Kind(NamedTuple):
   flag: str  # what picks one, and what its fields begin with
 
 
-KINDS = {
-  "methods": Kind(METHODS, 3, "config.method"),
-  "guards": Kind(GUARDS, 2, "config.method.guard"),
-  "gates": Kind(GATES, 1, "config.gate"),
-  "nets": Kind(NETS, 0, "config.net"),
-  "streams": Kind(STREAMS, 2, "config.stream"),
-  "optimizers": Kind(OPTIMIZERS, 1, "config.optimizer"),
-}
+SHOWN = ("method", "method.guard", "gate", "net", "stream", "optimizer")  # in this order
+KINDS = {f"{name.rpartition('.')[2]}s": Kind(*SECTIONS[name], f"config.{name}") for name in SHOWN}
 OTHERS = ("looks", "settings", "configs")
 
 

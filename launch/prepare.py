@@ -3,7 +3,6 @@
 python -m launch.prepare --dataset=mnist [--data_dir=DIR]
 """
 
-import difflib
 import importlib.util
 import signal
 import tempfile
@@ -17,7 +16,7 @@ from absl import flags
 
 from cljax.data import bank
 from cljax.data.tfds import formats, versions
-from cljax.errors import ConfigError
+from cljax.errors import ConfigError, in_short, meant
 from launch import app
 
 flags.declare_key_flag("data_dir")
@@ -49,8 +48,8 @@ def check_name(name: str) -> None:
   names = tfds.list_builders(with_community_datasets=False)
   known = [f"{base}/{other}" for other in tfds.builder_cls(base).builder_configs] if base in names else names
   if name not in [*names, *known]:
-    near = difflib.get_close_matches(name.lower(), known, n=1)
-    hint = f" Did you mean {near[0]}?" if near and name not in bank.KNOWN else ""
+    near = "" if name in bank.KNOWN else meant(name, known)
+    hint = f" Did you mean {near}?" if near else ""
     raise ConfigError(f"--dataset={name} is not in the catalogue of tensorflow_datasets.{hint}")
 
 
@@ -76,7 +75,7 @@ def prepare(name: str, root: Path) -> str:
     builder = tfds.builder(name, data_dir=root, file_format="array_record")
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
   except Exception as error:  # downloads, disks and generators fail in many ways
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+    reason = in_short(f"{type(error).__name__}: {error}", 400)
     raise ConfigError(f"{name} could not be prepared: {reason}") from error
   return f"{name} is prepared in {builder.data_path}"
 

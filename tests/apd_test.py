@@ -15,7 +15,7 @@ from cljax.nets import Stack
 from cljax.pieces.layered import Layered
 from cljax.pieces.optimizers import sgd
 from cljax.pieces.sharing import Shape
-from cljax.pieces.transfer import grouped
+from cljax.pieces.transfer import Decay, grouped
 from cljax.types import Clock, Place, Spec
 from launch.config_files import load_config
 from tests import toys
@@ -31,7 +31,7 @@ def additive(spec, net=NET, decay=0.0, **how):
   how = Decomposition(**how)
   sharing, groups = decomposed(net, how.form == "original"), grouped((), net.depth)
   nets = Layered(net, sharing, spec, groups, rolls_back=False, chooses=False)
-  return Additive(nets, sgd(RATE), how, decay, 5)
+  return Additive(nets, sgd(RATE), how, Decay(decay), 5)
 
 
 @functools.cache

@@ -18,8 +18,9 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
-from cljax.checkpoint import Checkpoints, by_path, checksum
+from cljax.checkpoint import Checkpoints, by_path
 from cljax.drive import Stopped
+from cljax.files import checksum
 from tests import subjects, toys
 from tests.subjects import Subject
 from tests.tiers import at_release

@@ -16,7 +16,7 @@ from cljax.overrides import relabel
 from cljax.pieces.course import Course
 from cljax.recipe import build_stream
 from cljax.run import train
-from cljax.sweep import sweep_values, with_values
+from cljax.sweep import hyperparameters, sweep_values, with_values
 from cljax.types import Bank
 from launch.config_files import load_config
 from tests import toys
@@ -47,6 +47,14 @@ def test_several_keys_give_all_combinations():
   alone = with_values(it, {"lr": 0.3, "cotrain_lr": 0.01})
   assert (alone.optimizer.lr, alone.method.cotrain_lr) == (0.3, 0.01)
   assert not any(alone.sweep.to_dict().values()) and it.optimizer.lr == 0.1
+
+
+def test_a_sweep_of_a_number_that_the_config_leaves_open_reaches_the_rows():
+  """`none` is the learning rate; a row of the sweep has its own."""
+  it = complete(load_config(TABLE).get_config("method=routing_cotrain"))
+  assert it.method.cotrain_lr is None and "cotrain_lr" not in hyperparameters(it)[0]
+  it.sweep.cotrain_lr = (0.01, 1.0)
+  assert [row["cotrain_lr"] for row in hyperparameters(it)] == [0.01, 1.0]
 
 
 def test_another_choice_leaves_no_numbers_of_the_one_before():
@@ -174,6 +182,8 @@ def test_tasks_that_are_tested_on_some_of_their_classes_are_told():
   data = build_stream(it, (0, 1), source=without_rows("test"))
   (line,) = untested(build(it, data=data))
   assert line.startswith("task 2: some of its classes have no test rows")
+  it = toys.config_of({"name": "finetune"}, name="subsets", classes=((0, 1), (2, 3)))  # all classes are live
+  assert untested(build(it)) == []
 
 
 def test_cores_are_no_devices_to_fill(monkeypatch):

@@ -11,6 +11,7 @@ from cljax.methods.darts import Darts
 from cljax.pieces.layered import params_of
 from cljax.pieces.learner import Fit
 from cljax.pieces.optimizers import sgd
+from cljax.pieces.transfer import Decay
 from cljax.types import Clock, Place
 from tests import toys
 from tests.rows import fetch, view_at
@@ -29,7 +30,7 @@ def begun(on_valid=False, decay=0.0, name="hps", ahead=None):
   batch = fetch(view, Place(jnp.ones(6, jnp.int32), stream.tasks.train.idx[1, :6]))
   net = {"channels": (3, 3), "pools": (1, 2), "weight_scale": 0.3, "bias": 0.1}
   nets = layered(name, x_shape=spec.x_shape, T=spec.T, C=spec.C, **net)
-  method = Darts(nets, sgd(RATE), decay, Fit(6, 5), on_valid, ahead)
+  method = Darts(nets, sgd(RATE), Decay(decay), Fit(6, 5), on_valid, ahead)
   begin = jax.jit(lambda: method.enter(jax.random.key(1), method.init(jax.random.key(0)), view, CLOCK))
   return method, begin(), batch, view
 

@@ -16,6 +16,7 @@ from cljax.methods.den.units import Wide, furthest, group_soft, norms, soft
 from cljax.nets import Stack
 from cljax.pieces.learner import Fit
 from cljax.pieces.optimizers import sgd
+from cljax.pieces.transfer import Decay
 from cljax.types import NONE, Clock, Place, Spec
 from tests import toys
 
@@ -30,7 +31,7 @@ def method(**how):
   """Two convolutions of 3 and 4 channels and a layer of 5 units, with room for 4 more in each; steps of plain SGD."""
   spec, _ = toys.stream()
   net = Stack(heads=1, classes=spec.C, channels=(7, 8), hidden=(9,), **NET)
-  return Den(Growing(Wide(net, spec), BASES, sgd(RATE), Growth(**{"added_units": 2, **how})), 0.0, Fit(6, 10))
+  return Den(Growing(Wide(net, spec), BASES, sgd(RATE), Growth(**{"added_units": 2, **how})), Decay(0.0), Fit(6, 10))
 
 
 @functools.cache

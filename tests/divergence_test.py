@@ -10,6 +10,7 @@ from etils import epath
 
 from cljax import divergence
 from cljax.errors import ConfigError
+from cljax.journal import Noted
 from cljax.monitor import Monitor
 from cljax.report import pages, tables
 from tests.results import fake, leave
@@ -90,7 +91,7 @@ def test_a_checkpoint_keeps_it(tmp_path):
 
 
 def test_metrics_are_strict_json(tmp_path):
-  monitor = Monitor(epath.Path(tmp_path), 1, 0, 0, "toy", quiet=True)
+  monitor = Monitor(epath.Path(tmp_path), 1, 0, Noted(), "toy", quiet=True)
   monitor.write({"loss": [NAN, INF, 1.0], "accuracy": NAN})
   monitor.close()
 

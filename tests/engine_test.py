@@ -13,6 +13,7 @@ from cljax import keys
 from cljax.data.streams import stack
 from cljax.drive import Driver, Stopped, drive, start
 from cljax.errors import ConfigError
+from cljax.journal import Noted
 from cljax.monitor import Monitor, rows_to_log
 from cljax.types import Method, Outputs
 from tests import toys
@@ -315,6 +316,6 @@ def test_metrics_do_not_depend_on_the_cut(every):
 def test_a_stop_without_a_work_dir_stops():
   """There is nothing to save, and nothing goes on in secret."""
   it = subject("plain")
-  driver = Driver(it.experiment, it.compiled, Monitor(None, 1, 0, 0, "toy", True), None, lambda: True)
+  driver = Driver(it.experiment, it.compiled, Monitor(None, 1, 0, Noted(), "toy", True), None, lambda: True)
   with pytest.raises(Stopped):
     drive(it.experiment.timeline.units(None, 0), start(it.experiment, it.compiled), driver)

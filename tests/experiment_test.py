@@ -15,7 +15,7 @@ from cljax.errors import ConfigError
 from cljax.experiment import assemble
 from cljax.recipe import recipe
 from cljax.settings import Settings
-from cljax.types import Spec
+from cljax.types import Spec, nothing
 from tests import toys
 from tests.subjects import Subject
 
@@ -139,7 +139,8 @@ def scaled(hyper):
   """A method whose state is a number of its row."""
   plain = toys.plain(toys.stream()[0])
   return plain._replace(
-    init=lambda key: Scaled(hyper["scale"] * jnp.ones(())), report=lambda state: {"scale": state.scale}
+    init=lambda key: Scaled(hyper["scale"] * jnp.ones(())),
+    report=lambda state: {"parameters": 1, "memory_bytes": 0, "scale": state.scale},
   )
 
 
@@ -210,6 +211,31 @@ def test_refusals(wrong, words):
   others = {name: wrong[name] for name in wrong if name not in {*paths, *told, "method"}}
   with pytest.raises(ConfigError, match=words):
     assemble(method, spec._replace(**told), changed(data, **paths), **{"seeds": (0, 1), **others})
+
+
+@pytest.mark.parametrize(
+  ("wrong", "words"),
+  [
+    ({"report": nothing}, r"this method has no number 'parameters' in its report: let `report\(state\)`"),
+    ({"report": lambda state: {"parameters": 1}}, "no number 'memory_bytes' in its report"),
+    ({"report": lambda state: {"parameters": jnp.ones(2), "memory_bytes": 0}}, "no number 'parameters'"),
+    ({"report": lambda state: jnp.ones(2)}, "no number 'parameters'"),
+    ({"slots": 2}, "no number 'slot' in its report"),
+  ],
+)
+def test_a_method_whose_report_says_too_little_is_refused_before_anything_is_trained(wrong, words):
+  spec, data = toys.stream()
+  with pytest.raises(ConfigError, match=words):
+    assemble(toys.plain(spec)._replace(**wrong), spec, data)
+
+
+def test_phases_of_one_name_are_refused():
+  """A compiled function is known by it: both would take the steps of the last one."""
+  spec, data = toys.stream()
+  method = toys.columns(spec)
+  scout, fit = method.phases
+  with pytest.raises(ConfigError, match="this method has the phases fit, fit: give 'fit' another name"):
+    assemble(method._replace(phases=(scout._replace(name="fit"), fit)), spec, data)
 
 
 def test_a_method_that_branches_takes_no_vmap():

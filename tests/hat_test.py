@@ -20,6 +20,7 @@ from cljax.pieces.early import Best, Cooled, Cooling, cool
 from cljax.pieces.optimizers import sgd
 from cljax.pieces.units import units_of
 from cljax.types import Clock, Outputs, Place, Spec
+from tests.modes_test import Modal
 from tests.walks import B, C, T, Walk, answers, batches, double, gradients, stream
 
 RATE, STEPS, STEEP, SPARSE = 0.2, 5, 30.0, 0.75
@@ -242,3 +243,20 @@ def test_with_patience_the_best_epoch_is_kept_and_steps_rest():
   one, other = (step(jax.random.key(0), state, batch, clock, view)[0].params for state in (start, half))
   moved = [np.asarray(each["first"]["kernel"] - start.params["first"]["kernel"]) for each in (one, other)]
   np.testing.assert_allclose(moved[1], moved[0] / 2, atol=1e-7)
+
+
+def test_with_patience_statistics_are_those_of_the_best_epoch_and_rest_with_it():
+  """The statistics of BatchNorm belong to the weights that they were taken with."""
+  own = walk(Modal(T, C, 0.0), sgd(RATE), patience=1, least_rate=1.0, rate_drop=2.0)
+  view, phase, clock = stream()[2][0], own.method.phases[0], Clock(*map(jnp.int32, (0, 1, 3, 1)))
+  start, batch = jax.jit(own.method.init)(jax.random.key(0)), jax.tree.map(lambda leaf: leaf[0], batches(0, STEPS))
+  step = jax.jit(phase.step)
+  moved, _ = step(jax.random.key(0), start, batch, clock, view)
+  assert np.asarray(moved.collections["batch_stats"]["BatchNorm_0"]["mean"]).any()  # it was zeros
+  left = jax.jit(phase.exit)(jax.random.key(0), moved, view, clock)  # no epoch was measured: the best is the start
+  chex.assert_trees_all_equal((left.params, left.collections), (start.params, start.collections))
+  stopped = moved.replace(cooled=moved.cooled.replace(best=moved.cooled.best.replace(stopped=jnp.array(True))))
+  rested, _ = step(jax.random.key(0), stopped, batch, clock, view)
+  chex.assert_trees_all_equal(rested.collections, stopped.collections)
+  after = jax.jit(phase.tick)(jax.random.key(0), moved, view, clock)
+  chex.assert_trees_all_equal(after.cooled.best.params["collections"], moved.collections)

@@ -120,7 +120,7 @@ def test_an_error_names_its_file(folder, monkeypatch):
   def full(*_):
     raise OSError(28, "No space left on device")
 
-  monitor = Monitor(folder, 10, 0, 0, "toy", quiet=True)
+  monitor = Monitor(folder, 10, 0, Noted(), "toy", quiet=True)
   monitor.write({"step": 0})
   monkeypatch.setattr(os, "fsync", full)
   with pytest.raises(OSError, match=r"No space left.*make room.*metrics\.jsonl"):

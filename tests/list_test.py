@@ -11,6 +11,7 @@ from cljax.declared import fields
 from cljax.errors import ConfigError, near, nearest
 from cljax.files import flatten
 from cljax.methods import METHODS
+from cljax.pieces.guards import GUARDS
 from launch import commands, config_files
 from launch import list as listing
 from launch.fields import allowed
@@ -50,11 +51,9 @@ def test_a_name_says_all_its_fields_with_range_and_default(capsys, kind, name):
 
 
 def test_ranges_in_a_few_words():
-  er, ewc = fields(listing.METHODS["er"], 3), fields(listing.GUARDS["ewc"], 2)
+  er, ewc = fields(METHODS["er"], 3), fields(GUARDS["ewc"], 2)
   assert allowed(er["epochs"]) == "int from 1" and allowed(er["update"]) == "sequential | union"
-  assert (
-    allowed(ewc["strength"]) == "float from 0" and allowed(er["guard"]) == f"a name of: {', '.join(listing.GUARDS)}"
-  )
+  assert allowed(ewc["strength"]) == "float from 0" and allowed(er["guard"]) == f"a name of: {', '.join(GUARDS)}"
 
 
 def test_one_kind_a_setting_and_a_look(capsys):

@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
+import cljax
 from cljax.data.sample import fetch
+from cljax.errors import ConfigError
 from cljax.methods import METHODS
 from cljax.ops.trees import where
 from cljax.run import train
-from cljax.types import Clock, Place, View
+from cljax.types import Clock, Outputs, Place, View
 from tests import toys
 
 
@@ -89,3 +92,15 @@ def test_it_forgets_less_than_fine_tuning_on_related_tasks():
     config = toys.config_of(method, (32,), 0.003, {"num_seeds": 3, "evaluate": "ends"}, tasks=5)
     found[name] = train(config, quiet=True).result["metrics"]["BWT"]["mean"]
   assert found["lwf"] > found["finetune"] + 0.01, found
+
+
+def test_a_net_whose_heads_are_its_own_is_refused():
+  class Whole(nn.Module):
+    @nn.compact
+    def __call__(self, x, slot):
+      return Outputs(nn.Dense(4)(x.reshape(len(x), -1)), x, slot)
+
+  spec = toys.stream()[0]
+  assert isinstance(cljax.headed(Whole(), spec), Whole)
+  with pytest.raises(ConfigError, match=r"has none that it knows: .* cljax\.headed\(net, spec\)"):
+    METHODS["lwf"](Whole(), optax.sgd(0.1), spec)

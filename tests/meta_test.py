@@ -16,9 +16,11 @@ from cljax.drive import Stopped
 from cljax.errors import ConfigError
 from cljax.files import read_sealed
 from cljax.meta import start
+from cljax.meta import train as meta_train
 from cljax.meta.settings import RECORDS, default, settings_of, with_defaults
 from cljax.meta.start import shapes_of, source_of
-from cljax.meta.train import Loop, train
+from cljax.meta.train import Loop, Trainee, train
+from cljax.meta.train import begin as first
 from cljax.report.training import training_figures
 from configs.papers.metateacher import meta as config_file
 from tests.declared_test import WRONG
@@ -189,6 +191,26 @@ def test_segments_that_are_not_finite_stop_a_whole_training(tmp_path):
     train(relu, tmp_path / "relu", quiet=True)
   with pytest.raises(ConfigError, match=r"no segment from segment 0 on is finite: lower config.inner.alpha=1e\+30"):
     train(quick(inner={"alpha": 1e30}), tmp_path / "static", quiet=True)
+
+
+def test_what_seeds_share_is_traced_and_copied_once(tmp_path, monkeypatch):
+  untrained(tmp_path)
+  traced, found = [], []
+
+  def noted(*fields):
+    found.append(Trainee(*fields))
+    return found[-1]
+
+  def drive(*args):
+    raise Stopped
+
+  monkeypatch.setattr(meta_train, "begin", lambda *args: traced.append(args) or first(*args))
+  monkeypatch.setattr(meta_train, "Trainee", noted)
+  monkeypatch.setattr(Loop, "drive", drive)
+  with pytest.raises(Stopped):
+    train(begun_by(tmp_path, num_seeds=2), tmp_path / "run", quiet=True)
+  one, other = (trainee.episodes for trainee in found)
+  assert len(traced) == 1 and one.bank is other.bank and one.rows is other.rows
 
 
 @pytest.mark.slow

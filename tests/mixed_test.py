@@ -76,6 +76,11 @@ def test_missing_data_sets_are_left_out_where_marked(tmp_path, caplog):
     join.load("digits+kmnist", str(tmp_path), 8, 1, "resize")
   with pytest.raises(ConfigError, match="none of config.stream.source"):
     join.load("kmnist?", str(tmp_path), 8, 1, "resize")
+  damaged = tmp_path / "mine.npz"
+  damaged.write_bytes(b"PK no zip")
+  with pytest.raises(ConfigError, match="mine.npz is no .npz file"):  # it is there, and to be mended
+    join.load(f"digits+{damaged}?", str(tmp_path), 8, 1, "resize")
+  assert join.load(f"digits+{tmp_path}/yours.npz?", str(tmp_path)).groups[0][0] == "digits"
 
 
 @pytest.mark.parametrize(

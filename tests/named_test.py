@@ -64,6 +64,14 @@ def evens(source, key, *, tasks: int = 5, scenario: str = "task"):
   return split(source, key, tasks=tasks, scenario=scenario)
 
 
+def one_head(source, key, *, tasks: int = 5, scenario: str = "mine"):
+  return split(source, key, tasks=tasks, scenario="domain")
+
+
+def bare(source, key, *, tasks: int = 5):
+  return split(source, key, tasks=tasks, scenario="domain")
+
+
 def wrong(*args, **keywords):
   return 3
 
@@ -133,6 +141,12 @@ def test_a_method_and_a_stream_of_a_file(own):
   it.sweep.pull = (0.1, 0.2)
   experiment = build(complete(it))
   assert experiment.method.phases[0].batch == 7 and experiment.spec.T == 2 and len(experiment.values) == 2
+
+
+def test_a_stream_of_a_file_has_the_readouts_that_its_heads_allow(own):
+  """Whatever it calls its scenario, or where it has none."""
+  for name in ("one_head", "bare"):
+    assert build(complete(config(stream__name=f"own.py:{name}"))).readouts == ("domain",)
 
 
 MISTAKES = [

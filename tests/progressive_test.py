@@ -15,7 +15,7 @@ from cljax.nets import Stack
 from cljax.ops.trees import take
 from cljax.pieces.learner import Fit
 from cljax.pieces.optimizers import sgd
-from cljax.pieces.transfer import Transfer, layered
+from cljax.pieces.transfer import Decay, Transfer, layered
 from cljax.types import Clock, Place, Spec
 from tests import toys
 from tests.methods_test import toy
@@ -34,7 +34,7 @@ WINDOWS, SKIPS, POOLS = (3, 1, 3, 3), (-1, -1, 0, -1), (1, 1, 2, 1)
 
 
 def progressive(net, spec):
-  return Progressive(layered(net, spec, Transfer()), sgd(RATE), DECAY, Fit(ROWS, EPOCHS), 2)
+  return Progressive(layered(net, spec, Transfer()), sgd(RATE), Decay(DECAY), Fit(ROWS, EPOCHS), 2)
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from cljax import paths
 from cljax.errors import ConfigError
+from cljax.journal import Noted
 from cljax.monitor import Monitor
 from cljax.report import store
 from cljax.workdir import claim
@@ -27,12 +28,12 @@ def bucket(tmp_path):
 def test_metrics_are_written_whole_and_go_on_where_the_checkpoint_stood(bucket, capsys):
   """An object store cannot append; lines after the checkpoint are dropped, as on a disk."""
   bucket.mkdir(parents=True, exist_ok=True)
-  monitor = Monitor(bucket, 10, 0, 0, "toy")
+  monitor = Monitor(bucket, 10, 0, Noted(), "toy")
   monitor.write({"event": "step", "step": 0})
   monitor.flush()
   monitor.write({"event": "step", "step": 1})
   monitor.close()
-  again = Monitor(bucket, 10, 0, 1, "toy", quiet=True)
+  again = Monitor(bucket, 10, 0, Noted.of(1, None), "toy", quiet=True)
   again.scalars({"train/loss": 1.0})
   again.write({"event": "step", "step": 7})
   again.close()

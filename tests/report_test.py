@@ -277,6 +277,13 @@ def test_results_without_a_paper_stand_alone(tmp_path):
   assert pages.read_published("cotraining", CONFIGS) == READ and pages.read_published("none", CONFIGS) == {}
 
 
+def test_a_stream_whose_label_is_a_path_has_figures(tmp_path):
+  leave(tmp_path / "mine", fake("er", "data_own/pairs.py:pairs", paper="", preset=""))
+  pages.write_report(tmp_path)
+  assert "figures/runs__data_own_pairs.py_pairs_drops.png" in (tmp_path / "report.md").read_text()
+  assert (tmp_path / "figures" / "runs__data_own_pairs.py_pairs_drops.png").exists()
+
+
 @pytest.mark.parametrize("text", ["{", "[1]"])
 def test_a_damaged_published_file_is_named(tmp_path, text):
   (tmp_path / "papers" / "p").mkdir(parents=True)

@@ -62,13 +62,18 @@ def test_test_rows_may_be_the_same_for_all_seeds_and_differ_by_task():
   assert found[1, 3].tolist() == [0.6, 0.375, 0.2] and np.isnan(found[0, 1, 2])
 
 
+NOTHING = {"slot_of": np.zeros((S, T), int), "report": {}, "looked": {}}
+
+
 @pytest.mark.parametrize("change", ["missing", "unknown"])
 def test_a_result_with_other_fields_is_refused(change):
   with pytest.raises(ValueError, match="paper" if change == "missing" else "colour"):
     if change == "unknown":
       fake(colour="red")
     else:
-      store.make_result(right={"task": RIGHT}, rows=np.full((S, T), 100), readout="task", task_confusion=None)
+      store.make_result(
+        right={"task": RIGHT}, rows=np.full((S, T), 100), readout="task", task_confusion=None, **NOTHING
+      )
 
 
 def test_a_result_survives_its_file(tmp_path):

@@ -9,10 +9,12 @@ import numpy as np
 import optax
 from etils import epath
 
+from cljax import files
 from cljax.checkpoint import Checkpoints
 from cljax.cursor import Carry, resume, steps_done
 from cljax.drive import Driver, drive, start
 from cljax.experiment import Experiment
+from cljax.journal import Noted
 from cljax.methods import METHODS
 from cljax.monitor import Monitor
 from cljax.run import compile_events
@@ -61,9 +63,9 @@ class Subject:
     it = self.experiment
     it = it if data is None else it._replace(stream=it.on_devices(data, it.axes))
     carry = carry or self.start()
-    monitor = Monitor(None, 1, 0, 0, "toy", quiet=True)
+    monitor = Monitor(None, 1, 0, Noted(), "toy", quiet=True)
     self.rows = []
-    monitor.write = self.rows.append
+    monitor.write = lambda row: self.rows.append(files.plain(row))
     driver = Driver(it, compiled or self.compiled, monitor, None, lambda: False)
     for unit in self.units() if units is None else units:
       drive([unit], carry, driver)

@@ -8,6 +8,7 @@ from absl import flags
 
 from cljax import files, monitor
 from cljax.errors import ConfigError
+from cljax.journal import Noted
 from cljax.wandb_board import WandbBoard
 from launch import boards
 
@@ -38,7 +39,7 @@ def test_a_run_is_told_under_its_own_name(runs, tmp_path, monkeypatch):
   files.write_json(tmp_path / "config.json", {"seed": 3})
   monkeypatch.setattr(monitor, "BOARDS", [lambda folder, label: WandbBoard("mine", folder, label)])
   for done in (0, 7):  # begun, and gone on with
-    own = monitor.Monitor(tmp_path, 10, done, 0, "er", quiet=True)
+    own = monitor.Monitor(tmp_path, 10, done, Noted.of(0, None), "er", quiet=True)
     own.scalars({"train/loss": 0.5, "perf/steps_per_sec": float("inf")})
     own.close()
   assert [run.logged for run in runs] == [[({"train/loss": 0.5}, 0)], [({"train/loss": 0.5}, 7)]]

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from cljax.data import local, manual, tfds
-from cljax.data.cache import Arrays, hash_arrays, read_cache, write_cache
+from cljax.data.cache import Arrays, read_cache, write_cache
 from cljax.data.folder import Shape
 from cljax.data.manual import MANUAL
 from cljax.errors import ConfigError
+from cljax.files import checksum
 from cljax.types import Bank
 
 EMBEDDED = ("digits", "synthetic")
@@ -54,7 +55,7 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None, s
     raise ConfigError("a source without a name: type a data set, such as digits, or several joined by +, such as a+b")
   if name in EMBEDDED:
     arrays = digits() if name == "digits" else synthetic()
-    return as_source(arrays, hash_arrays(arrays))
+    return as_source(arrays, checksum(arrays))
   root = folder_of(data_dir, "TFDS_DATA_DIR", DATA_DIR)
 
   def cached(full: str, key: str, decode: Callable[[], Arrays]) -> Arrays:

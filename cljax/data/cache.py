@@ -1,6 +1,5 @@
 """Decoded arrays of a data set on disk, so that the second start takes no time."""
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -9,18 +8,9 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from cljax.files import tidy
+from cljax.files import checksum, tidy
 
 Arrays = dict[str, Any]  # train_x and test_x [N, h, w, c], train_y and test_y [N], perhaps valid_x and valid_y, numpy
-
-
-def hash_arrays(arrays: Arrays) -> str:
-  """sha256 over names, types, shapes and bytes."""
-  digest = hashlib.sha256()
-  for name in sorted(arrays):
-    digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-    digest.update(np.ascontiguousarray(arrays[name]).data)
-  return digest.hexdigest()
 
 
 def check_kind(arrays: Arrays) -> None:
@@ -49,7 +39,7 @@ def read_cache(path: Path, key: str) -> Arrays | None:
     with path.open("rb") as file, np.load(file) as content:  # given a path, np.load leaves a damaged file open
       arrays = {name: content[name] for name in content.files}
     found, of = str(arrays.pop("hash")), str(arrays.pop("key", key))
-    if found != hash_arrays(arrays):
+    if found != checksum(arrays):
       raise ValueError("its checksum does not match")
     if of != key:
       raise ValueError("it was decoded from other files")
@@ -68,7 +58,7 @@ def write_cache(path: Path, arrays: Arrays, key: str) -> None:
     tidy([epath.Path(path.parent)], age=3600)
     try:
       with temporary.open("wb") as file:
-        np.savez(file, **arrays, hash=np.array(hash_arrays(arrays)), key=np.array(key))
+        np.savez(file, **arrays, hash=np.array(checksum(arrays)), key=np.array(key))
       os.replace(temporary, path)
     finally:
       temporary.unlink(missing_ok=True)

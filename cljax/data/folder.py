@@ -18,7 +18,7 @@ from PIL import Image
 from cljax.data.cache import Arrays
 from cljax.data.tfds import hash_files
 from cljax.declared import at_least, one_of
-from cljax.disk import PASSING, code_of, remedy
+from cljax.disk import unread
 from cljax.errors import ConfigError, in_short
 from cljax.host import fit_into, host_bytes
 
@@ -44,9 +44,7 @@ class Shape(NamedTuple):
 
 def unreadable(path: Path, error: Exception, what: str) -> ConfigError:
   """The error that names a file which cannot be read; `what` it is where that does not pass."""
-  if code_of(error) in PASSING:
-    return ConfigError(f"{path} cannot be read ({in_short(error)}): {remedy(error)}")
-  return ConfigError(f"{path} {what} ({in_short(error)})")
+  return unread(path, error) or ConfigError(f"{path} {what} ({in_short(error)})")
 
 
 def below(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from absl import logging
 from cljax.data import bank, local
 from cljax.data.bank import Source
 from cljax.data.folder import Shape
-from cljax.errors import ConfigError, choose
+from cljax.errors import ConfigError, Missing, choose
 from cljax.host import fit_into, host_bytes
 from cljax.types import Bank
 
@@ -46,7 +46,7 @@ def load(name: str, data_dir: str | None, size: int = 0, channels: int = 0, fit:
   for one in parts:
     try:
       found[one.rstrip("?")] = bank.load(one.rstrip("?"), data_dir, shape=Shape(size, channels, fit))
-    except ConfigError:
+    except Missing:
       if not one.endswith("?"):
         raise
       missing.append(one.rstrip("?"))
@@ -63,6 +63,17 @@ def load(name: str, data_dir: str | None, size: int = 0, channels: int = 0, fit:
   wanted = 2 * rows * (size or first[1]) ** 2 * (channels or first[3])  # as parts, then joined
   fit_into(host_bytes(), "this machine", f"{rows:,} pictures take", wanted, f"lower config.stream.size={size}")
   return joined(found, size or first[1], channels or first[3], fit)
+
+
+def one_or_joined(name: str, data_dir: str | None, size: int = 0, channels: int = 0, fit: str = "resize") -> Source:
+  """The data set of that name as it is; as `load` gives it where a shape is asked for, or several are joined.
+
+  Raises:
+    ConfigError: unknown, missing or unsuitable data.
+  """
+  if size or channels or len(local.parts(name, bank.KNOWN)) > 1:
+    return load(name, data_dir, size, channels, fit)
+  return bank.load(name, data_dir)
 
 
 def joined(sources: dict[str, Source], size: int, channels: int, fit: str) -> Source:

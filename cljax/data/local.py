@@ -12,10 +12,11 @@ import numpy as np
 from absl import logging
 
 from cljax.data.arrays import pair_of
-from cljax.data.cache import Arrays, hash_arrays
+from cljax.data.cache import Arrays
 from cljax.data.folder import Shape, classes_of, files_of, hash_folder, read_folder, split_folders, unreadable
 from cljax.data.tfds import versions
-from cljax.errors import ConfigError
+from cljax.errors import ConfigError, Missing
+from cljax.files import checksum
 
 SPLITS = ("train", "test", "valid")
 Cached = Callable[[str, str, Callable[[], Arrays]], Arrays]  # (name, hash, what decodes) -> arrays
@@ -77,7 +78,7 @@ def find(name: str, root: Path) -> Path:
   for place in (path, root / path, root / (path.name or ".")):
     if os.path.exists(place):
       return place
-  raise ConfigError(
+  raise Missing(
     f"config.stream.source={name} was not found: there is no {os.path.abspath(path)}, and no {path.name} in {root}; "
     "give the path of an .npz file or of a folder of pictures by class, or name its folder by --data_dir=DIR"
   )
@@ -178,7 +179,7 @@ def load(name: str, root: Path, shape: Shape, cached: Cached) -> tuple[Arrays, s
   try:
     if not path.is_dir():
       arrays = read_npz(path)
-      return arrays, hash_arrays(arrays)
+      return arrays, checksum(arrays)
     files = files_of(path)
   except OSError as error:
     raise unreadable(path, error, "cannot be read") from error

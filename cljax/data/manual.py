@@ -25,8 +25,8 @@ from PIL import Image
 
 from cljax.data.cache import Arrays
 from cljax.data.tfds import command
-from cljax.disk import PASSING, code_of, remedy
-from cljax.errors import ConfigError, in_short
+from cljax.disk import unread
+from cljax.errors import ConfigError, Missing, in_short
 
 STL_FILES = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
 STL_SHAPE = (3, 96, 96)  # as stored: channel, column, row
@@ -57,10 +57,10 @@ def find(name: str, root: Path) -> tuple[Path, list[Path]] | None:
   return None
 
 
-def missing(name: str, root: Path) -> ConfigError:
+def missing(name: str, root: Path) -> Missing:
   """What to say where such a data set is not there: how to lay its folder out."""
   layout = MANUAL[name].layout.format(folder=root / "manual" / name, command=command(name, root))
-  return ConfigError(
+  return Missing(
     f"data set {name!r} was not found in {root}: {layout}; or name another folder by --data_dir=DIR or TFDS_DATA_DIR; "
     "or take the embedded one: --config.stream.source=digits"
   )
@@ -170,9 +170,7 @@ def picture(path: Path, side: int) -> np.ndarray:
   except MemoryError:
     raise
   except Exception as error:  # Pillow's decoders raise many types
-    if code_of(error) in PASSING:
-      raise ConfigError(f"{path} cannot be read ({error}): {remedy(error)}") from error
-    raise damaged(path, in_short(error)) from error
+    raise unread(path, error) or damaged(path, in_short(error)) from error
 
 
 MANUAL = {

@@ -15,7 +15,7 @@ import numpy as np
 
 from cljax.data.folder import Shape
 from cljax.data.sample import decode, take_task
-from cljax.data.warp import Augmentation, Dressed, NoisyChannels, Permutation, Rotation, Standardisation, through
+from cljax.data.warp import MOVES, SCALES, Augmentation, Dressed, Standardisation, through
 from cljax.declared import above, any_number, at_least, declared, free, one_of
 from cljax.errors import ConfigError
 from cljax.types import Bank, Rows, Spec, Stream
@@ -151,7 +151,7 @@ def of_rows(stream: Stream, channels: int, by: str) -> Standardisation:
   """
   train = stream.tasks.train
   tables = [idx[:count] for idx, count in zip(train.idx, train.count, strict=True)]
-  if train.warp is None or isinstance(train.warp, Permutation | Rotation):
+  if train.warp is None or isinstance(train.warp, MOVES):
     groups = [[(None, rows)] for rows in tables] if by == "task" else [[(None, np.unique(np.concatenate(tables)))]]
   else:
     each = [(take_task(train.warp, t), rows) for t, rows in enumerate(tables)]
@@ -218,5 +218,5 @@ def type_shown(warp: Any, stored: Any, normalised: Mapping[str, Any]) -> str:
   """
   dressed = isinstance(warp, Dressed)
   own = dressed and warp.normalise is not None and not normalised
-  scaled = isinstance(warp.warp if dressed else warp, Standardisation | NoisyChannels)
+  scaled = isinstance(warp.warp if dressed else warp, SCALES)
   return "float32" if own or scaled else str(np.dtype(stored))

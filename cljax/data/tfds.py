@@ -3,7 +3,6 @@
 Pictures are decoded by Pillow, whatever else is installed, so that a data set is the same numbers on every machine.
 """
 
-import difflib
 import hashlib
 import io
 import json
@@ -17,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from cljax.data.cache import Arrays
-from cljax.disk import PASSING, code_of, remedy
-from cljax.errors import ConfigError
+from cljax.disk import unread
+from cljax.errors import ConfigError, Missing, in_short, meant
 
 BY_HAND = ("usps",)  # read like the others, but tensorflow_datasets has no code that prepares it
 READ_AT_ONCE = 10_000  # records
@@ -66,14 +65,13 @@ def find(name: str, root: Path, known: Sequence[str] = (), embedded: Sequence[st
   state = f"which holds {', '.join(there) or 'no prepared data set'}"
   if not root.is_dir():
     state = "which is no folder" if root.exists() else "which does not exist"
-  near = difflib.get_close_matches(name.lower(), sorted({*there, *known}), n=1)
-  hint = f" Did you mean {near[0]}?" if near and name not in known else ""
-  meant = near[0] if hint else name
-  ready = meant in there or meant in embedded
+  near = "" if name in known else meant(name, sorted({*there, *known}))
+  hint, wanted = f" Did you mean {near}?" if near else "", near or name
+  ready = wanted in there or wanted in embedded
   by_hand = "tensorflow_datasets does not prepare this one: copy its prepared folder there"
-  way = by_hand if meant in BY_HAND else f"Prepare it where there is a network: {command(meant, root)}"
-  way = f"Type --config.stream.source={meant}" if ready else way
-  raise ConfigError(
+  way = by_hand if wanted in BY_HAND else f"Prepare it where there is a network: {command(wanted, root)}"
+  way = f"Type --config.stream.source={wanted}" if ready else way
+  raise Missing(
     f"data set {name!r} was not found in {root}, {state}.{hint} {way}; or name another folder by --data_dir=DIR or "
     "TFDS_DATA_DIR; or take the embedded one: --config.stream.source=digits"
   )
@@ -95,11 +93,10 @@ def hash_files(folder: Path, files: Sequence[Path] | None = None) -> str:
 
 def broken(path: Path, name: str, root: Path, reason: Any) -> ConfigError:
   """The error that names a damaged file of a prepared data set."""
-  if isinstance(reason, Exception) and code_of(reason) in PASSING:
-    return ConfigError(f"{path} cannot be read ({reason}): {remedy(reason)}")
-  reason = " ".join(str(reason).split())[:200]
+  if isinstance(reason, Exception) and (passing := unread(path, reason)):
+    return passing
   way = "copy the folder again" if name in BY_HAND else f"prepare the data set again: {command(name, root)}"
-  return ConfigError(f"{path} is damaged ({reason}); delete {shlex.quote(str(path.parent))} and {way}")
+  return ConfigError(f"{path} is damaged ({in_short(reason, 200)}); delete {shlex.quote(str(path.parent))} and {way}")
 
 
 def formats(name: str, folder: Path, root: Path) -> set[str]:

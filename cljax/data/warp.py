@@ -3,8 +3,8 @@
 A warp is a NamedTuple of arrays with `__call__(x [B, height, width, channels] float32) -> the same shape`. All tasks of
 a stream use one record, whose leaves stack on a leading T; None is the identity. One that draws for each picture has
 `at_rows(x, row [B])` in its place, which is told the pictures' bank rows: a picture is the same at every visit. A new
-warp is a new record, and one that takes long has a place in `COSTLY`: it is applied once to a whole task, not again
-for each batch.
+warp is a new record with a place in `RANKS`; in `MOVES` where it only moves pixels about; in `SCALES` where it shows
+them on a scale of its own; in `COSTLY` where it takes long: it is applied once to a whole task, not for each batch.
 
 `Dressed` is a task's own warp with what goes before it and after it: an augmentation, which is drawn anew at each visit
 of a training step and is nothing elsewhere, and a normalisation.
@@ -119,6 +119,8 @@ class Dressed(NamedTuple):
 
 
 COSTLY = (Rotation, NoisyChannels)  # ten times a permutation
+MOVES = (Permutation, Rotation)  # statistics for a normalisation are of the pictures before them
+SCALES = (Standardisation, NoisyChannels)  # what they show is float32, whatever is stored
 RANKS: dict[Any, Any] = {  # of the leaves, for one task
   Permutation: Permutation(1),
   Rotation: Rotation(0),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.data.sample import decode
+from cljax.data.streams import pad
 from cljax.data.transfers import rows_of_class
 from cljax.errors import ConfigError
 from cljax.nets.heads import own_head, with_head
@@ -106,12 +107,7 @@ def table_of(y: np.ndarray, half: str) -> tuple[np.ndarray, np.ndarray]:
   Args:
     half: `all` of them, or those at even (`first`) or odd (`second`) places of each class.
   """
-  tables = [rows_of_class(y, label, half) for label in range(int(y.max()) + 1)]
-  count = np.array([len(table) for table in tables], np.int32)
-  rows = np.zeros((len(tables), max(int(count.max()), 1)), np.int32)
-  for row, table in zip(rows, tables, strict=True):
-    row[: len(table)] = table
-  return rows, count
+  return pad([rows_of_class(y, label, half) for label in range(int(y.max()) + 1)])
 
 
 def check_classes(old: tuple[int, ...], pool: tuple[int, ...], tasks: int, width: int, count: np.ndarray) -> None:

@@ -11,13 +11,13 @@ from cljax.meta.curriculum import Curriculum
 from cljax.meta.outer import Adam
 from cljax.meta.unroll import Inner
 from cljax.pieces.rule import Rule
-from cljax.sections import factory_of, keywords
+from cljax.sections import SOURCE, factory_of, keywords
 
 
 class Data(NamedTuple):
   """What episodes are drawn from."""
 
-  source: Annotated[str, free("the rule of names of config.stream.source: mnist, or cifar10+cifar100")] = "digits"
+  source: Annotated[str, free("the rule of names of config.stream.source: mnist, or cifar10+cifar100")] = SOURCE.default
   size: Annotated[int, at_least(0, "height and width of all pictures; 0: of the first data set's", 1024)] = 0
   channels: Annotated[int, at_least(0, "1 or 3; 0: those of the first data set", 3)] = 0
   old: Annotated[tuple[int, ...], at_least(0, "classes of the old task, in the order of its logits")] = (0, 1, 2, 3, 4)
@@ -98,7 +98,7 @@ class Settings(NamedTuple):
 
 def default() -> dict[str, Any]:
   """The keys that every config of a meta-training has, with their defaults."""
-  outside = {"paper": "", "preset": "", "seed": 0, "num_seeds": 1, "trains": "rule", "net": {"name": "mlp"}}
+  outside = {name: field.default for name, field in OUTER.items()} | {"net": {"name": "mlp"}}
   return outside | {name: record()._asdict() for name, record in RECORDS.items()}
 
 

@@ -11,7 +11,7 @@ from etils import epath
 from flax import linen as nn
 
 from cljax import artifacts
-from cljax.data import bank, join, local
+from cljax.data import join
 from cljax.data.bank import Source
 from cljax.data.streams import Layout, lay
 from cljax.data.transfers import rows_of_class, transfer
@@ -32,9 +32,7 @@ def source_of(data: Data, data_dir: str | None) -> Source:
     ConfigError: unknown, missing or unsuitable data.
   """
   try:
-    if data.size or data.channels or len(local.parts(data.source, bank.KNOWN)) > 1:
-      return join.load(data.source, data_dir, data.size, data.channels)
-    return bank.load(data.source, data_dir)
+    return join.one_or_joined(data.source, data_dir, data.size, data.channels)
   except ConfigError as error:  # which says what a stream's keys are called
     raise ConfigError(str(error).replace("config.stream.", "config.data.")) from error
 

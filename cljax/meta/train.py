@@ -117,14 +117,15 @@ def outer_of(settings: Settings, source: Source) -> Outer | Query:
   return Outer(Pair(net, called, tensors, settings.rule, inner), settings.curriculum, *own)
 
 
-def episodes_of(data: Data, source: Source, starts: PyTree) -> Episodes:
-  """What episodes are drawn from, on the device: of old classes all rows, of new ones the half."""
+def episodes_of(data: Data, source: Source) -> Episodes:
+  """What the episodes of all seeds are drawn from, on the device, but for their starts: of old classes all rows, of new
+  ones the half."""
   (rows, count), (half, half_count) = (table_of(source.train.y, one) for one in ("all", data.half))
   rows, count = rows.copy(), count.copy()
   new = np.array(data.new)
   rows[new, : half.shape[1]], count[new] = half[new], half_count[new]
   old = np.array(data.old, np.int32)
-  found = Episodes(source.train, rows, count, old, new.astype(np.int32), starts)
+  found = Episodes(source.train, rows, count, old, new.astype(np.int32), starts=None)
   return jax.tree.map(jnp.asarray, found)
 
 
@@ -147,11 +148,12 @@ def train_seeds(
 ) -> dict[int, tuple[Progress, dict[str, float]]]:
   """{seed: (its progress, what its place told at the end)}, after the seeds' trainings and their files."""
   begun = {}
+  shared = episodes_of(settings.data, source)
+  start = jax.jit(lambda key, episodes: begin(settings, outer, key, episodes))
   for seed in settings.seeds:
     key = jax.random.fold_in(jax.random.key(seed), META)
-    episodes = episodes_of(settings.data, source, starts[seed][0])
+    episodes = shared._replace(starts=jax.tree.map(jnp.asarray, starts[seed][0]))
     checkpoints = Checkpoints(folder / "checkpoints" / f"seed_{seed}")
-    start = jax.jit(lambda key, episodes: begin(settings, outer, key, episodes))
     shapes = jax.eval_shape(start, key, episodes)
     like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     found = checkpoints.restore(like, lambda cursor: progress_of(cursor, source.hash))

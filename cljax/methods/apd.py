@@ -38,7 +38,7 @@ from cljax.pieces.descent import descend
 from cljax.pieces.layered import Layered, Layers, params_of
 from cljax.pieces.learner import Fit
 from cljax.pieces.sharing import Shape, Sharing, plain
-from cljax.pieces.transfer import grouped, scaled, stack_of
+from cljax.pieces.transfer import Decay, grouped, scaled, stack_of
 from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
 
 
@@ -108,7 +108,7 @@ class Additive(NamedTuple):
   nets: Layered
   tx: optax.GradientTransformation
   how: Decomposition
-  decay: Array | float
+  decay: Decay
   epochs: int
 
   @property
@@ -198,7 +198,7 @@ class Additive(NamedTuple):
 
   def step(self, key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
     """One step of all that learns."""
-    scale = 1 / (1 + self.decay * (view.t * self.epochs + clock.epoch))
+    scale = self.decay.faded(view.t * self.epochs + clock.epoch)
     params, opt_state, _, info = descend(
       scaled(self.tx),
       lambda params, batch: self.loss(params, state, batch, key, view.t),
@@ -240,7 +240,7 @@ def apd(
   *,
   fit: Fit = Fit(),
   how: Decomposition = Decomposition(),
-  decay: Annotated[Array | float, at_least(0, "of the rate, by the epochs since the first task began")] = 0.0,
+  decay: Decay = Decay(),
 ) -> Method:
   """Convolutions as a shared part through a mask and an added part, both the task's.
 

@@ -26,7 +26,7 @@ from cljax.ops.losses import accuracy, cross_entropy
 from cljax.pieces.descent import GradientFn, descend
 from cljax.pieces.layered import Layered, Layers, params_of
 from cljax.pieces.learner import Fit
-from cljax.pieces.transfer import Transfer, layered, scaled
+from cljax.pieces.transfer import Decay, Transfer, layered, scaled
 from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
 
 
@@ -47,7 +47,7 @@ class Darts(NamedTuple):
 
   nets: Layered
   tx: optax.GradientTransformation
-  decay: Array | float
+  decay: Decay
   fit: Fit
   on_valid: bool
   ahead: Array | float | None  # rate of the step that alpha looks ahead by; None: it does not
@@ -89,7 +89,7 @@ class Darts(NamedTuple):
       return batch
     rows, size = view.tasks.valid, self.fit.batch_size
     count = rows.count[view.t]
-    i = (clock.epoch * clock.steps + clock.step) * size + jnp.arange(size)
+    i = clock.position * size + jnp.arange(size)
     return some_rows(view, rows, view.t, i % jnp.maximum(count, 1), jnp.arange(size) < count)
 
   def steering(self, params: Any, batch: Batch, keys: Array, scale: Array) -> GradientFn:
@@ -107,7 +107,7 @@ class Darts(NamedTuple):
   def step(self, key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
     """A step of alpha, then one of the weights."""
     at, keys = At(key, clock, view), jax.random.split(key)
-    tx, scale = scaled(self.tx), 1 / (1 + self.decay * (view.t * self.fit.epochs + clock.epoch))
+    tx, scale = scaled(self.tx), self.decay.faded(view.t * self.fit.epochs + clock.epoch)
     params, rows = params_of(state.layers), self.alpha_batch(batch, clock, view)
     alpha, alpha_state, _, _ = descend(
       tx,
@@ -144,7 +144,7 @@ def darts(
   *,
   fit: Fit = Fit(),
   transfer: Transfer = Transfer(),
-  decay: Annotated[Array | float, at_least(0, "of the rate, by the epochs since the first task began")] = 0.0,
+  decay: Decay = Decay(),
   alpha_rows: Annotated[str, one_of(("train", "valid"), "that move the mixture")] = "train",
   unrolled: Annotated[bool, free("the mixture is moved through a step of the weights")] = False,
   ahead: Annotated[Array | float, at_least(0, "rate of that step")] = 1e-3,

@@ -22,7 +22,8 @@ from flax import linen as nn
 from cljax.declared import at_least, declared
 from cljax.loops import mean_over
 from cljax.nets.modes import in_training
-from cljax.ops.trees import parameters, put, take
+from cljax.ops.losses import cross_entropies
+from cljax.ops.trees import parameters, put, take, where
 from cljax.pieces import early
 from cljax.pieces.attention import Attention, clipped, drawn
 from cljax.pieces.descent import descend
@@ -54,11 +55,14 @@ class Hat(NamedTuple):
     """What a step in task t [] moves."""
     return {"net": state.params, "gates": take(state.embeddings, t)}
 
+  def kept(self, state: State, t: Array) -> dict[str, Any]:
+    """What the best epoch of task t keeps."""
+    return {**self.moving(state, t), "collections": state.collections}
+
   def begun(self, state: State, t: Array) -> State:
     """The state at the beginning of task t: a new optimizer."""
-    params = self.moving(state, t)
-    cooled = Cooled(early.begin(params), jnp.float32(1)) if self.cooling.patience else None
-    return state.replace(opt_state=self.learner.tx.init(params), cooled=cooled)
+    cooled = Cooled(early.begin(self.kept(state, t)), jnp.float32(1)) if self.cooling.patience else None
+    return state.replace(opt_state=self.learner.tx.init(self.moving(state, t)), cooled=cooled)
 
   def init(self, key: Key) -> State:
     """Embeddings are drawn from a normal distribution of deviation 1."""
@@ -86,6 +90,7 @@ class Hat(NamedTuple):
 
     loss, gradient = self.attention.asked(s, judge, held)
     cooled = state.cooled
+    stopped: Any = False if cooled is None else cooled.best.stopped
     params, opt_state, _, (info, collections) = descend(
       self.learner.tx if cooled is None else cooled.slowed(self.learner.tx),
       loss,
@@ -94,21 +99,23 @@ class Hat(NamedTuple):
       batch,
       gradient=gradient,
       frozen={"net": jax.tree.map(lambda held: held == 1, held), "gates": False},
-      rests=False if cooled is None else cooled.best.stopped,
+      rests=stopped,
     )
+    if cooled is not None:
+      collections = where(stopped, state.collections, collections)
     embeddings = put(state.embeddings, view.t, clipped(params["gates"]))
     moved = {"params": params["net"], "opt_state": opt_state, "collections": collections}
     return state.replace(**moved, embeddings=embeddings), info
 
   def tick(self, key: Key, state: State, view: View, clock: Clock) -> State:
     """The validation loss of an epoch, at s_max and with the regulariser, decides about the rate."""
-    params = self.moving(state, view.t)
+    params = self.kept(state, view.t)
     gates = self.attention.at_rest(params["gates"])
-    apply, variables = self.units.gated(gates), {"params": params["net"], **state.collections}
+    apply, variables = self.units.gated(gates), {"params": params["net"], **params["collections"]}
 
     def each(batch: Batch) -> Array:
       logits = apply(variables, batch.x, batch.task).logits
-      return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y, where=batch.classes)
+      return cross_entropies(logits, batch)
 
     loss = mean_over(each, view, view.tasks.valid) + self.attention.regulariser(gates, state.used)
     return state.replace(cooled=cool(state.cooled, params, loss, self.cooling))
@@ -117,9 +124,10 @@ class Hat(NamedTuple):
     """The task's attention is held from now on; where the rate drops, that of its best epoch."""
     if state.cooled is not None:
       best = state.cooled.best.params
-      state = state.replace(params=best["net"], embeddings=put(state.embeddings, view.t, best["gates"]))
-    own = self.attention.at_rest(take(state.embeddings, view.t))
-    used = jax.tree.map(jnp.maximum, state.used, own)
+      own = {"params": best["net"], "collections": best["collections"]}
+      state = state.replace(**own, embeddings=put(state.embeddings, view.t, best["gates"]))
+    gates = self.attention.at_rest(take(state.embeddings, view.t))
+    used = jax.tree.map(jnp.maximum, state.used, gates)
     return state.replace(used=used, read=self.units.read({"params": state.params, **state.collections}, used))
 
   def apply(self, state: State, x: Array, slot: Array) -> Outputs:

@@ -13,6 +13,7 @@ import optax
 from flax import linen as nn
 
 from cljax.declared import above, at_least, declared
+from cljax.errors import ConfigError
 from cljax.nets.modes import at_rest, in_training
 from cljax.ops.losses import accuracy, cross_entropy, held_to
 from cljax.ops.trees import parameters
@@ -42,7 +43,16 @@ def lwf(
   distill_weight: Annotated[Array | float, at_least(0, "of the sum over old heads of `distillation`")] = 1.0,
   distill_temperature: Annotated[Array | float, above(0, "that softens teacher and student")] = 2.0,
 ) -> Method:
-  """Fine-tuning with distillation from the network before the task: L = L_new + distill_weight * L_old."""
+  """Fine-tuning with distillation from the network before the task: L = L_new + distill_weight * L_old.
+
+  Raises:
+    ConfigError: a net without heads, or with gates.
+  """
+  if not hasattr(net, "heads"):
+    raise ConfigError(
+      "this method asks the net's old heads, and this net has none that it knows: put the part below its Outputs under "
+      "those of the library, cljax.headed(net, spec)"
+    )
   learner = supervised(net, tx, spec)
   H, C = spec.heads, spec.C
 

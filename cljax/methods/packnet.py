@@ -20,7 +20,7 @@ from cljax.declared import at_least, declared
 from cljax.nets.modes import at_rest
 from cljax.ops.masks import keep_only, ranked
 from cljax.ops.slots import by_slot
-from cljax.ops.trees import parameters
+from cljax.ops.trees import parameters, where
 from cljax.pieces.learner import Trained, supervised
 from cljax.pieces.owners import FREE, first_owners, is_shared
 from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, StepFn, View, in_turn
@@ -71,7 +71,7 @@ def packnet(
     def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
       frozen = jax.tree.map(lambda owner: (owner != view.t) & (pruned | (owner != FREE)), state.owner)
       after, info = learner.step(At(key, clock, view), state, batch, frozen=frozen)
-      kept = jax.tree.map(lambda old, new: jnp.where(view.t > 0, old, new), state.collections, after.collections)
+      kept = where(view.t > 0, state.collections, after.collections)
       return after.replace(collections=kept), info
 
     return step

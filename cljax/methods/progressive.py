@@ -35,7 +35,7 @@ from cljax.ops.trees import put, take, where
 from cljax.pieces.descent import descend
 from cljax.pieces.layered import Layered, shapes_of, size
 from cljax.pieces.learner import Fit
-from cljax.pieces.transfer import Transfer, layered, scaled
+from cljax.pieces.transfer import Decay, Transfer, layered, scaled
 from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
 
 
@@ -105,7 +105,7 @@ class Progressive(NamedTuple):
 
   nets: Layered  # makes a column without its laterals
   tx: optax.GradientTransformation
-  decay: Array | float
+  decay: Decay
   fit: Fit
   reduction: int
 
@@ -221,7 +221,7 @@ class Progressive(NamedTuple):
       value = cross_entropy(logits, batch)
       return value, {"loss": value, "accuracy": accuracy(logits, batch)}
 
-    scale = 1 / (1 + self.decay * (t * self.fit.epochs + clock.epoch))
+    scale = self.decay.faded(t * self.fit.epochs + clock.epoch)
     column, opt_state, _, info = descend(
       scaled(self.tx), loss, state.column, state.opt_state, batch, At(key, clock, view), scale=scale
     )
@@ -264,7 +264,7 @@ def progressive(
   spec: Spec,
   *,
   fit: Fit = Fit(),
-  decay: Annotated[Array | float, at_least(0, "of the rate, by the epochs since the first task began")] = 0.0,
+  decay: Decay = Decay(),
   reduction: Annotated[int, at_least(1, "adapters are channels // (reduction * columns so far) wide", 1_000_000)] = 2,
 ) -> Method:
   """A column a task, which reads the frozen columns of the tasks before.

@@ -22,7 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cljax.declared import above, at_least, declared, free, one_of
 from cljax.nets.modes import at_rest, in_training
 from cljax.ops.slots import by_slot
-from cljax.ops.trees import parameters
+from cljax.ops.trees import parameters, where
 from cljax.pieces.descent import descend
 from cljax.pieces.learner import supervised
 from cljax.pieces.owners import first_owners
@@ -74,7 +74,7 @@ def wsn(
     held = unflatten_dict(flatten_dict(owner, sep="/") | state.union(), sep="/")
     moving, frozen = {"net": state.params, "scores": state.scores}, {"net": held, "scores": False}
     moving, opt_state, _, (info, collections) = descend(tx, loss, moving, state.opt_state, batch, frozen=frozen)
-    kept = jax.tree.map(lambda old, new: jnp.where(view.t > 0, old, new), state.collections, collections)
+    kept = where(view.t > 0, state.collections, collections)
     return state.replace(params=moving["net"], scores=moving["scores"], opt_state=opt_state, collections=kept), info
 
   def leave(key: Key, state: Scored, view: View, clock: Clock) -> Scored:

@@ -16,9 +16,14 @@ from cljax.ops.trees import where
 from cljax.types import Array, Key
 
 
+def takes(net: nn.Module, name: str) -> bool:
+  """Whether the call of a net has a parameter of that name."""
+  return name in inspect.signature(type(net).__call__).parameters
+
+
 def trains_apart(net: nn.Module) -> bool:
   """Whether the net takes `train`."""
-  return "train" in inspect.signature(type(net).__call__).parameters
+  return takes(net, "train")
 
 
 def begin(net: nn.Module, key: Key, x_shape: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:

@@ -1,6 +1,5 @@
 """A net of one's own under the library's heads: any linen module that maps pictures to features."""
 
-import inspect
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 
 from cljax.errors import ConfigError, in_short
 from cljax.nets.heads import Heads
+from cljax.nets.modes import takes
 from cljax.types import Array, Outputs, Spec
 
 
@@ -37,11 +37,6 @@ class HeadedInTraining(Headed):
   def __call__(self, x: Array, slot: Array, train: bool = False) -> Outputs:
     given = (x, slot) if takes(self.body, "slot") else (x,)
     return self.answer(self.body(*given, train=train), slot)
-
-
-def takes(net: nn.Module, name: str) -> bool:
-  """Whether the call of a net has a parameter of that name."""
-  return name in inspect.signature(type(net).__call__).parameters
 
 
 def headed(net: nn.Module, spec: Spec) -> nn.Module:

@@ -23,19 +23,28 @@ def moments(values: Array, live: Array) -> Array:
   return jnp.stack([mean, jax.vmap(mean_live, (1, None))((values - mean) ** 2, live)])
 
 
-def cross_entropy(logits: Array, batch: Batch) -> Array:
-  """[] mean softmax cross-entropy over live rows; the logits [B, C] of `batch.classes` compete."""
+def cross_entropies(logits: Array, batch: Batch) -> Array:
+  """[B] softmax cross-entropy of each row; the logits [B, C] of `batch.classes` compete."""
   chex.assert_equal_shape([logits, batch.classes])
   chex.assert_type([logits, batch.y, batch.classes], [float, int, bool])
-  each = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y, where=batch.classes)
-  return mean_live(each, batch.live)
+  return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y, where=batch.classes)
+
+
+def cross_entropy(logits: Array, batch: Batch) -> Array:
+  """[] mean of `cross_entropies` over live rows."""
+  return mean_live(cross_entropies(logits, batch), batch.live)
+
+
+def hits(logits: Array, batch: Batch) -> Array:
+  """[B] bool, whether the largest allowed logit is the row's label."""
+  chex.assert_equal_shape([logits, batch.classes])
+  chex.assert_type([logits, batch.classes], [float, bool])
+  return jnp.where(batch.classes, logits, -jnp.inf).argmax(axis=-1) == batch.y
 
 
 def accuracy(logits: Array, batch: Batch) -> Array:
-  """[] share of live rows whose largest allowed logit is the row's label."""
-  chex.assert_equal_shape([logits, batch.classes])
-  chex.assert_type([logits, batch.classes], [float, bool])
-  return mean_live(jnp.where(batch.classes, logits, -jnp.inf).argmax(axis=-1) == batch.y, batch.live)
+  """[] share of live rows that are `hits`."""
+  return mean_live(hits(logits, batch), batch.live)
 
 
 def rows(batch: Batch, start: int, stop: int | None = None) -> Batch:

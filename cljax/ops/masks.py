@@ -3,6 +3,7 @@
 A mask is a bool array of its weights' shape. Trees of masks have the structure of the weights that they are about.
 """
 
+import math
 from typing import Any
 
 import chex
@@ -24,10 +25,7 @@ def unpack(bits: Array, shape: tuple[int, ...]) -> Array:
   """The mask of that shape again."""
   chex.assert_rank(bits, 1)
   chex.assert_type(bits, jnp.uint8)
-  count = 1
-  for size in shape:
-    count *= size
-  return jnp.unpackbits(bits, count=count).reshape(shape).astype(bool)
+  return jnp.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool)
 
 
 def normalised(score: Array) -> Array:

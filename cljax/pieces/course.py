@@ -78,7 +78,7 @@ class Course(NamedTuple):
       length, k = clock.whole, clock.total
     else:
       length = clock.length // trials
-      k = (clock.epoch * clock.steps + clock.step) % jnp.maximum(length, 1)
+      k = clock.position % jnp.maximum(length, 1)
     length, k = jnp.maximum(length, 1).astype(jnp.float32), k.astype(jnp.float32)
     warm = jnp.minimum(k / self.warmup_steps, 1.0) if self.warmup_steps else jnp.float32(1)
     if self.schedule == "cosine":

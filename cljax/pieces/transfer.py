@@ -92,6 +92,16 @@ def layered(net: nn.Module, spec: Spec, transfer: Transfer) -> Layered:
   return Layered(net, sharing_of(transfer, net, shapes_of(net, spec)), spec, groups, transfer.roll_back)
 
 
+class Decay(NamedTuple):
+  """How the rate falls with the epochs of the whole lifetime."""
+
+  decay: Annotated[Array | float, at_least(0, "of the rate, by the epochs since the first task began")] = 0.0
+
+  def faded(self, epoch: Array) -> Array:
+    """[] what updates are multiplied by after so many epochs: 1 / (1 + decay * epoch)."""
+    return 1 / (1 + self.decay * epoch)
+
+
 def scaled(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
   """The optimizer with its updates times `scale`, which is told at each step."""
 

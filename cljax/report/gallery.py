@@ -34,7 +34,7 @@ def table_figures(
   exhibits: Exhibits = NO_EXHIBITS,
   curves: Sequence[Curves] = (),
 ) -> dict[str, Figure]:
-  """The figures of a table by file name, those of a kind together, each by stream and scenario: accuracy against
+  """The figures of a table by name, those of a kind together, each by stream and scenario: accuracy against
   forgetting, accuracy so far, what composes with what, a matrix for each result, losses, curves and drops, exhibits.
 
   Args:

@@ -103,7 +103,7 @@ def write_report(
     names = apart.names(results, [path for path, _, _ in found])
     arrays, curves = [store.read_report_arrays(folder) for folder in folders], [curves_of(one) for one in folders]
     figures = gallery.table_figures(results, arrays, names, exhibits, curves)
-    figures = {f"{paper or 'runs'}_{preset}_{name}": figure for name, figure in figures.items()}
+    figures = {plots.file_name(f"{paper or 'runs'}_{preset}_{name}"): figure for name, figure in figures.items()}
     title = f"{paper or 'runs'}, preset {preset}" if preset else paper or "runs"
     all_rows[title] = tables.rows(results, published, names, exhibits, costs=True)
     beside = [*notes(results, published, names), *without(found)]

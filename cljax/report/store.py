@@ -122,9 +122,9 @@ def make_result(
   rows: np.ndarray,
   readout: str,
   task_confusion: np.ndarray | None,
-  slot_of: np.ndarray | None = None,
-  report: Mapping[str, np.ndarray] | None = None,
-  looked: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+  slot_of: np.ndarray,
+  report: Mapping[str, np.ndarray],
+  looked: Mapping[str, Mapping[str, np.ndarray]],
   **fields: Any,
 ) -> dict[str, Any]:
   """A result from counts.
@@ -134,7 +134,7 @@ def make_result(
     rows: [S, T] test rows, or [T] where they are the same for all seeds.
     readout: the main one.
     task_confusion: [S, T, slots] counts, or None.
-    slot_of: [S, T] the slot of each task; None: the task itself.
+    slot_of: [S, T] the slot of each task.
     report: [S, T, ...] what the method told after each task.
     looked: look -> its counts: `right` as above, of a readout of that name out of `right_rows` [S, T]; or those of
       `peak_of` or of `curve_of`.
@@ -148,17 +148,13 @@ def make_result(
   growing = {"class", *(("valid",) if readout == "class" else ())}  # whose answers are among the classes seen so far
   result |= {"accuracy": matrices[readout], "metrics": summarize(matrices[readout], readout in growing)}
   others = {name: matrix for name, matrix in matrices.items() if name != readout}
-  looked = looked or {}
   others |= {name: shares(one["right"], one["right_rows"]) for name, one in looked.items() if "right" in one}
   result["peak"] = next((peak_of(one) for one in looked.values() if "valid" in one), None)
   result["curves"] = {name: curve_of(one) for name, one in looked.items() if "within" in one}
   result["readouts"] = {name: {"accuracy": m, "metrics": summarize(m, name in growing)} for name, m in others.items()}
   if task_confusion is not None and "inferred" in others:
-    slots = (
-      np.broadcast_to(np.arange(task_confusion.shape[1]), task_confusion.shape[:2]) if slot_of is None else slot_of
-    )
-    result["readouts"]["inferred"]["task_recognition"] = recognition(task_confusion, slots)
-  last = {name: np.asarray(value)[:, -1] for name, value in (report or {}).items()}
+    result["readouts"]["inferred"]["task_recognition"] = recognition(task_confusion, slot_of)
+  last = {name: np.asarray(value)[:, -1] for name, value in report.items()}
   result["report"] = {name: value for name, value in last.items() if value[0].size <= LONGEST}
   if set(result) != set(FIELDS):
     raise ValueError(f"fields differ from the schema: {sorted(set(result) ^ set(FIELDS))}")

@@ -10,6 +10,7 @@ import optax
 from cljax.declared import at_least, one_of
 from cljax.loops import mean_over
 from cljax.methods.den.units import Wide, free_places, furthest, norms
+from cljax.ops.losses import cross_entropies
 from cljax.ops.masks import keep_only
 from cljax.ops.slots import over_live
 from cljax.ops.trees import put, take
@@ -134,7 +135,7 @@ class Growing(NamedTuple):
 
     def loss(batch: Batch) -> Array:
       logits = self.wide.answer(state.params, live, batch.x).logits
-      return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y, where=batch.classes)
+      return cross_entropies(logits, batch)
 
     grows = (t > 0) & (mean_over(loss, view, view.tasks.train) > self.how.loss_threshold)
     places = [free_places(born, self.how.added_units) for born in state.born]

@@ -29,14 +29,14 @@ et al. leave room:
 """
 
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.declared import at_least, declared
+from cljax.declared import declared
 from cljax.errors import ConfigError
 from cljax.methods.den.growth import Growing, Growth, State
 from cljax.methods.den.units import Wide, group_soft, soft
@@ -45,7 +45,7 @@ from cljax.ops.slots import by_slot
 from cljax.ops.trees import take, where
 from cljax.pieces.descent import descend
 from cljax.pieces.learner import Fit
-from cljax.pieces.transfer import scaled, stack_of
+from cljax.pieces.transfer import Decay, scaled, stack_of
 from cljax.types import NONE, Array, At, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
 
 PARTS = ("head", "selective", "expand", "split")
@@ -55,7 +55,7 @@ class Den(NamedTuple):
   """The functions of the method."""
 
   edges: Growing
-  decay: Array | float
+  decay: Decay
   fit: Fit
 
   @property
@@ -122,7 +122,7 @@ class Den(NamedTuple):
   def step(self, part: str, key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
     """One of the optimizer and one proximal step, of what learns in this part."""
     t, begun = view.t, sum(self.epochs[: PARTS.index(part)])
-    scale = 1 / (1 + self.decay * (t * sum(self.epochs) + begun + clock.epoch))
+    scale = self.decay.faded(t * sum(self.epochs) + begun + clock.epoch)
     learns = self.learns(part, state, t)
     params, opt_state, _, info = descend(
       scaled(self.edges.tx),
@@ -181,7 +181,7 @@ def den(
   *,
   fit: Fit = Fit(),
   how: Growth = Growth(),
-  decay: Annotated[Array | float, at_least(0, "of the rate, by the epochs since the first task began")] = 0.0,
+  decay: Decay = Decay(),
 ) -> Method:
   """One network that is retrained in part for each task, and grows.
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from cljax.methods.lasem.keywords import Selection
-from cljax.ops.losses import accuracy, cross_entropy
+from cljax.ops.losses import accuracy, cross_entropies, cross_entropy
 from cljax.ops.posterior import configurations, counted, effective, leaning, log_likelihood, posterior, prior_of
 from cljax.pieces.descent import descend
 from cljax.pieces.layered import Layered, Layers, params_of
-from cljax.pieces.transfer import scaled
+from cljax.pieces.transfer import Decay, scaled
 from cljax.types import Array, At, Batch, Clock, Info, Key, View
 
 
@@ -38,7 +38,7 @@ class EM(NamedTuple):
   tx: optax.GradientTransformation
   selection: Selection
   rule: tuple[bool, ...]  # the configuration of `static` and `fixed`
-  decay: Array | float
+  decay: Decay
   epochs: int
 
   @property
@@ -105,9 +105,7 @@ class EM(NamedTuple):
     """[K] the log-likelihood of the batch's labels under each configuration; features [K, B, D], dropout off."""
     K, B, D = features.shape
     logits = self.nets.top(work, features.reshape(K * B, D)).logits.reshape(K, B, -1)
-    each = jax.vmap(lambda one: optax.softmax_cross_entropy_with_integer_labels(one, batch.y, where=batch.classes))(
-      logits
-    )
+    each = jax.vmap(cross_entropies, (0, None))(logits, batch)
     return log_likelihood(-each, batch.live, mean=self.selection.likelihood == "mean")
 
   def posterior(self, params: Any, features: Array, batch: Batch, weights: Array) -> Array:
@@ -157,7 +155,7 @@ class EM(NamedTuple):
       state, info = jax.lax.cond(sharp, self.move_one, self.move_all, at, state, batch)
     else:
       state, info = self.move_all(at, state, batch)
-    done = clock.epoch * clock.steps + clock.step + 1
+    done = clock.position + 1
     t = jnp.maximum(state.now, 0)
     changed = state.changed.at[t].set(jnp.where(self.best(state) == before, state.changed[t], done))
     return state.replace(changed=changed), info | {
@@ -169,7 +167,7 @@ class EM(NamedTuple):
     """One step of the optimizer."""
     epoch = at.view.t * self.epochs + at.clock.epoch % self.epochs
     params, opt_state, _, told = descend(
-      scaled(self.tx), loss, params_of(state.layers), state.opt_state, batch, at, scale=1 / (1 + self.decay * epoch)
+      scaled(self.tx), loss, params_of(state.layers), state.opt_state, batch, at, scale=self.decay.faded(epoch)
     )
     layers = state.layers.replace(shared=params["shared"], work=params["work"])
     return state.replace(layers=layers, opt_state=opt_state), told
@@ -190,7 +188,7 @@ class EM(NamedTuple):
 
   def sometimes(self, at: At, state: State, batch: Batch) -> State:
     """An E-step at every `e_every`-th batch of a task."""
-    turn = (at.clock.epoch * at.clock.steps + at.clock.step) % self.selection.e_every == 0
+    turn = at.clock.position % self.selection.e_every == 0
 
     def learn(state: State) -> State:
       params = params_of(state.layers)

@@ -20,17 +20,15 @@ the prior is sharp (`m_step='until'`). `choose='static'` gives the comparators t
 on each task and keeps the best, `fixed` keeps a posterior for the ablation of Figure 6.
 """
 
-from typing import Annotated
-
 import optax
 from flax import linen as nn
 
-from cljax.declared import at_least, declared
+from cljax.declared import declared
 from cljax.methods.lasem.em import EM, State
 from cljax.methods.lasem.keywords import Selection, bits, check
 from cljax.methods.lasem.search import Search
 from cljax.pieces.learner import Fit
-from cljax.pieces.transfer import Transfer, layered
+from cljax.pieces.transfer import Decay, Transfer, layered
 from cljax.types import Array, Method, Outputs, Phase, Spec
 
 
@@ -43,7 +41,7 @@ def lasem(
   fit: Fit = Fit(),
   transfer: Transfer = Transfer(),
   selection: Selection = Selection(),
-  decay: Annotated[Array | float, at_least(0, "of the rate, by the epochs since the first task began")] = 0.0,
+  decay: Decay = Decay(),
 ) -> Method:
   """Layers shared or a task's own, by EM, by a fixed configuration, or at random.
 
@@ -63,6 +61,6 @@ def lasem(
     search, epochs = Search(em), fit.epochs * 2 ** len(groups)
     phase = Phase("fit", fit.batch_size, em.step, epochs, enter=search.enter, tick=search.tick, exit=search.leave)
     phase = phase._replace(trials=2 ** len(groups))
-    return Method(search.init, (phase,), apply, search.report, search.faults, needs_boundaries=True, needs_valid=True)
+    return Method(search.init, (phase,), apply, search.report, needs_boundaries=True, needs_valid=True)
   phase = Phase("fit", fit.batch_size, em.step, fit.epochs, enter=em.enter, exit=em.leave)
   return Method(em.init, (phase,), apply, em.report, needs_boundaries=True, branches=branches)

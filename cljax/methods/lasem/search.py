@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from cljax.loops import mean_over
 from cljax.methods.lasem.em import EM, State
+from cljax.ops.losses import hits
 from cljax.ops.trees import where
 from cljax.pieces.layered import params_of
 from cljax.types import Array, Batch, Clock, Key, View
@@ -27,7 +28,7 @@ class Trials:
   winner: Array  # [] int32 the best finished one
   best: Any  # its params
   valid: Array  # [T, K] best accuracy on validation rows of each trial; -1 before any
-  blind: Array  # [] bool, some task has no validation row
+  blind: Array  # [] bool, always false: a field of older checkpoints
 
 
 class Search(NamedTuple):
@@ -46,8 +47,7 @@ class Search(NamedTuple):
     """Task t starts with the first configuration."""
     state = self.em.enter(key, state, view, clock)
     trials, none = state.search, jnp.int32(0)
-    blind = trials.blind | (view.tasks.valid.count[view.t] == 0)
-    trials = trials.replace(trial=none, epochs=none, winner=none, best=params_of(state.layers), blind=blind)
+    trials = trials.replace(trial=none, epochs=none, winner=none, best=params_of(state.layers))
     return state.replace(search=trials, given=state.given.at[view.t].set(0))
 
   def accuracy(self, state: State, view: View) -> Array:
@@ -56,7 +56,7 @@ class Search(NamedTuple):
 
     def right(batch: Batch) -> Array:
       logits = self.em.nets.top(params["work"], self.em.nets.features(params, batch.x, config)).logits
-      return jnp.where(batch.classes, logits, -jnp.inf).argmax(axis=-1) == batch.y
+      return hits(logits, batch)
 
     return mean_over(right, view, view.tasks.valid)
 
@@ -93,7 +93,3 @@ class Search(NamedTuple):
   def report(self, state: State) -> dict[str, Array]:
     """What each task shares, and the scores of all its trials."""
     return self.em.report(state) | {"trial_valid": state.search.valid}
-
-  def faults(self, state: State) -> dict[str, Array]:
-    """A task without validation rows cannot be searched."""
-    return {"stream.valid_per_class (or valid_per_task)": state.search.blind}

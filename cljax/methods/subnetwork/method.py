@@ -56,18 +56,13 @@ def subnetwork(
   The net has layers under one head over all classes.
 
   Raises:
-    ConfigError: fewer shares than the net has layers, a stream with several heads, several epochs of a stream that
-      hides its boundaries, or a decision before an onset can have been noticed.
+    ConfigError: fewer shares than the net has layers, a stream with several heads, or a decision before an onset
+      can have been noticed.
   """
   if spec.heads != 1 or not hasattr(net, "heads") or hasattr(net, "experts"):
     raise ConfigError(
       "config.method.name='subnetwork' needs dense layers under one head over all classes: set "
       "config.stream.name='subsets' and config.net.name='mlp'"
-    )
-  if not spec.boundaries and training.epochs != 1:
-    raise ConfigError(
-      f"config.method.epochs={training.epochs}: where boundaries are hidden the stream is seen once; set "
-      "config.method.epochs=1 and repeat the rows of each task by config.stream.passes"
     )
   if onsets.decide_after < onsets.onset_batches:
     raise ConfigError(

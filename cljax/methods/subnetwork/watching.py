@@ -60,7 +60,8 @@ class HiddenBoundaries(NamedTuple):
 
   def phases(self) -> tuple[Phase, ...]:
     """The only one."""
-    return (Phase("fit", self.training.batch_size, self.step, epochs=1, enter=self.enter, exit=self.leave),)
+    training = self.training
+    return (Phase("fit", training.batch_size, self.step, training.epochs, enter=self.enter, exit=self.leave),)
 
   def init(self) -> Watching:
     """Nothing seen."""

@@ -1,4 +1,5 @@
-"""What holds a network to its past: penalties and projections that any method takes which trains by gradients.
+"""What holds a network to its past: penalties and projections for the methods with a keyword `guard`, which are
+`finetune`, those that are fine-tuning under one, `er`, `der`, `derpp`, `single` and `routing`.
 
 A guard is made of `answer`, (params, batch) -> raw logits [B, C], and of the spec; `GUARDS` has them by name. A method
 takes one by its keyword `guard`, a mapping {"name": ..., keywords}; a strength of 0 is no guard, nor is a memory of
