@@ -178,4 +178,4 @@ def test_the_page_of_all_methods_is_what_the_code_declares():
   loaded.loader.exec_module(module)
   assert module.PAGE.read_text() == module.page()
   told = module.PAGE.read_text()
-  assert all(f"### {name}\n" in told for table in (METHODS, listing.GUARDS) for name in table)
+  assert all(f"### {name}\n" in told for table in (METHODS, GUARDS) for name in table)

@@ -37,7 +37,7 @@ from cljax.nets.modes import at_rest, in_training
 from cljax.ops.infer import entropy_slopes
 from cljax.ops.masks import ranked
 from cljax.ops.slots import by_slot
-from cljax.ops.trees import parameters
+from cljax.ops.trees import parameters, where
 from cljax.pieces.descent import descend
 from cljax.pieces.learner import supervised
 from cljax.pieces.owners import first_owners
@@ -145,7 +145,7 @@ def supsup(
     others = jax.tree.map(lambda owner: owner != view.t, first_owners(state.params, spec))
     frozen = {name: False if name == "scores" else others[name] for name in before}
     after, opt_state, _, (info, collections) = descend(tx, loss, before, state.opt_state, batch, frozen=frozen)
-    kept = jax.tree.map(lambda old, new: jnp.where(view.t > 0, old, new), state.collections, collections)
+    kept = where(view.t > 0, state.collections, collections)
     params = state.params | {name: leaf for name, leaf in after.items() if name == "head"}
     return state.replace(params=params, scores=after["scores"], opt_state=opt_state, collections=kept), info
 
