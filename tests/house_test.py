@@ -34,12 +34,13 @@ def test_jit_of_what_trains_lives_in_run():
 
 def test_loops_over_the_stream_live_in_fit():
   """The other loops run over a plan's indices, a permutation's rounds, stacked networks, clusters, earlier tasks, the
-  rounds of a quadratic program and a probe's steps, not over training steps (but for those of one block, of rows held
-  back or kept where boundaries are hidden, and of `meta`)."""
+  rounds of a quadratic program and a probe's steps, not over training steps (but for those of one block, of one row
+  after the other in MER, of rows held back or kept where boundaries are hidden, and of `meta`)."""
   loops = files_with("lax.fori_loop", "lax.scan", "lax.while_loop")
   assert loops == {
     "cljax/loops.py",
     "cljax/pieces/blocks.py",
+    "cljax/methods/mer.py",
     "cljax/pieces/replay.py",
     "cljax/pieces/balanced.py",
     "cljax/pieces/guards/projections.py",

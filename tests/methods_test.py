@@ -61,6 +61,7 @@ TOYS = {
   "learned_rule": (short_mlp, {"batch_size": 10, "alpha": 0.3, "hidden": 4, "hidden_vectors": 3}),
   "lwf": (short_mlp, {"batch_size": 10, "warmup_epochs": 2}),
   "mas": (toys.mlp, {"guard": {"name": "mas", "strength": 0.01}}),
+  "mer": (short_mlp, {"batch_size": 10, "replay": 4, "reptile_batches": 2, "capacity": 12, "beta": 0.5}),
   "ogd": (toys.mlp, {"guard": {"name": "ogd", "per_task": 6}}),
   "progressive": (short_stack, {}),
   "si": (toys.mlp, {"guard": {"name": "si", "strength": 0.01}}),  # at .1 this small stream diverges

@@ -17,6 +17,7 @@ from cljax.methods.joint import joint
 from cljax.methods.lasem import lasem
 from cljax.methods.learned_rule import learned_rule
 from cljax.methods.lwf import lwf
+from cljax.methods.mer import mer
 from cljax.methods.packnet import packnet
 from cljax.methods.progressive import progressive
 from cljax.methods.routing import routing
@@ -48,6 +49,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   "learned_rule": learned_rule,
   "lwf": lwf,
   "mas": under("mas"),
+  "mer": mer,
   "ogd": under("ogd"),
   "packnet": packnet,
   "progressive": progressive,
@@ -60,4 +62,4 @@ METHODS: dict[str, Callable[..., Method]] = {
   "wsn": wsn,
 }
 PLAINEST = "finetune"  # of a config that names none
-WITHOUT_BOUNDARIES = ("finetune", "er", "subnetwork", "der", "derpp")  # need not know where tasks begin
+WITHOUT_BOUNDARIES = ("finetune", "er", "subnetwork", "der", "derpp", "mer")  # need not know where tasks begin

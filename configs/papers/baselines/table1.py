@@ -29,8 +29,9 @@ STREAMS = ("mnist_permuted", "mnist_rotated", "mnist_split", "cifar100_split")
 SCENARIOS = ("task", "domain", "class")
 GUARDS = ("ewc", "online_ewc", "si", "mas", "agem", "gem", "ogd")  # fine-tuning under each
 REPLAY = ("er", "er_ring", "er_balanced", "der", "derpp")
+MER = {"batch_size": 1, "replay": 25, "reptile_batches": 5, "capacity": 5_120}  # rows one by one, as the paper has them
 HEADS = ("hat", "cat", "packnet", "wsn", "supsup", "spg")  # need heads, and so the task, whatever the stream
-METHODS = ("finetune", *GUARDS, "lwf", *REPLAY, *HEADS, "single", "joint")
+METHODS = ("finetune", *GUARDS, "lwf", *REPLAY, "mer", *HEADS, "single", "joint")
 SEARCH = ("no", "yes")
 RATES = (0.01, 0.03, 0.1)  # of a search; Adam's are a tenth of them
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
@@ -116,6 +117,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.net, config.optimizer.lr = {"name": "resnet", "depth": 20}, 0.03
   if method in REPLAY:
     config.method.replay = config.method.batch_size
+  if method == "mer":
+    config.method.update(MER)
   if preset == "smoke":
     config.method.epochs = 3
   if pinned["search"] == "yes":
