@@ -111,7 +111,7 @@ def test_help_has_an_example_first_and_own_flags(name):
 
 
 WRONG = {  # what a config says: the three nearest, and the command
-  "method": ({"method": {"name": "erx"}}, "Did you mean er? Near it: der, derpp. `cljax list methods` shows all"),
+  "method": ({"method": {"name": "erx"}}, "Did you mean er? Near it: der, mer. `cljax list methods` shows all"),
   "net": ({"net": {"name": "mpl"}}, "Did you mean mlp? Near it: "),
   "guard": (
     {"method": {"name": "er", "guard": {"name": "ewcc"}}},
