@@ -14,7 +14,8 @@ net of 200 and 200 units with a tenth of each layer for a task, which fills up;
 Methods: `subnetwork` is told where tasks begin; `subnetwork_detected` is not, nor are `detected_pseudo` (scores by the
 net's own answers), `detected_last` (the mask of the task before) and `detected_loss` (the loss is watched).
 `one_expert` puts all tasks into one expert, as PackNet does; `each_own` opens an expert for each task; finetune and er
-are one network.
+are one network. hat, cat, packnet, wsn, supsup and spg have heads and are told the task; a gate finds it from a batch,
+by the entropy of their answers.
 
 Presets: `robust`, scores from 512 rows, and retraining; `paper`, from 32 rows without retraining, ten epochs, as the
 released code has them; `smoke`, the embedded digits in place of MNIST. README.md beside this file has the numbers.
@@ -45,7 +46,12 @@ SHARED: dict[str, dict[str, Any]] = {
   },
   "each_own": {"overlap_from": 1.1, "recurring_below": 0.0},
 }
-BASELINES: dict[str, dict[str, Any]] = {"finetune": {"name": "finetune"}, "er": {"name": "er", "replay": 32}}
+MASKS = ("hat", "cat", "packnet", "wsn", "supsup", "spg")  # are told the task, and find it behind a gate
+BASELINES: dict[str, dict[str, Any]] = {
+  "finetune": {"name": "finetune"},
+  "er": {"name": "er", "replay": 32},
+  **{name: {"name": name} for name in MASKS},
+}
 METHODS = ("subnetwork", *DETECTED, *SHARED, *BASELINES)
 ROWS = {
   "pairs": METHODS,
@@ -125,6 +131,8 @@ def get_config(arg: str = "") -> ConfigDict:
           "onset_history": 20,
         }
       )
+  if method in MASKS:
+    config.stream.scenario, config.gate = "task", {"name": "entropy", "over": "batch"}
   if method in DETECTED:
     config.stream.update({"boundaries": False, "passes": config.method.epochs})
     config.method.epochs = 1
