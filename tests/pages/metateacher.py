@@ -20,6 +20,7 @@ LEFT_OUT = (
 PRESET = "metateacher/reduced/mnist"
 TWICE = "metateacher/reduced_twice/mnist"
 FIGURE = "metateacher/figure1"
+CIFAR, SMALL = "metateacher/small_cifar/cifar10", "meta_small_cifar"
 STEPS = {  # as the table has them
   "SGD": "sgd",
   "SGD x.33": "sgd_0.33",
@@ -32,8 +33,8 @@ STEPS = {  # as the table has them
 }
 
 
-def meta(name):
-  return read_json(RESULTS / "metateacher" / "meta" / name / "meta.json")
+def meta(name, folder="meta"):
+  return read_json(RESULTS / "metateacher" / folder / name / "meta.json")
 
 
 def probe(place):
@@ -62,6 +63,8 @@ def representation():
     *(least, most, float(others[:, 2].max())),
   )
   yield "by {:.1f} points for replay and by {:.0f} for fine-tuning on CIFAR-10", float(others[0, 0]), above_cifar
+  replay, held = (probe(f"{FIGURE}/cifar10/{name}")[1:] for name in ("er", "lwf"))
+  yield "replay forgets {:.1f} points by the output and {:.1f} by the readout, LwF {:.1f} and {:.1f};", *replay, *held
 
 
 def beyond(folder, cell):
@@ -167,6 +170,47 @@ def twice_as_many():
   yield "the largest cell reads {:,.0f} after 1,000 steps, a step counter, on every seed", float(cells.max())
 
 
+def small_cifar():
+  told = {name: meta(name, SMALL)["config"] for name in ("lstm", "static")}
+  rule = told["lstm"]
+  assert all(one["length"] == rule["length"] and one["inner"] == rule["inner"] for one in told.values())
+  yield (
+    "{} steps of {} rows at alpha {:.1f}. Both rules are meta-trained on {:,} segments of {} steps from {} networks",
+    *(rule["curriculum"]["steps"], rule["inner"]["new_batch"], rule["inner"]["alpha"], rule["length"]["segments"]),
+    *(word(rule["curriculum"]["truncation"]), word(len(result(f"{CIFAR}/lstm")["seeds"]))),
+  )
+  before = probed_at(f"{CIFAR}/sgd", 1)
+  lost = [100 * (before - float(kept(result(f"{CIFAR}/{cell}"))[:, 0].mean())) for cell in ("sgd", "sgd_0.05")]
+  yield (
+    "know the old task by {:.3f} before the new one, plain SGD at the whole rate forgets {:.1f} points of it and a "
+    "twentieth of the rate {:.1f}",
+    *(before, *lost),
+  )
+  above = {cell: beyond(CIFAR, cell) for cell in ("lstm", "static", "lwf", "lwf_0.5", "ewc_100_0.33", "teacher")}
+  yield "The LSTM lies {:.2f} +- {:.2f} points above the frontier of the rates", *above["lstm"]
+  yield "without a network, {:.2f} +- {:.2f}, on each network above the LSTM", *above["static"]
+  each = [beside(result(f"{CIFAR}/{cell}"), [result(place) for place in runs(CIFAR)]) for cell in ("lstm", "static")]
+  values = [one["old task beyond the rate's frontier"]["values"] for one in each]
+  assert all(static > lstm for lstm, static in zip(*values, strict=True))
+  yield (
+    "LwF lies {:.2f} +- {:.2f} above it, at half the rate {:.2f} +- {:.2f}, EWC at 100 and a third of the rate {:.2f} "
+    "+- {:.2f}, the teacher {:.2f} +- {:.2f}.",
+    *(number for cell in ("lwf", "lwf_0.5", "ewc_100_0.33", "teacher") for number in above[cell]),
+  )
+  new = [float(kept(result(f"{CIFAR}/{cell}"))[:, 1].mean()) for cell in ("lwf", "lstm", "static")]
+  yield "it learns the new task by {:.3f}, the rules by {:.3f} and {:.3f}", *new
+  chance = (kept(result(f"{CIFAR}/ewc_100")) < 0.25).all(axis=1)
+  yield "ends at chance on {} of {} networks", word(int(chance.sum())), word(len(chance))
+  trained = meta("lstm", SMALL)
+  begun = sorted(set(trained["episodes"]))
+  yield "the LSTM began {} or {} episodes and the threshold rose once of eight times", begun[0], begun[-1]
+
+
+def probed_at(place, matrix_row):
+  """Accuracy of the probe on the old task at a row of the matrix, the mean over seeds."""
+  return float(np.array(result(place)["readouts"]["readout"]["accuracy"])[:, matrix_row, 0].mean())
+
+
 def phrases():
-  for part in (representation, beside_sgd, thresholds, twice_as_many):
+  for part in (representation, beside_sgd, thresholds, twice_as_many, small_cifar):
     yield from part()
