@@ -7,6 +7,7 @@ from cljax.report.curves import over_steps
 from cljax.report.frontier import beside, kept
 from cljax.report.representation import LEAST
 from cljax.report.representation import columns as probed
+from configs.papers.metateacher.table1 import SHARES
 from tests.prose import RESULTS, mean, result, row, runs, word, written
 
 LEFT_OUT = (
@@ -206,11 +207,28 @@ def small_cifar():
   yield "the LSTM began {} or {} episodes and the threshold rose once of eight times", begun[0], begun[-1]
 
 
+def second_order():
+  at = {}
+  for name in ("first", "second"):
+    place, trained = f"metateacher/second_order/{name}/mnist/lstm", meta(name, "meta_second_order")["config"]
+    assert trained["inner"]["second_order"] == (name == "second") and trained["curriculum"]["unit"] == "sgd"
+    (at[name],) = kept(result(place)).tolist()
+    rates = [kept(result(f"{PRESET}/{cell}"))[0] for cell in ("sgd", *(f"sgd_{share}" for share in SHARES))]
+    new, old = np.array(sorted((new, old) for old, new in rates)).T
+    at[name].append(float(100 * (at[name][0] - np.interp(at[name][1], new, old))))
+  yield (
+    "second order keeps and learns {:.3f} / {:.3f}, {:.2f} points above that network's frontier, first order {:.3f} / "
+    "{:.3f} and {:.2f} points",
+    *(*at["second"], *at["first"]),
+  )
+  yield "do better than the 60 to 100 of the table ({:.3f} / {:.3f})", *map(float, kept(result(f"{PRESET}/lstm"))[0])
+
+
 def probed_at(place, matrix_row):
   """Accuracy of the probe on the old task at a row of the matrix, the mean over seeds."""
   return float(np.array(result(place)["readouts"]["readout"]["accuracy"])[:, matrix_row, 0].mean())
 
 
 def phrases():
-  for part in (representation, beside_sgd, thresholds, twice_as_many, small_cifar):
+  for part in (representation, beside_sgd, thresholds, twice_as_many, second_order, small_cifar):
     yield from part()
