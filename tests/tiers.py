@@ -27,7 +27,6 @@ RELEASE = {  # file -> its tests, by their names, with a parameter where others 
     "test_damaged_checkpoints_end_with_the_same_result[all truncated]",
     "test_damaged_checkpoints_end_with_the_same_result[truncated]",
   ),
-  "class_lists_test": ("test_cifar100",),
   "damage_test": (
     "test_a_zip_of_an_older_version_is_read_and_its_headers_are_told",
     "test_no_flipped_bit_of_any_sealed_object_is_read",
@@ -41,18 +40,12 @@ RELEASE = {  # file -> its tests, by their names, with a parameter where others 
   ),
   "den_test": ("test_units_are_added_if_the_loss_is_high_and_old_tasks_do_not_see_them",),
   "der_test": ("test_steps_and_stored_logits_are_those_of_a_plain_implementation[der-weights0]",),
-  "devices_test": (
-    "test_a_checkpoint_of_two_devices_goes_on_on_one",
-    "test_each_value_of_a_sweep_has_the_numbers_of_its_own_run",
-  ),
   "engine_test": (
     "test_a_seed_alone_has_the_bits_it_has_among_others[plain-each]",
     "test_any_chunk_length_gives_the_same_bits[plain-48]",
     "test_executors_agree[plain-each]",
   ),
   "evaluate_test": (
-    "test_validation_rows_are_asked_as_in_the_run",
-    "test_a_run_stopped_between_tasks_is_asked_about_the_classes_so_far",
     "test_a_damaged_checkpoint_is_passed_over_and_left_where_it_is",
     "test_a_method_without_parts_leaves_none",
     "test_costly_warps_and_learning_rates_of_a_sweep",
@@ -75,22 +68,14 @@ RELEASE = {  # file -> its tests, by their names, with a parameter where others 
     "test_under_hard_masks_old_tasks_keep_their_bits[group_norm]",
   ),
   "lasem_test": (
-    "test_several_m_steps_keep_the_posterior",
     "test_an_e_step_at_every_third_batch",
     "test_all_configurations_until_the_prior_is_sharp",
     "test_a_step_of_the_paper_counts_the_most_probable",
     "test_a_step_of_the_release_adds_the_posterior",
     "test_dropout_is_drawn_for_each_configuration",
-    "test_random_configurations_are_each_task_s_and_seed_s_own",
     "test_the_rate_falls_over_the_whole_lifetime",
-    "test_tasks_that_share_nothing_never_change",
   ),
-  "launch_test": (
-    "test_predict_answers_with_a_finished_run",
-    "test_a_work_dir_is_the_same_folder_in_every_main",
-    "test_a_config_with_several_cells_runs_them_all",
-    "test_a_backend_of_windows_that_does_not_exist_is_nobody_s_concern",
-  ),
+  "launch_test": ("test_a_backend_of_windows_that_does_not_exist_is_nobody_s_concern",),
   "learned_rule_test": (
     "test_the_memory_goes_back_to_zero_at_a_task_or_is_kept",
     "test_multipliers_are_counted_by_the_task",
@@ -101,10 +86,7 @@ RELEASE = {  # file -> its tests, by their names, with a parameter where others 
     "test_matrices_are_those_asked_by_hand[two_phases]",
   ),
   "memories_test": ("test_rows_offered_before_are_counted_without_dead_ones",),
-  "meta_test": (
-    "test_from_the_shell_and_killed_on_the_way",
-    "test_a_threshold_that_lets_nothing_live_is_said",
-  ),
+  "meta_test": ("test_a_threshold_that_lets_nothing_live_is_said",),
   "modes_test": (
     "test_methods_carry_them[lwf]",
     "test_networks_of_their_own_keep_their_own_statistics",
@@ -132,10 +114,6 @@ RELEASE = {  # file -> its tests, by their names, with a parameter where others 
     "test_hidden_boundaries_and_slots_of_the_method_s_own",
   ),
   "report_test": ("test_report_arrays_that_are_gone_are_told",),
-  "resume_test": (
-    "test_sigterm_saves_and_asks_for_a_requeue",
-    "test_a_truncated_newest_checkpoint_falls_back",
-  ),
   "routing_draws_test": (
     "test_steps_draw_as_told[step]",
     "test_the_memory_has_its_own_draw",
@@ -155,13 +133,11 @@ RELEASE = {  # file -> its tests, by their names, with a parameter where others 
     "test_neurons_share_weights_but_no_state",
     "test_with_a_scale_of_one_it_begins_as_a_slower_sgd",
   ),
-  "run_test": ("test_a_run_without_a_config_answers_by_its_method",),
   "selection_test": (
     "test_how_often_the_right_configuration_is_found[product, mean of posteriors]",
     "test_how_often_the_right_configuration_is_found[release]",
     "test_how_often_the_right_configuration_is_found[amortised]",
   ),
-  "shards_test": ("test_two_processes_do_one_table",),
   "sharing_test": (
     "test_live_parameters_are_counted_by_what_is_committed",
     "test_the_tree_is_each_configuration_by_itself[groups]",
