@@ -100,3 +100,10 @@ def two_streams(tmp_path):
     leave(tmp_path / stream / "er", fake("er", stream))
     leave(tmp_path / stream / "routing", fake("routing", stream), report_arrays())
   return tmp_path
+
+
+def flipped(content, bit):
+  """Bytes with one bit the other way."""
+  content = bytearray(content)
+  content[bit // 8] ^= 1 << bit % 8
+  return bytes(content)

@@ -27,10 +27,6 @@ RELEASE = {  # file -> its tests, by their names, with a parameter where others 
     "test_damaged_checkpoints_end_with_the_same_result[all truncated]",
     "test_damaged_checkpoints_end_with_the_same_result[truncated]",
   ),
-  "damage_test": (
-    "test_a_zip_of_an_older_version_is_read_and_its_headers_are_told",
-    "test_no_flipped_bit_of_any_sealed_object_is_read",
-  ),
   "darts_test": ("test_to_second_order_alpha_looks_through_a_step_of_the_weights",),
   "declared_test": (
     "test_no_value_of_any_keyword_ends_in_a_traceback[method-subnetwork]",
@@ -132,6 +128,10 @@ RELEASE = {  # file -> its tests, by their names, with a parameter where others 
     "test_it_begins_as_plain_sgd[conv]",
     "test_neurons_share_weights_but_no_state",
     "test_with_a_scale_of_one_it_begins_as_a_slower_sgd",
+  ),
+  "sealed_test": (
+    "test_a_zip_of_an_older_version_is_read_and_its_headers_are_told",
+    "test_no_flipped_bit_of_any_sealed_object_is_read",
   ),
   "selection_test": (
     "test_how_often_the_right_configuration_is_found[product, mean of posteriors]",

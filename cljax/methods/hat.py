@@ -11,7 +11,7 @@ statistics all tasks share). With the published soft gates a gate is 1 to the la
 that is shut lets through as little as e^-(s_max |e|); adaptive optimizers undo the factors between 0 and 1.
 """
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.declared import at_least, declared
+from cljax.declared import declared
 from cljax.loops import mean_over
 from cljax.nets.modes import in_training
 from cljax.ops.losses import cross_entropies
@@ -28,7 +28,7 @@ from cljax.pieces import early
 from cljax.pieces.attention import Attention, clipped, drawn
 from cljax.pieces.descent import descend
 from cljax.pieces.early import Cooled, Cooling, cool
-from cljax.pieces.learner import Learner, Trained, supervised
+from cljax.pieces.learner import Learner, Passes, Trained, supervised
 from cljax.pieces.units import Units, units_of
 from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View, keep
 
@@ -132,7 +132,7 @@ class Hat(NamedTuple):
 
   def apply(self, state: State, x: Array, slot: Array) -> Outputs:
     """Each row through the gates of its own slot."""
-    gates = self.attention.at_rest({name: e[slot] for name, e in state.embeddings.items()})
+    gates = self.attention.of_slots(state.embeddings, slot)
     return self.units.gated(gates)({"params": state.params, **state.collections}, x, slot)
 
   def report(self, state: State) -> dict[str, Array]:
@@ -148,8 +148,7 @@ def hat(
   tx: optax.GradientTransformation,
   spec: Spec,
   *,
-  batch_size: Annotated[int, at_least(1, "rows a step")] = 64,
-  epochs: Annotated[int, at_least(1, "passes over each task")] = 5,
+  passes: Passes = Passes(),
   attention: Attention = Attention(),
   cooling: Cooling = Cooling(),
 ) -> Method:
@@ -161,5 +160,5 @@ def hat(
   own = Hat(supervised(net, tx, spec), units_of(net, spec), attention, cooling)
   cools = cooling.patience > 0
   tick = own.tick if cools else keep
-  phase = Phase("fit", batch_size, own.step, epochs=epochs, enter=own.enter, tick=tick, exit=own.leave)
+  phase = Phase("fit", passes.batch_size, own.step, epochs=passes.epochs, enter=own.enter, tick=tick, exit=own.leave)
   return Method(own.init, (phase,), own.apply, own.report, needs_boundaries=True, needs_valid=cools)

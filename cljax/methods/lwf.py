@@ -18,7 +18,7 @@ from cljax.nets.modes import at_rest, in_training
 from cljax.ops.losses import accuracy, cross_entropy, held_to
 from cljax.ops.trees import parameters
 from cljax.pieces.descent import descend
-from cljax.pieces.learner import Trained, supervised
+from cljax.pieces.learner import Passes, Trained, supervised
 from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Phase, Spec, View
 
 
@@ -37,8 +37,7 @@ def lwf(
   tx: optax.GradientTransformation,
   spec: Spec,
   *,
-  batch_size: Annotated[int, at_least(1, "rows a step")] = 64,
-  epochs: Annotated[int, at_least(1, "passes over each task")] = 5,
+  passes: Passes = Passes(),
   warmup_epochs: Annotated[int, at_least(0, "passes before these that move the heads only; none in task 1")] = 1,
   distill_weight: Annotated[Array | float, at_least(0, "of the sum over old heads of `distillation`")] = 1.0,
   distill_temperature: Annotated[Array | float, above(0, "that softens teacher and student")] = 2.0,
@@ -99,6 +98,6 @@ def lwf(
     return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(0)}
 
   enter_fit = restart if warmup_epochs else enter
-  fit = Phase("fit", batch_size, stepping(False), epochs=epochs, enter=enter_fit, exit=leave)
-  warmup = Phase("warmup", batch_size, stepping(True), epochs=warmup_epochs, enter=enter)
+  fit = Phase("fit", passes.batch_size, stepping(False), epochs=passes.epochs, enter=enter_fit, exit=leave)
+  warmup = Phase("warmup", passes.batch_size, stepping(True), epochs=warmup_epochs, enter=enter)
   return Method(init, (warmup, fit) if warmup_epochs else (fit,), learner.apply, report, needs_boundaries=True)

@@ -26,14 +26,14 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.declared import at_least, declared, free
+from cljax.declared import declared, free
 from cljax.loops import mean_over
 from cljax.nets.modes import at_rest
 from cljax.ops.losses import cross_entropy
 from cljax.ops.slots import largest_of_live
 from cljax.ops.trees import parameters
 from cljax.pieces.guards.examples import GROUP, row_gradients
-from cljax.pieces.learner import Trained, supervised
+from cljax.pieces.learner import Passes, Trained, supervised
 from cljax.pieces.owners import first_owners
 from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Phase, Spec, View
 
@@ -69,8 +69,7 @@ def spg(
   tx: optax.GradientTransformation,
   spec: Spec,
   *,
-  batch_size: Annotated[int, at_least(1, "rows a step")] = 64,
-  epochs: Annotated[int, at_least(1, "passes over each task")] = 5,
+  passes: Passes = Passes(),
   across_heads: Annotated[
     bool, free("what matters to earlier tasks' heads is held too, as published; else to the task's own alone")
   ] = True,
@@ -130,5 +129,5 @@ def spg(
       "held": mean_of(state.importance),
     }
 
-  phase = Phase("fit", batch_size, step, epochs=epochs, enter=enter, exit=leave)
+  phase = Phase("fit", passes.batch_size, step, epochs=passes.epochs, enter=enter, exit=leave)
   return Method(init, (phase,), learner.apply, report, needs_boundaries=True)

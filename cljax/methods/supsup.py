@@ -39,7 +39,7 @@ from cljax.ops.masks import ranked
 from cljax.ops.slots import by_slot
 from cljax.ops.trees import parameters, where
 from cljax.pieces.descent import descend
-from cljax.pieces.learner import supervised
+from cljax.pieces.learner import Passes, supervised
 from cljax.pieces.owners import first_owners
 from cljax.pieces.scores import ByPath, Scored, drawn, kernels, no_masks, straight_through, winners, within
 from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
@@ -91,8 +91,7 @@ def supsup(
   tx: optax.GradientTransformation,
   spec: Spec,
   *,
-  batch_size: Annotated[int, at_least(1, "rows a step")] = 128,
-  epochs: Annotated[int, at_least(1, "passes over each task")] = 5,
+  passes: Passes = Passes(batch_size=128),
   masked_by: Annotated[
     str, one_of(("sign", "share"), "what is in a mask: scores of 0 and more, or the `winning_share` by their size")
   ] = "sign",
@@ -164,5 +163,5 @@ def supsup(
     used = sum(mask.sum() for mask in state.union().values()) / parameters(state.scores)
     return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(0), "used": used}
 
-  phase = Phase("fit", batch_size, step, epochs=epochs, enter=enter, exit=leave)
+  phase = Phase("fit", passes.batch_size, step, epochs=passes.epochs, enter=enter, exit=leave)
   return Method(init, (phase,), apply, report, infers=infer != "oracle", needs_boundaries=True)

@@ -19,12 +19,12 @@ import optax
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cljax.declared import above, at_least, declared, free, one_of
+from cljax.declared import above, declared, free, one_of
 from cljax.nets.modes import at_rest, in_training
 from cljax.ops.slots import by_slot
 from cljax.ops.trees import parameters, where
 from cljax.pieces.descent import descend
-from cljax.pieces.learner import supervised
+from cljax.pieces.learner import Passes, supervised
 from cljax.pieces.owners import first_owners
 from cljax.pieces.scores import ByPath, Scored, drawn, kernels, no_masks, straight_through, winners, within
 from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
@@ -36,8 +36,7 @@ def wsn(
   tx: optax.GradientTransformation,
   spec: Spec,
   *,
-  batch_size: Annotated[int, at_least(1, "rows a step")] = 64,
-  epochs: Annotated[int, at_least(1, "passes over each task")] = 5,
+  passes: Passes = Passes(),
   winning_share: Annotated[Array | float, above(0, "c, of each layer; published are .03 to .7", 1)] = 0.5,
   carry_scores: Annotated[
     bool, free("from task to task, as in the paper's algorithm; else each draws them anew")
@@ -88,5 +87,5 @@ def wsn(
     used = sum(mask.sum() for mask in state.union().values()) / parameters(state.scores)
     return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(0), "used": used}
 
-  phase = Phase("fit", batch_size, step, epochs=epochs, enter=enter, exit=leave)
+  phase = Phase("fit", passes.batch_size, step, epochs=passes.epochs, enter=enter, exit=leave)
   return Method(init, (phase,), apply, report, needs_boundaries=True)

@@ -44,6 +44,10 @@ class Attention(NamedTuple):
       return {name: jnp.float32(e > 0) for name, e in embeddings.items()}
     return {name: jax.nn.sigmoid(self.largest_slope * e) for name, e in embeddings.items()}
 
+  def of_slots(self, embeddings: ByLayer, slot: Array) -> dict[str, Array]:
+    """The gates at rest of each row's own slot [B], of embeddings [T, W] by layer."""
+    return self.at_rest({name: e[slot] for name, e in embeddings.items()})
+
   def regulariser(self, gates: ByLayer, used: ByLayer) -> Array:
     """c sum a (1 - a^{<t}) / sum (1 - a^{<t}) over all units: the share of what is free that the gates open."""
     free = {name: 1 - held for name, held in used.items()}

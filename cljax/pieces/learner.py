@@ -47,6 +47,13 @@ class Fit(NamedTuple):
   block: Annotated[int, at_least(0, "steps that share a pass over the first layer; 0 chooses, 1: step by step")] = 0
 
 
+class Passes(NamedTuple):
+  """The same for a method that takes its steps one by one."""
+
+  batch_size: Annotated[int, at_least(1, "rows a step")] = 64
+  epochs: Annotated[int, at_least(1, "passes over each task")] = 5
+
+
 @flax.struct.dataclass
 class Trained:
   """A network in training; a method's state may add fields to it."""

@@ -39,7 +39,7 @@ from cljax.ops.slots import by_slot, over_live
 from cljax.ops.trees import parameters, put, take
 from cljax.pieces.attention import Attention, clipped, drawn
 from cljax.pieces.descent import descend
-from cljax.pieces.learner import Learner, Trained, supervised
+from cljax.pieces.learner import Learner, Passes, Trained, supervised
 from cljax.pieces.units import Units, units_of
 from cljax.types import Array, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
 
@@ -220,7 +220,7 @@ class Cat(NamedTuple):
 
   def both(self, state: State, x: Array, slot: Array) -> tuple[Outputs, Array]:
     """What each row's own gates answer, and what is read off the tasks that are similar to its slot's [B, C]."""
-    gates = self.attention.at_rest({name: e[slot] for name, e in state.embeddings.items()})
+    gates = self.attention.of_slots(state.embeddings, slot)
     asks = self.asking(state, x, slot)
     plain = asks(self.units.gated(gates))
     seen = over_live(lambda k: self.features(state, k, asks), state.similar[slot].any(axis=0))
@@ -230,7 +230,7 @@ class Cat(NamedTuple):
   def apply(self, state: State, x: Array, slot: Array) -> Outputs:
     """Each row through the gates of its own slot, or from what its task reads off similar ones."""
     if not self.transfers:
-      gates = self.attention.at_rest({name: e[slot] for name, e in state.embeddings.items()})
+      gates = self.attention.of_slots(state.embeddings, slot)
       return self.asking(state, x, slot)(self.units.gated(gates))
     plain, read = self.both(state, x, slot)
     return plain._replace(logits=jnp.where(state.by_transfer[slot][:, None], read, plain.logits))
@@ -248,8 +248,7 @@ def cat(
   tx: optax.GradientTransformation,
   spec: Spec,
   *,
-  batch_size: Annotated[int, at_least(1, "rows a step")] = 64,
-  epochs: Annotated[int, at_least(1, "passes over each task")] = 5,
+  passes: Passes = Passes(),
   attention: Attention = Attention(),
   transfer: Transfer = Transfer(),
 ) -> Method:
@@ -259,8 +258,8 @@ def cat(
     ConfigError: a net with parameters that belong to no units.
   """
   own = Cat(supervised(net, tx, spec), units_of(net, spec), attention, transfer)
-  fit = Phase("fit", batch_size, own.step, epochs=epochs, enter=own.enter, exit=own.leave)
-  given = "compare", batch_size, own.compare_step
+  fit = Phase("fit", passes.batch_size, own.step, epochs=passes.epochs, enter=own.enter, exit=own.leave)
+  given = "compare", passes.batch_size, own.compare_step
   comparing = Phase(*given, epochs=transfer.compare_epochs, enter=own.begin_comparison, exit=own.compare)
   phases = (comparing, fit) if own.detects else (fit,)
   return Method(own.init, phases, own.apply, own.report, needs_boundaries=True, needs_valid=own.transfers)

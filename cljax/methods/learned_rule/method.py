@@ -19,7 +19,7 @@ from cljax.declared import at_least, declared, free, one_of
 from cljax.nets.modes import begin
 from cljax.nets.taps import tapped
 from cljax.ops.trees import parameters
-from cljax.pieces.learner import Trained, supervised
+from cljax.pieces.learner import Passes, Trained, supervised
 from cljax.pieces.neurons import activations, tensors_of_net
 from cljax.pieces.rule import Rule, blank_counts, counting, filled, init_theta, largest_cell, learned
 from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Phase, Spec, View, keep, nothing
@@ -41,8 +41,7 @@ def learned_rule(
   tx: optax.GradientTransformation,
   spec: Spec,
   *,
-  batch_size: Annotated[int, at_least(1, "rows a step")] = 64,
-  epochs: Annotated[int, at_least(1, "passes over each task")] = 1,
+  passes: Passes = Passes(epochs=1),
   rule: Rule = Rule(),
   theta: Annotated[
     str, free("file of a trained rule, `W/parts/seed_0/theta.npz`; '' is one before training: plain SGD at alpha")
@@ -102,7 +101,8 @@ def learned_rule(
     return {f"method.cell={rule.cell!r}": ~finite}
 
   literal = (rule.form, rule.cell) == ("lstm", "relu")
-  phase = Phase("fit", batch_size, step, epochs=epochs, enter=enter if memory == "reset" or count_multipliers else keep)
+  begins = enter if memory == "reset" or count_multipliers else keep
+  phase = Phase("fit", passes.batch_size, step, epochs=passes.epochs, enter=begins)
   return Method(
     init,
     (phase,),
