@@ -1,6 +1,6 @@
 r"""What composes with what: methods under guards and behind gates, on two streams of the embedded digits.
 
-COMMAND, all pairs (resumable; half an hour on one core):
+COMMAND, all pairs (resumable; 126 short runs of three seeds):
   python -m launch.train --config=configs/papers/baselines/pairs.py --workdir=W
 COMMAND, one of them:
   python -m launch.train --config=configs/papers/baselines/pairs.py:stream=digits_split,method=er,guard=ewc --workdir=W
