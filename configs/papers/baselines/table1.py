@@ -34,12 +34,28 @@ HEADS = ("hat", "cat", "packnet", "wsn", "supsup", "spg")  # need heads, and so 
 METHODS = ("finetune", *GUARDS, "lwf", *REPLAY, "mer", *HEADS, "single", "joint")
 SEARCH = ("no", "yes")
 RATES = (0.01, 0.03, 0.1)  # of a search; Adam's are a tenth of them
-STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
-SEARCHED = {  # method -> (the number that a search varies beside the rate, its values)
-  **dict.fromkeys(("ewc", "online_ewc", "mas"), ("guard_strength", STRENGTHS)),
-  "si": ("guard_strength", tuple(strength / 1e3 for strength in STRENGTHS)),
-  "lwf": ("distill_weight", (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)),
-  "gem": ("guard_margin", (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)),
+DECADES = (0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)  # strengths on split MNIST
+HALVES = (
+  0.1,
+  0.3,
+  1.0,
+  3.0,
+  10.0,
+  30.0,
+  100.0,
+  300.0,
+)  # the same where plain SGD sees a stream once, and diverges soon
+UNITS = (0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
+SEARCHED = {  # method -> (the number that a search varies beside the rate, its values on split MNIST, elsewhere)
+  **dict.fromkeys(("ewc", "online_ewc", "mas"), ("guard_strength", DECADES, HALVES)),
+  "si": ("guard_strength", tuple(strength / 1e3 for strength in DECADES), tuple(strength / 10 for strength in HALVES)),
+  "lwf": (
+    "distill_weight",
+    (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+    (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+  ),
+  "gem": ("guard_margin", (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5), (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)),
+  **dict.fromkeys(("der", "derpp"), ("alpha", UNITS, UNITS)),
 }
 ROWS = 5_120  # of a memory, as in Riemer et al.; 256 a task for those that keep some of each task
 
@@ -123,10 +139,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.method.epochs = 3
   if pinned["search"] == "yes":
     config.stream.valid_per_task, config.looks = (200 if not split else 1000) if preset == "paper" else 20, ("valid",)
-    config.seed, config.num_seeds = 100, 2  # others than those of the table
+    config.seed, config.num_seeds, config.evaluate = 100, 2, "ends"  # other seeds than those of the table
     scale = 10 if config.optimizer.name == "adam" else 1
     config.sweep = {"lr": tuple(rate / scale for rate in RATES)}
     if method in SEARCHED:
-      name, values = SEARCHED[method]
-      config.sweep[name] = values
+      name, on_split, elsewhere = SEARCHED[method]
+      config.sweep[name] = on_split if stream == "mnist_split" else elsewhere
   return complete(config)
