@@ -161,4 +161,4 @@ def hat(
   cools = cooling.patience > 0
   tick = own.tick if cools else keep
   phase = Phase("fit", passes.batch_size, own.step, epochs=passes.epochs, enter=own.enter, tick=tick, exit=own.leave)
-  return Method(own.init, (phase,), own.apply, own.report, needs_boundaries=True, needs_valid=cools)
+  return Method(own.init, (phase,), own.apply, own.report, told=True, needs_boundaries=True, needs_valid=cools)
