@@ -50,7 +50,13 @@ def test_numbers_are_compared_over_the_seeds_that_both_have(tmp_path):
 
 @pytest.mark.parametrize(
   ("ours", "theirs", "noise"),
-  [((0.5, 0.6), (0.4, 0.5001), "beyond noise"), ((0.5, 0.6), (0.5, 0.6), "equal"), ((0.5,), (0.4,), "one seed")],
+  [
+    ((0.5, 0.6), (0.4, 0.5001), "beyond noise"),
+    ((0.5, 0.6), (0.5, 0.6), "equal"),
+    ((0.75, 0.5), (0.5, 0.75), "within noise"),  # of one mean, and not equal
+    ((0.5,), (0.4,), "one seed"),
+    ((0.5, None), (0.5, 0.6), "no number of some seed"),
+  ],
 )
 def test_noise_is_told(tmp_path, ours, theirs, noise):
   results = [scored(run(parameters_changed=n), values) for n, values in enumerate((ours, theirs))]

@@ -248,3 +248,11 @@ def test_routing_is_projected_through_its_gates():
 
   (hurt, still), size = moves(jax.random.key(0), views[1], views[0])
   assert hurt < -1e-3 * size and abs(still) < 1e-5 * size
+
+
+@pytest.mark.parametrize("other", ["si", "none"])
+def test_a_method_that_is_named_by_its_guard_takes_no_other(other):
+  """Tables call it by its name."""
+  spec = setting()[0]
+  with pytest.raises(ConfigError, match=rf"config.method.guard.name='{other}' is another: .*name='finetune'"):
+    METHODS["ewc"](MLP(3, 4, (8,)), sgd(RATE), spec, guard={"name": other})

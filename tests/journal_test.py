@@ -146,3 +146,18 @@ def test_each_value_of_a_sweep_has_the_steps_of_its_own_seeds(folder):
   kept = [json.loads(line) for line in (folder / "b" / "metrics.jsonl").read_text().splitlines()]
   assert kept == [{**whole, "seeds": [3, 4], "loss": [3, None]}, {**late, "seeds": [4], "loss": [8]}]
   assert curves_of(folder / "c")["fit"].tolist() == [[0, 1], [5.5, 9]]
+
+
+@pytest.mark.parametrize(
+  "damage",
+  [
+    b"\xff\xfe",
+    b'{"event":"step","loss":[1.0],"step":3}',
+    b'{"event":"step","task":0,"phase":"fit","step":3,"loss":"a"}',
+  ],
+)
+def test_a_damaged_row_takes_no_other_with_it_out_of_a_figure(tmp_path, damage):
+  rows = [{"event": "step", "task": 0, "phase": "fit", "step": step, "loss": [1.0, None]} for step in (1, 5)]
+  lines = [json.dumps(row).encode() for row in rows]
+  (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([lines[0], damage, lines[1]]))
+  assert curves_of(tmp_path)["fit"].tolist() == [[1.0, 5.0], [1.0, 1.0]]

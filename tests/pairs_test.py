@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cljax.report import gallery, pairs
+from cljax.report.plots import caption_of
 from configs.papers.baselines import pairs as configs
 from tests.results import RIGHT, fake
 
@@ -33,6 +34,20 @@ def test_two_methods_with_two_combinations_each_make_a_map():
   assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["none", "ewc", "si"]
   np.testing.assert_array_equal(np.isnan(shown), [[False, False, True], [False, True, False]])
   assert any("under_guards" in name for name in gallery.table_figures(two, [{}] * 4, ["a", "b", "c", "d"]))
+
+
+def test_a_pair_that_was_run_with_several_settings_has_no_number():
+  """A map could show one of them only, and would not say which."""
+  several = combined("er", "ewc")
+  several["config"]["optimizer"] = {"name": "sgd", "lr": 0.01}
+  results = [combined("er"), combined("er", "ewc"), several, combined("finetune"), combined("finetune", "ewc")]
+  for result in results:
+    result["config"].setdefault("optimizer", {"name": "sgd", "lr": 0.1})
+  found = pairs.under_guards(results)
+  assert np.isnan(found["er", "ewc"]) and not np.isnan(found["finetune", "ewc"])
+  (figure,) = pairs.figures(results).values()
+  caption = caption_of(figure)
+  assert "with several settings: er with ewc" in caption and "Runs differ in optimizer.lr, too" in caption
 
 
 def test_all_pairs_have_a_cell_of_their_own():

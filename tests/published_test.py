@@ -14,8 +14,9 @@ PAPER = {
 
 
 def scored(result, values, metric="ACC", seeds=None):
-  mean = sum(values) / len(values)
-  std = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5 if len(values) > 1 else None
+  known = [v for v in values if v is not None]
+  mean = sum(known) / len(known)
+  std = (sum((v - mean) ** 2 for v in known) / (len(known) - 1)) ** 0.5 if len(known) > 1 else None
   found = with_metric(result, metric, mean, std)
   found["metrics"][metric]["values"] = list(values)
   accuracy = [result["accuracy"][0]] * len(values)  # of as many seeds

@@ -237,5 +237,7 @@ def test_no_forward_transfer_where_answers_are_among_the_classes_seen():
   by_task, by_class = result["metrics"], result["readouts"]["class"]["metrics"]
   assert by_task["FWT"]["mean"] is not None and by_class["FWT"] == {"mean": None, "std": None, "values": [None, None]}
   assert by_class["ACC"]["mean"] is not None and result["readouts"]["valid"]["metrics"]["FWT"]["mean"] is not None
+  inferred = fake(right={"task": RIGHT, "inferred": RIGHT}, task_confusion=np.ones((S, T, T), int))["readouts"]
+  assert inferred["inferred"]["metrics"]["FWT"]["mean"] is None  # no task to come can be found
   swapped = fake(readout="class", looked={"valid": {"right": RIGHT, "right_rows": np.full((S, T), 100)}})
   assert swapped["metrics"]["FWT"]["mean"] is None and swapped["readouts"]["valid"]["metrics"]["FWT"]["mean"] is None

@@ -4,13 +4,14 @@ Without one it is the lower bound, a plain baseline; with the MLP of widths 256-
 et al. 2020 (https://arxiv.org/abs/2009.04381). Penalty methods are this method under a guard (`pieces.guards`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
 from cljax.declared import declared
+from cljax.errors import ConfigError
 from cljax.ops.trees import parameters
 from cljax.pieces.guards import GUARDS, NO_GUARD, Guarded
 from cljax.pieces.learner import Fit, Trained, supervised
@@ -58,6 +59,11 @@ def under(guard: str) -> Callable[..., Method]:
   def guarded(
     net: nn.Module, tx: optax.GradientTransformation, spec: Spec, *, fit: Fit = Fit(), guard: Guarded = own
   ) -> Method:
+    if isinstance(guard, Mapping) and guard.get("name") != own["name"]:
+      raise ConfigError(
+        f"config.method.name={own['name']!r} is fine-tuning under {own['name']}, and config.method.guard.name="
+        f"{guard.get('name')!r} is another: set config.method.name='finetune'"
+      )
     return finetune(net, tx, spec, fit=fit, guard=guard)
 
   guarded.__doc__ = GUARDS[guard].__doc__

@@ -60,14 +60,17 @@ def lines_of(cell: str, ours: Result, theirs: Result) -> list[list[str]]:
       a, b = by_seed(metric, here[readout]), by_seed(metric, there[readout])
       means = [[each[seed] for seed in seeds] for each in (a, b)]
       if not seeds or None in (*means[0], *means[1]):
+        told_none = seeds and not set(means[0]) == set(means[1]) == {None}
+        table += [[cell, readout, metric, str(len(seeds)), *"----", "no number of some seed"]] if told_none else []
         continue
       both = [{"seeds": seeds, "metrics": {metric: {"values": values}}} for values in means]
       told = difference(metric, *both)
       assert told is not None
       mean, half = told
+      equal = means[0] == means[1]
       settled = "one seed" if len(seeds) == 1 else "within noise" if abs(mean) <= half else "beyond noise"
       texts = [f"{np.mean(values):.4f}" for values in means] + [f"{mean:+.4f}"]
-      texts += ["-" if len(seeds) == 1 else f"{half:.4f}", settled if mean else "equal"]
+      texts += ["-" if len(seeds) == 1 else f"{half:.4f}", "equal" if equal else settled]
       table.append([cell, readout, metric, str(len(seeds)), *texts])
   return table
 

@@ -9,16 +9,26 @@ from etils import epath
 FILE, KEY = "metrics.jsonl", "loss"
 
 
+def is_step(row: Any) -> bool:
+  """Whether it is what a run notes of steps: task, phase, step, and the loss of each seed, null where not finite."""
+  if not (isinstance(row, dict) and row.get("event") == "step"):
+    return False
+  counts, losses = [row.get(key) for key in ("task", "step")], row.get(KEY)
+  whole = all(isinstance(count, int) and not isinstance(count, bool) for count in counts)
+  real = isinstance(losses, list) and all(value is None or isinstance(value, int | float) for value in losses)
+  return whole and real and isinstance(row.get("phase"), str)
+
+
 def rows_of(folder: epath.Path) -> list[dict[str, Any]]:
-  """The rows of steps with a loss in the folder's metrics.jsonl; [] without one. A line that is not whole is passed by:
-  a run that was killed may leave one."""
+  """The rows of steps with a loss in the folder's metrics.jsonl; [] without one. A line that is not whole, or none that
+  a run writes, is passed by: a run that was killed may leave one, and a damaged line takes no other with it."""
   path, found = epath.Path(folder) / FILE, []
-  for line in path.read_text().splitlines() if path.exists() else ():
+  for line in path.read_bytes().splitlines() if path.exists() else ():
     try:
       row = json.loads(line)
     except ValueError:
       continue
-    if isinstance(row, dict) and row.get("event") == "step" and KEY in row:
+    if is_step(row):
       found.append(row)
   return found
 

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from cljax.report.apart import NO_MATTER, differing, learnt
 from cljax.report.exhibits import Result
 from cljax.report.plots import canvas, captioned, numbers, spread_note
 
-Cells = Mapping[tuple[str, str], float]  # (method, what it is combined with) -> accuracy, the mean over seeds
+Pair = tuple[str, str]  # method, what it is combined with
+Cells = Mapping[Pair, float]  # accuracy, the mean over seeds
 LEAST = 2  # methods, and what each is combined with, that make a map
 TOLD, NONE = "task told", "none"
 
@@ -27,25 +29,36 @@ def chosen(result: Result, *keys: str) -> str | None:
   return place
 
 
-def under_guards(results: Sequence[Result]) -> dict[tuple[str, str], float]:
-  """The accuracy after the last task of each method that may have a guard; the first result of a pair counts."""
-  found: dict[tuple[str, str], float] = {}
+def alone(values: Mapping[Pair, Mapping[Any, float]]) -> dict[Pair, float]:
+  """The value of each pair; NaN of one that was run with several settings, of which a map can show but one."""
+  return {pair: next(iter(own.values())) if len(own) == 1 else np.nan for pair, own in values.items()}
+
+
+def settings_but(result: Result, *leading: str) -> tuple[tuple[str, str], ...]:
+  """All settings that move a number, but for keys that begin so."""
+  return tuple(told for told in learnt(result) if not told[0].startswith(leading))
+
+
+def under_guards(results: Sequence[Result]) -> dict[Pair, float]:
+  """The accuracy after the last task of each method that may have a guard."""
+  found: dict[Pair, dict[Any, float]] = {}
   for result in results:
     method, guard = chosen(result, "method"), chosen(result, "method", "guard")
     if method and guard and chosen(result, "gate") in (None, NONE):
-      found.setdefault((method, guard), mean_of(result["metrics"]))
-  return found
+      found.setdefault((method, guard), {})[learnt(result)] = mean_of(result["metrics"])
+  return alone(found)
 
 
-def behind_gates(results: Sequence[Result]) -> dict[tuple[str, str], float]:
+def behind_gates(results: Sequence[Result]) -> dict[Pair, float]:
   """The accuracy of each method behind a gate, where the gate finds the task, and where the task is told."""
-  found: dict[tuple[str, str], float] = {}
+  found: dict[Pair, dict[Any, float]] = {}
   for result in results:
     method, gate, inferred = chosen(result, "method"), chosen(result, "gate"), result["readouts"].get("inferred")
     if method and gate and gate != NONE and inferred:
-      found.setdefault((method, gate), mean_of(inferred["metrics"]))
-      found.setdefault((method, TOLD), mean_of(result["metrics"]))
-  return found
+      found.setdefault((method, gate), {})[learnt(result)] = mean_of(inferred["metrics"])
+      told = settings_but(result, "gate.")  # which the answers with the task told do not depend on
+      found.setdefault((method, TOLD), {})[told] = mean_of(result["metrics"])
+  return alone(found)
 
 
 def heat_map(cells: Cells, results: Sequence[Result], beside: str) -> Figure | None:
@@ -66,7 +79,11 @@ def heat_map(cells: Cells, results: Sequence[Result], beside: str) -> Figure | N
   title = f"{results[0]['stream']}: accuracy after the last task {spread_note(results).replace(' ± s.d.', '')}"
   axes[0, 0].set_title(title, fontsize=10)
   figure.colorbar(image, ax=axes[0, 0])
-  text = f"Accuracy after the last task of each method (row) with each {beside} (column); white was not run."
+  text = f"Accuracy after the last task of each method (row) with each {beside} (column); white was not run"
+  several = [f"{method} with {other}" for (method, other), value in cells.items() if np.isnan(value)]
+  text += f", or with several settings: {', '.join(several)}." if several else "."
+  keys = [key for key in differing(results) if not key.startswith(("method.", "gate.")) and key not in NO_MATTER]
+  text += f" Runs differ in {', '.join(keys)}, too." if keys else ""
   return captioned(figure, f"{results[0]['stream']}. {text}")
 
 

@@ -145,7 +145,8 @@ def make_result(
   """
   matrices = {name: shares(counts, rows) for name, counts in right.items()}
   result = {"schema": SCHEMA, "readout": readout, "task_confusion": task_confusion, **fields}
-  growing = {"class", *(("valid",) if readout == "class" else ())}  # whose answers are among the classes seen so far
+  # Whose answers are among the classes or the tasks seen so far, so that no method can be right of a task to come.
+  growing = {"class", "inferred", *(("valid",) if readout in ("class", "inferred") else ())}
   result |= {"accuracy": matrices[readout], "metrics": summarize(matrices[readout], readout in growing)}
   others = {name: matrix for name, matrix in matrices.items() if name != readout}
   others |= {name: shares(one["right"], one["right_rows"]) for name, one in looked.items() if "right" in one}
