@@ -146,7 +146,7 @@ def test_from_its_network_and_embeddings_a_run_goes_on_as_if_it_had_not_ended(tm
   whole = ends(method())
   artifacts.write(tmp_path, {"start": whole["exit", 0].params, **method().parts(whole["exit", 0])})
   known = {"start_from": f"{tmp_path}/start.npz", "given_tasks": 1}
-  again = ends(method(embeddings=f"{tmp_path}/embeddings.npz"), **known)
+  again = ends(method(gates_from=f"{tmp_path}/embeddings.npz"), **known)
   assert ("chunk", 0) not in again and max(used.max() for used in again["exit", 0].used.values()) > 0.9
   for t in range(T):
     one, other = (found["exit", t] for found in (whole, again))
@@ -157,7 +157,7 @@ def test_from_its_network_and_embeddings_a_run_goes_on_as_if_it_had_not_ended(tm
 def test_embeddings_of_other_tasks_are_refused(tmp_path):
   spec, data = toys.stream()
   artifacts.write(tmp_path, {"embeddings": {"first": np.zeros((1, 8), np.float32)}})
-  method = METHODS["hat"](MLP(T, C, (8,)), sgd(RATE), spec, embeddings=f"{tmp_path}/embeddings.npz")
+  method = METHODS["hat"](MLP(T, C, (8,)), sgd(RATE), spec, gates_from=f"{tmp_path}/embeddings.npz")
   with pytest.raises(ConfigError, match=r"embeddings.npz: \['first'\] has the shape \(1, 8\), but \(3, 8\) is needed"):
     toys.experiment(method, spec, data)
 

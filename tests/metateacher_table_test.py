@@ -24,7 +24,7 @@ def test_every_cell_begins_where_its_meta_training_did(preset):
       assert (config.method.form, config.method.alpha) == (rule, trained.inner.alpha)
       assert config.method.hidden == trained.rule.hidden
     if base == "hat":
-      assert config.method.embeddings == config.start_from.replace("start.npz", "embeddings.npz")
+      assert config.method.gates_from == config.start_from.replace("start.npz", "embeddings.npz")
       own = meta.get_config(f"preset={preset},rule=hat").method.to_dict()
       assert (own["name"], own["largest_slope"], own["sparsity"]) == ("hat", 3.0, 0.75)
       assert own.items() <= config.method.to_dict().items()

@@ -52,7 +52,7 @@ class Hat(NamedTuple):
   units: Units
   attention: Attention
   cooling: Cooling
-  embeddings: str  # file that they are read from; '' draws them
+  gates_from: str  # file of embeddings; '' draws them
 
   def load(self, state: State, parts: Mapping[str, Mapping[str, Array]]) -> State:
     """The state with the embeddings of the file, where there is one.
@@ -60,9 +60,9 @@ class Hat(NamedTuple):
     Raises:
       ConfigError: a file of other layers, widths or tasks.
     """
-    if not self.embeddings:
+    if not self.gates_from:
       return state
-    return state.replace(embeddings=artifacts.fill(state.embeddings, parts["embeddings"], self.embeddings))
+    return state.replace(embeddings=artifacts.fill(state.embeddings, parts["embeddings"], self.gates_from))
 
   def moving(self, state: State, t: Array) -> dict[str, Any]:
     """What a step in task t [] moves."""
@@ -164,7 +164,7 @@ def hat(
   passes: Passes = Passes(),
   attention: Attention = Attention(),
   cooling: Cooling = Cooling(),
-  embeddings: Annotated[
+  gates_from: Annotated[
     str, free("file of all tasks' embeddings to begin with, `W/parts/seed_0/embeddings.npz`; '' draws them")
   ] = "",
 ) -> Method:
@@ -176,7 +176,7 @@ def hat(
   Raises:
     ConfigError: a net with parameters that belong to no units.
   """
-  own = Hat(supervised(net, tx, spec), units_of(net, spec), attention, cooling, embeddings)
+  own = Hat(supervised(net, tx, spec), units_of(net, spec), attention, cooling, gates_from)
   cools = cooling.patience > 0
   tick = own.tick if cools else keep
   phase = Phase("fit", passes.batch_size, own.step, epochs=passes.epochs, enter=own.enter, tick=tick, exit=own.leave)
@@ -187,7 +187,7 @@ def hat(
     own.report,
     parts=lambda state: {"embeddings": state.embeddings},
     load=own.load,
-    reads={"embeddings": embeddings} if embeddings else {},
+    reads={"embeddings": gates_from} if gates_from else {},
     needs_boundaries=True,
     needs_valid=cools,
   )

@@ -57,7 +57,7 @@ def of_method(name: str, alpha: float, batch: int, parts: str, old_rows: int) ->
   elif base == "teacher":
     training |= {"name": "er", "memory": "kept", "update": "union", "replay": batch, "capacity": old_rows}
   elif base == "hat":
-    training |= {"name": "hat", **meta.HAT, "embeddings": f"{parts}/embeddings.npz"}
+    training |= {"name": "hat", **meta.HAT, "gates_from": f"{parts}/embeddings.npz"}
   elif base in meta.RULES:
     training |= {"name": "learned_rule", "form": base, "theta": f"{parts}/theta.npz"}
     training |= {"alpha": alpha, "count_multipliers": True}
