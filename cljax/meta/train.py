@@ -56,8 +56,8 @@ def train(
 ) -> dict[str, Any]:
   """Trains a rule for each seed; what meta.json says.
 
-  Writes parts/seed_N/theta.npz, the rule, if one is trained, parts/seed_N/start.npz, the network to begin with,
-  figures/training.png and meta.json.
+  Writes parts/seed_N/theta.npz, the rule, if one is trained, parts/seed_N/start.npz, the network to begin with, beside
+  it what else its method leaves, figures/training.png and meta.json.
 
   Args:
     config: see `meta.settings`.
