@@ -1,5 +1,6 @@
 """Paths as a person types them, on a disk or in an object store."""
 
+import errno
 import glob
 import importlib.util
 import os
@@ -41,7 +42,8 @@ def located(workdir: str | epath.Path, name: str = "workdir") -> epath.Path:
   """A folder by its whole path: orbax takes no other, and finds out late.
 
   Raises:
-    ConfigError: no path, or an address of a store that is not known, or whose package is not installed.
+    ConfigError: no path, one that the disk takes no name of, or an address of a store that is not known, or whose
+      package is not installed.
   """
   scheme, is_address, _ = as_text(name, workdir).partition("://")
   if is_address and scheme not in STORES:
@@ -51,4 +53,24 @@ def located(workdir: str | epath.Path, name: str = "workdir") -> epath.Path:
       fsspec.get_filesystem_class(scheme)
     except ImportError as error:
       raise ConfigError(f"{workdir}: {in_short(error)}: pip install {STORES[scheme]}") from error
-  return epath.Path(workdir) if is_address else epath.Path(workdir).expanduser().absolute()
+  return epath.Path(workdir) if is_address else nameable(name, epath.Path(workdir).expanduser().absolute())
+
+
+def nameable(name: str, path: epath.Path) -> epath.Path:
+  """The path, if files may be called so, whether or not there is one.
+
+  Raises:
+    ConfigError: a part of it is too long, or is no text that the disk can write.
+  """
+  try:
+    os.lstat(path)
+  except UnicodeEncodeError as error:
+    raise ConfigError(
+      f"{name}={os.fspath(path)!r:.60} cannot be written as the name of a file: {error.reason}"
+    ) from error
+  except OSError as error:
+    if error.errno == errno.ENAMETOOLONG:
+      longest = max(map(len, path.parts))
+      told = f"{name}={os.fspath(path)!r:.60}... has {len(os.fspath(path))} characters, {longest} of them in one part"
+      raise ConfigError(f"{told}, which is too long for this disk: give a shorter one") from error
+  return path

@@ -20,7 +20,9 @@ def test_every_method_can_be_asked_for_and_searched(stream):
       spec = Spec((32, 32, 3) if stream == "cifar100_split" else (28, 28, 1), 5, 10, 5 if scenario == "task" else 1)
       assert recipe(config, spec)({}).phases
       swept = {name: len(values) for name, values in config.sweep.items() if values}
-      assert swept == ({} if search == "no" else {"lr": 3, **({SEARCHED[method][0]: 8} if method in SEARCHED else {})})
+      rates = 1 if stream == "mnist_split" else 3
+      numbers = {SEARCHED[method][0]: 8} if method in SEARCHED else {}
+      assert swept == ({} if search == "no" else {"lr": rates, **numbers})
       assert search == "no" or (config.looks == ("valid",) and config.stream.valid_per_task)
 
 

@@ -196,6 +196,31 @@ def test_both_steps_of_replay_are_projected():
   assert hurt[1]
 
 
+def test_a_guard_is_told_the_gradient_of_its_own_rows_whatever_the_method_replays():
+  """Of their cross-entropy alone: stored logits belong to other rows, and the first of them are no current ones."""
+  spec, data, views = setting()
+  kept = fetch(views[0], Place(jnp.zeros(7, jnp.int32), jnp.asarray(data.tasks.train.idx[0, :7])))
+  guard = Guard(project=lambda at, past, gradient, ask: ask(kept))
+
+  def moved(name, **own):
+    method = METHODS[name](MLP(3, 4, (8,)), sgd(RATE), spec, guard=guard, batch_size=B, epochs=1, **own)
+
+    @jax.jit
+    def step(view):
+      rows = B + (0 if name == "finetune" else 6 if name == "derpp" else 3)
+      batch = fetch(view, Place(jnp.ones(rows, jnp.int32), jnp.asarray(data.tasks.train.idx[1, :rows])))
+      state = method.init(jax.random.key(0))
+      state = state.replace(logits=state.logits + 3.0) if name.startswith("der") else state
+      return method.phases[0].step(jax.random.key(0), state, batch, START, view)[0].params
+
+    return step(views[1])
+
+  plain = moved("finetune", block=1)
+  for name in ("der", "derpp"):
+    is_close(moved(name, block=1, **MEMORY), plain)
+  is_close(moved("er", block=1, update="union", **MEMORY), plain)
+
+
 def test_routing_is_projected_through_its_gates():
   """Rows of task 0 with wrong labels hurt what is kept of it; under A-GEM the step stands upright on that gradient."""
   spec, data, views = setting()

@@ -63,3 +63,17 @@ def test_a_store_whose_package_is_missing_names_what_to_install(monkeypatch):
   monkeypatch.setattr(paths.fsspec, "get_filesystem_class", missing)
   with pytest.raises(ConfigError, match=r"gs://b/r: no package for gs: pip install 'cljax\[gcs\]'"):
     paths.located("gs://b/r")
+
+
+@pytest.mark.parametrize(
+  ("path", "words"),
+  [
+    ("a" * 300, "300 of them in one part, which is too long for this disk: give a shorter one"),
+    ("/".join(["b" * 200] * 30), "characters, 200 of them in one part, which is too long"),
+    ("\ud800", "cannot be written as the name of a file"),
+    ("a\0b", "must be a path, as a word"),
+  ],
+)
+def test_a_name_that_the_disk_does_not_take(tmp_path, path, words):
+  with pytest.raises(ConfigError, match=words):
+    paths.located(f"{tmp_path}/{path}")

@@ -83,6 +83,7 @@ def replaying(
       state.opt_state,
       batch,
       at,
+      of_others=learner.gradient(state, at),  # rows without stored logits
       guard=learner.guard(state.collections),
       past=state.past,
     )

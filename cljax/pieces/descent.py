@@ -32,6 +32,7 @@ def descend(
   at: At | None = None,
   *,
   gradient: GradientFn | None = None,
+  of_others: GradientFn | None = None,
   guard: Guard = FREE,
   past: Any = None,
   frozen: Any = None,
@@ -44,6 +45,7 @@ def descend(
     loss: averages over live rows; its info tells 0 where none is.
     at: where the step is; a guard that projects needs it.
     gradient: in place of the loss's own.
+    of_others: the gradient of other rows that a guard asks for, where the loss is about the batch of a step only.
     guard, past: what holds the params, and its state.
     frozen: a tree of bools, as deep as `params` or cut off above; entries where it is True keep their bits, whatever
       the optimizer's momentum.
@@ -57,7 +59,7 @@ def descend(
   given = gradient or gradient_of(loss)
 
   def ask(other: Batch) -> Any:
-    return given(params, other)[0]
+    return (of_others or given)(params, other)[0]
 
   def move(params, opt_state, past):
     own, info = given(params, batch)

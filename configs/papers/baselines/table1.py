@@ -33,13 +33,23 @@ MER = {"batch_size": 1, "replay": 25, "reptile_batches": 5, "capacity": 5_120}  
 HEADS = ("hat", "cat", "packnet", "wsn", "supsup", "spg")  # need heads, and so the task, whatever the stream
 METHODS = ("finetune", *GUARDS, "lwf", *REPLAY, "mer", *HEADS, "single", "joint")
 SEARCH = ("no", "yes")
-RATES = (0.01, 0.03, 0.1)  # of a search; Adam's are a tenth of them
-STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
-SEARCHED = {  # method -> (the number that a search varies beside the rate, its values)
-  **dict.fromkeys(("ewc", "online_ewc", "mas"), ("guard_strength", STRENGTHS)),
-  "si": ("guard_strength", tuple(strength / 1e3 for strength in STRENGTHS)),
-  "lwf": ("distill_weight", (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)),
-  "gem": ("guard_margin", (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)),
+RATES = (0.01, 0.03, 0.1)  # of a search
+DECADES = (1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9)  # strengths on split MNIST, where a Fisher at the end is tiny
+THREES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)  # where plain SGD sees a stream once, and diverges soon
+WEIGHTS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+MARGINS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
+ALPHAS = (0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
+SEARCHED = {  # method -> (the number that a search varies beside the rate, its values on split MNIST, elsewhere)
+  **dict.fromkeys(("ewc", "online_ewc", "mas"), ("guard_strength", DECADES, THREES)),
+  "si": ("guard_strength", tuple(each / 1e4 for each in DECADES), tuple(each / 10 for each in THREES)),
+  "lwf": ("distill_weight", WEIGHTS, WEIGHTS),
+  "gem": ("guard_margin", MARGINS, MARGINS),
+  **dict.fromkeys(("der", "derpp"), ("alpha", ALPHAS, ALPHAS)),
+}
+TUNED: dict[str, dict[str, tuple[float, float | None]]] = {  # stream -> method -> (rate, the number of its search)
+  "mnist_permuted": {},
+  "mnist_rotated": {},
+  "mnist_split": {"ewc": (1e-3, 5000.0), "online_ewc": (1e-3, 5000.0), "si": (1e-3, 0.1)},  # published, not searched
 }
 ROWS = 5_120  # of a memory, as in Riemer et al.; 256 a task for those that keep some of each task
 
@@ -74,24 +84,25 @@ def data_of(stream: str, scenario: str, smoke: bool) -> dict[str, Any]:
   return {**found, **({} if name == "split" else {"tasks": 3, "examples_per_task": 200})} if smoke else found
 
 
-def method_of(name: str, split: bool) -> dict[str, Any]:
+def method_of(name: str) -> dict[str, Any]:
   """The fields of config.method but for length and batch."""
   if name in GUARDS:
     kept = {"per_task": 256} if name in ("agem", "gem") else {"per_task": 20} if name == "ogd" else {}
-    strength = STRENGTH.get((name, split))
-    return {"name": "finetune", "guard": {"name": name, **kept, **({"strength": strength} if strength else {})}}
+    return {"name": "finetune", "guard": {"name": name, **kept}}
   if name in REPLAY:
     memory = {"er_ring": "ring", "er_balanced": "class_balanced"}.get(name)
     return {"name": name.split("_")[0], "capacity": ROWS, **({"memory": memory} if memory else {})}
   return {"name": name, **({"warmup_epochs": 0} if name == "lwf" else {})}
 
 
-STRENGTH = {  # (guard, whether the stream is split): README.md has the searches
-  ("ewc", True): 5000.0,
-  ("online_ewc", True): 5000.0,
-  ("si", True): 0.1,
-  ("mas", True): 1.0,
-}
+def tuned(config: ConfigDict, stream: str, method: str) -> None:
+  """Sets the rate, and the number of the method's search, where TUNED has them."""
+  rate, number = TUNED.get(stream, {}).get(method, (config.optimizer.lr, None))
+  config.optimizer.lr = rate
+  if number is not None:
+    name = SEARCHED[method][0]
+    home = config.method.guard if name.startswith("guard_") else config.method
+    home[name.removeprefix("guard_")] = number
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -108,7 +119,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.evaluate = "seen"
   config.stream = data_of(stream, scenario, preset == "smoke")
   config.net = {"name": "mlp", "hidden": (400, 400) if split else (100, 100)}
-  config.method = {**method_of(method, split), "batch_size": 10, "epochs": 1}
+  config.method = {**method_of(method), "batch_size": 10, "epochs": 1}
   config.optimizer = {"name": "sgd", "lr": 0.1}
   if stream == "mnist_split":
     config.optimizer = {"name": "adam", "lr": 1e-3}
@@ -119,14 +130,19 @@ def get_config(arg: str = "") -> ConfigDict:
     config.method.replay = config.method.batch_size
   if method == "mer":
     config.method.update(MER)
+  tuned(config, stream, method)
   if preset == "smoke":
     config.method.epochs = 3
   if pinned["search"] == "yes":
     config.stream.valid_per_task, config.looks = (200 if not split else 1000) if preset == "paper" else 20, ("valid",)
-    config.seed, config.num_seeds = 100, 2  # others than those of the table
-    scale = 10 if config.optimizer.name == "adam" else 1
-    config.sweep = {"lr": tuple(rate / scale for rate in RATES)}
+    long = stream == "mnist_split"  # twenty times the steps, and a published rate
+    config.seed, config.num_seeds, config.evaluate = (
+      100,
+      1 if long else 2,
+      "ends",
+    )  # other seeds than those of the table
+    config.sweep = {"lr": (config.optimizer.lr,) if long else RATES}
     if method in SEARCHED:
-      name, values = SEARCHED[method]
-      config.sweep[name] = values
+      name, on_split, elsewhere = SEARCHED[method]
+      config.sweep[name] = on_split if long else elsewhere
   return complete(config)

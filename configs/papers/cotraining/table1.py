@@ -13,8 +13,12 @@ HOURS, on two free CPU cores with 15 seeds: `paper` 1.25 (nine minutes a cell wi
 EXPECT, ACC at `paper`: er .915 (MNIST-Perm) and .914 (MNIST-Rot), routing .925 and .899, routing_cotrain .924 and .916.
 
 Beside the four rows of the table: `joint` (the oracle), `single` (a network for each task) and `routing_frozen`
-(co-training with the router left at its random start).
+(co-training with the router left at its random start); `ewc`, `gem` and `mer`, which the paper says a mixture goes
+together with, and co-training under a guard, `cotrain_ewc`, `cotrain_si`, `cotrain_agem`, `cotrain_gem`. Memories hold
+1,000 rows in all, whosever they are. MER is a method of its own and guards nothing.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -22,9 +26,17 @@ from cljax.config import complete, default, variant
 
 STREAMS = {"mnist_perm": "permuted", "mnist_rot": "rotated"}
 TABLE = ("finetune", "er", "routing", "routing_cotrain")
-METHODS = (*TABLE, "joint", "single", "routing_frozen")
+GUARDS: dict[str, dict[str, Any]] = {
+  "ewc": {"name": "ewc"},
+  "si": {"name": "si"},
+  "agem": {"name": "agem", "per_task": 50, "drawn_rows": 50},
+  "gem": {"name": "gem", "per_task": 50},
+}
+GUARDED = {f"cotrain_{name}": name for name in GUARDS}  # co-training under each
+METHODS = (*TABLE, "joint", "single", "routing_frozen", "ewc", "gem", "mer", *GUARDED)
 PRESETS = ("paper", "gem1000", "smoke")
-ROUTED = ("routing", "routing_cotrain", "routing_frozen")
+ROUTED = ("routing", "routing_cotrain", "routing_frozen", *GUARDED)
+MER = {"name": "mer", "batch_size": 1, "replay": 25, "reptile_batches": 5, "capacity": 1000}  # as its authors run it
 
 # Learning rates by preset; README.md has the searches behind them.
 RATES = {
@@ -63,7 +75,8 @@ def get_config(arg: str = "") -> ConfigDict:
   config.stream = {"name": STREAMS[stream], "source": "mnist", "tasks": 20}
   config.optimizer.lr = RATES[preset][method]
   config.net = {"name": "mlp", "hidden": (256, 256)}
-  config.method = {"name": method.split("_")[0], "batch_size": 10, "epochs": 1}
+  base = "routing" if method in ROUTED else "finetune" if method in GUARDS else method
+  config.method = {"name": base, "batch_size": 10, "epochs": 1, **(MER if method == "mer" else {})}
   if method in ("er", *ROUTED):
     config.method.update({"replay": 10, "capacity": 1000})
   if method in ROUTED:
@@ -71,6 +84,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.method.update({"k": 4, "sample": "none", "noise": 0.0, "cotrain": method != "routing"})
     if method == "routing_frozen":
       config.method.router_lr = 0.0
+  if guard := GUARDED.get(method, method if method in GUARDS else ""):
+    config.method.guard = GUARDS[guard]
   if preset == "gem1000":
     config.stream.examples_per_task = 1000
   if preset == "smoke":
