@@ -20,6 +20,7 @@ from cljax.meta.start import learner_of, old_task, source_of
 from cljax.meta.train import train
 from cljax.meta.unroll import Inner
 from cljax.nets import MLP
+from cljax.predict import Predictor
 from tests.meta_test import lines_of, quick, untrained
 from tests.outer_test import KEY, episodes_of
 
@@ -121,6 +122,8 @@ def test_networks_may_learn_the_old_task_with_gates(tmp_path):
   assert train(settings, tmp_path, quiet=True)["config"]["method"] == gates
   own = {path.name: artifacts.read(path) for path in (tmp_path / "parts" / "seed_0").iterdir()}
   assert sorted(own) == ["embeddings.npz", "start.npz"]
+  with pytest.raises(ConfigError, match="holds no parts to load"):  # of those that answer by themselves
+    Predictor(tmp_path / "start")
   assert {name: leaf.shape for name, leaf in own["embeddings.npz"].items()} == {"['first']": (2, 8)}
   source = source_of(settings_of(settings).data, None)
   begun = {}
