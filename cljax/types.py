@@ -295,6 +295,7 @@ class Method(NamedTuple):
   reads: Mapping[str, str] = {}  # part -> path of the file that it is read from, once, before anything is compiled
   infers: bool = False  # apply(state, x, None) works; then x comes from one task
   serve: Serve | None = None  # how `parts` answer; then parts has `gate` and `expert_<slot>`
+  told: bool = False  # answers by what belongs to a slot: refused where tasks are neither told nor found
   needs_boundaries: bool = False  # has to know where tasks begin: refused where boundaries are hidden
   needs_valid: bool = False  # asks validation rows of each task: refused where one has none
   branches: bool = False  # a costly cond on state in a step: seeds run one after the other, never by vmap

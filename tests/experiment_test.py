@@ -167,6 +167,18 @@ def changed(data, **changes):
   return data
 
 
+def by_slot(hyper):
+  return toys.plain(toys.stream()[0])._replace(told=True)
+
+
+def test_a_method_that_finds_its_task_is_never_asked_without_a_slot():
+  """In place of the readouts that tell no task: the task told, and inferred."""
+  spec, data = toys.stream()
+  method = by_slot({})._replace(infers=True)
+  for wanted in ((), ("domain",), ("class", "task"), ("inferred", "class")):
+    assert assemble(method, spec, data, readouts=wanted).readouts == ("task", "inferred")
+
+
 @pytest.mark.parametrize(
   ("wrong", "words"),
   [
@@ -182,6 +194,8 @@ def changed(data, **changes):
     ({"seeds": (0.5,)}, "seeds"),
     ({"readouts": ("tasks",)}, "readouts='tasks' is not known. Did you mean task?"),
     ({"readouts": ("inferred",)}, "does not find the task by itself"),
+    ({"method": by_slot, "readouts": ("class", "task")}, "'class' does not tell it which: set config.stream.scenario="),
+    ({"method": by_slot, "readouts": ("domain",)}, r"config.gate.name=autoencoder \| entropy \| means"),
     ({"hyper": {"lr": 0.1}}, "this method is finished"),
     ({"method": scaled, "hyper": {"scale": (1, 2, 3)}}, r"hyper\['scale'\]=\(1, 2, 3\) must be a finite number"),
     ({"method": scaled, "hyper": {"scale": np.nan}}, "must be a finite number"),

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from cljax.data.sample import fetch
+from cljax.errors import ConfigError
 from cljax.methods import METHODS, WITHOUT_BOUNDARIES
 from cljax.pieces.optimizers import sgd
 from cljax.types import Bank, Clock, Place, View
@@ -132,6 +133,38 @@ def test_state_is_a_fixed_point(name):
       assert function._cache_size() == 1, event
   state = jax.eval_shape(toy(name).method.init, jax.random.key(0))
   assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
+
+
+def scattered(leaf, key):
+  """A leaf of any values of its type, small ones where they may be indices."""
+  if leaf.dtype == bool:
+    return jax.random.bernoulli(key, 0.5, leaf.shape)
+  whole = jnp.issubdtype(leaf.dtype, jnp.integer)
+  return jax.random.randint(key, leaf.shape, 0, 2, leaf.dtype) if whole else jax.random.normal(key, leaf.shape)
+
+
+def test_a_method_that_answers_by_slot_says_so(name):
+  """Or the readouts that tell no task would ask it about the first one, whatever rows they show."""
+  spec, _ = toys.stream(heads=1)
+  try:
+    method = build(name, spec)
+  except ConfigError as error:
+    assert "scenario='task'" in str(error)
+    method = toy(name).method
+    assert method.told
+    return
+
+  @jax.jit
+  def answers(key):
+    leaves, structure = jax.tree.flatten(jax.eval_shape(method.init, key))
+    keys = jax.random.split(key, len(leaves))
+    state = jax.tree.unflatten(structure, [scattered(leaf, k) for leaf, k in zip(leaves, keys, strict=True)])
+    x = jax.random.uniform(key, (4, *spec.x_shape))
+    return [method.apply(state, x, jnp.full(4, t, jnp.int32)).logits for t in range(spec.T)]
+
+  first, *others = answers(jax.random.key(0))
+  alike = all(np.array_equal(first, other, equal_nan=True) for other in others)
+  assert alike == (not (method.told or method.slots))
 
 
 def test_the_steps_that_a_factory_is_told_are_those_of_the_timeline(name):

@@ -259,4 +259,4 @@ def apd(
     return nets.apply(state.layers, state.now, method.config, x, slot)
 
   phase = Phase("fit", fit.batch_size, method.step, fit.epochs, enter=method.enter, exit=method.leave)
-  return Method(method.init, (phase,), apply, method.report, needs_boundaries=True)
+  return Method(method.init, (phase,), apply, method.report, told=True, needs_boundaries=True)

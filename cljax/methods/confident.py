@@ -66,4 +66,4 @@ def confident(
       "mode": experts.mode,
     }
 
-  return Method(init, learner.phases(chain.decide), apply, report, infers=True, needs_boundaries=True)
+  return Method(init, learner.phases(chain.decide), apply, report, infers=True, told=True, needs_boundaries=True)

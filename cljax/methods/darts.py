@@ -160,4 +160,6 @@ def darts(
     return method.nets.apply(state.layers, state.now, method.config(state), x, slot)
 
   phase = Phase("fit", fit.batch_size, method.step, fit.epochs, enter=method.enter, exit=method.leave)
-  return Method(method.init, (phase,), apply, method.report, needs_boundaries=True, needs_valid=method.on_valid)
+  return Method(
+    method.init, (phase,), apply, method.report, told=True, needs_boundaries=True, needs_valid=method.on_valid
+  )

@@ -180,4 +180,4 @@ def discriminative(
     }
 
   phases = (*experts.phases(chain.decide), gates.phase())
-  return Method(init, phases, apply, report, infers=True, needs_boundaries=True, needs_valid=True)
+  return Method(init, phases, apply, report, infers=True, told=True, needs_boundaries=True, needs_valid=True)

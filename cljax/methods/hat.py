@@ -188,6 +188,7 @@ def hat(
     parts=lambda state: {"embeddings": state.embeddings},
     load=own.load,
     reads={"embeddings": gates_from} if gates_from else {},
+    told=True,
     needs_boundaries=True,
     needs_valid=cools,
   )

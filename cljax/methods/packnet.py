@@ -100,4 +100,4 @@ def packnet(
   pruning = prune if again else in_turn(prune, finish)
   fit = Phase("fit", batch_size, stepping(False), epochs=epochs, enter=enter, exit=pruning)
   retrain = Phase("retrain", batch_size, stepping(True), epochs=retrain_epochs, enter=enter, exit=finish)
-  return Method(init, (fit, retrain) if again else (fit,), apply, report, needs_boundaries=True)
+  return Method(init, (fit, retrain) if again else (fit,), apply, report, told=True, needs_boundaries=True)

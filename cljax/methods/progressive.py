@@ -274,4 +274,4 @@ def progressive(
   """
   method = Progressive(layered(net, spec, Transfer()), tx, decay, fit, reduction)
   phase = Phase("fit", fit.batch_size, method.step, fit.epochs, enter=method.enter, exit=method.leave)
-  return Method(method.init, (phase,), method.apply, method.report, needs_boundaries=True)
+  return Method(method.init, (phase,), method.apply, method.report, told=True, needs_boundaries=True)

@@ -73,4 +73,4 @@ def single(
 
   together = learner.block(step, fit.batch_size, fit.block)
   phase = Phase("fit", fit.batch_size, step, epochs=fit.epochs, block=together, enter=enter, exit=leave)
-  return Method(init, (phase,), apply, report, needs_boundaries=True)
+  return Method(init, (phase,), apply, report, told=True, needs_boundaries=True)

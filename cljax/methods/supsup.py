@@ -164,4 +164,4 @@ def supsup(
     return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(0), "used": used}
 
   phase = Phase("fit", passes.batch_size, step, epochs=passes.epochs, enter=enter, exit=leave)
-  return Method(init, (phase,), apply, report, infers=infer != "oracle", needs_boundaries=True)
+  return Method(init, (phase,), apply, report, infers=infer != "oracle", told=True, needs_boundaries=True)

@@ -88,4 +88,4 @@ def wsn(
     return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(0), "used": used}
 
   phase = Phase("fit", passes.batch_size, step, epochs=passes.epochs, enter=enter, exit=leave)
-  return Method(init, (phase,), apply, report, needs_boundaries=True)
+  return Method(init, (phase,), apply, report, told=True, needs_boundaries=True)

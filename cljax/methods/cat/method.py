@@ -262,4 +262,4 @@ def cat(
   given = "compare", passes.batch_size, own.compare_step
   comparing = Phase(*given, epochs=transfer.compare_epochs, enter=own.begin_comparison, exit=own.compare)
   phases = (comparing, fit) if own.detects else (fit,)
-  return Method(own.init, phases, own.apply, own.report, needs_boundaries=True, needs_valid=own.transfers)
+  return Method(own.init, phases, own.apply, own.report, told=True, needs_boundaries=True, needs_valid=own.transfers)

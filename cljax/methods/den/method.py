@@ -212,4 +212,4 @@ def den(
     Phase(part, fit.batch_size, partial(method.step, part), epochs, **own[part])
     for part, epochs in zip(PARTS, method.epochs, strict=True)
   )
-  return Method(edges.init, phases, method.apply, method.report, method.faults, needs_boundaries=True)
+  return Method(edges.init, phases, method.apply, method.report, method.faults, told=True, needs_boundaries=True)

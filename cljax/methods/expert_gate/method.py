@@ -219,6 +219,7 @@ def expert_gate(
     load=it.load,
     reads=it.reads(),
     infers=True,
+    told=True,
     serve=Serve(it.route, it.answer),
     needs_boundaries=True,
     needs_valid=True,

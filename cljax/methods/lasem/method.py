@@ -61,6 +61,6 @@ def lasem(
     search, epochs = Search(em), fit.epochs * 2 ** len(groups)
     phase = Phase("fit", fit.batch_size, em.step, epochs, enter=search.enter, tick=search.tick, exit=search.leave)
     phase = phase._replace(trials=2 ** len(groups))
-    return Method(search.init, (phase,), apply, search.report, needs_boundaries=True, needs_valid=True)
+    return Method(search.init, (phase,), apply, search.report, told=True, needs_boundaries=True, needs_valid=True)
   phase = Phase("fit", fit.batch_size, em.step, fit.epochs, enter=em.enter, exit=em.leave)
-  return Method(em.init, (phase,), apply, em.report, needs_boundaries=True, branches=branches)
+  return Method(em.init, (phase,), apply, em.report, told=True, needs_boundaries=True, branches=branches)

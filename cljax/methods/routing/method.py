@@ -132,4 +132,4 @@ def routing(
     enter=mixture.enter,
     exit=keep if own.exit is past_as_it_is else mixture.leave,
   )
-  return Method(mixture.init, (phase,), mixture.apply, mixture.report, needs_boundaries=True)
+  return Method(mixture.init, (phase,), mixture.apply, mixture.report, told=True, needs_boundaries=True)
