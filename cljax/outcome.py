@@ -265,7 +265,7 @@ def write_outcome(folder: epath.Path, outcome: Outcome, method: Method) -> None:
     found = jax.device_get(jax.jit(jax.vmap(method.parts))(outcome.state))
     for s, seed in enumerate(outcome.result["seeds"]):
       artifacts.write(artifacts.folder_of(folder, seed), jax.tree.map(lambda leaf, s=s: leaf[s], found))
-    if outcome.experiment is not None:
+    if method.serve and outcome.experiment is not None:  # parts that answer by themselves
       it = outcome.experiment
       shown = type_shown(it.stream.test.warp, it.stream.bank.x.dtype, it.normalised)
       told = told_of(outcome.result["config"], it.spec, shown, it.normalised)  # with the numbers of its own value

@@ -10,6 +10,7 @@ import optax
 import pytest
 from flax import linen as nn
 
+from cljax import artifacts
 from cljax.data.sample import fetch
 from cljax.errors import ConfigError
 from cljax.methods import METHODS
@@ -20,7 +21,9 @@ from cljax.pieces.early import Best, Cooled, Cooling, cool
 from cljax.pieces.optimizers import sgd
 from cljax.pieces.units import units_of
 from cljax.types import Clock, Outputs, Place, Spec
+from tests import toys
 from tests.modes_test import Modal
+from tests.subjects import Subject, first
 from tests.walks import B, C, T, Walk, answers, batches, double, gradients, stream
 
 RATE, STEPS, STEEP, SPARSE = 0.2, 5, 30.0, 0.75
@@ -125,6 +128,38 @@ def test_an_embedding_s_gradient_is_compensated_to_the_last_digit_of_its_gate():
   got = jax.jit(Attention().compensated)(jnp.float32(400), jnp.ones(4), given)
   np.testing.assert_allclose(got[:3], 400 * sigmoid(given[:3]) * sigmoid(-given[:3]), rtol=1e-5)
   assert 0 < got[3] < 1e-10
+
+
+def test_from_its_network_and_embeddings_a_run_goes_on_as_if_it_had_not_ended(tmp_path):
+  """To the bits of the whole run: what the known task attends to is held, and the gates of later ones are as drawn."""
+  spec, data = toys.stream()
+
+  def ends(method, **settings):
+    found = {}
+    it = Subject(toys.experiment(method, spec, data, seeds=(0,), **settings))
+    it.run(after=lambda unit, carry: found.update({(unit.kind, unit.at.task): first(carry.state)}))
+    return found
+
+  def method(**keywords):
+    return METHODS["hat"](toys.mlp(spec), optax.sgd(RATE, 0.9), spec, batch_size=B, largest_slope=3.0, **keywords)
+
+  whole = ends(method())
+  artifacts.write(tmp_path, {"start": whole["exit", 0].params, **method().parts(whole["exit", 0])})
+  known = {"start_from": f"{tmp_path}/start.npz", "given_tasks": 1}
+  again = ends(method(gates_from=f"{tmp_path}/embeddings.npz"), **known)
+  assert ("chunk", 0) not in again and max(used.max() for used in again["exit", 0].used.values()) > 0.9
+  for t in range(T):
+    one, other = (found["exit", t] for found in (whole, again))
+    for name in ("params", "embeddings", "used", "read"):
+      chex.assert_trees_all_equal(getattr(one, name), getattr(other, name))
+
+
+def test_embeddings_of_other_tasks_are_refused(tmp_path):
+  spec, data = toys.stream()
+  artifacts.write(tmp_path, {"embeddings": {"first": np.zeros((1, 8), np.float32)}})
+  method = METHODS["hat"](MLP(T, C, (8,)), sgd(RATE), spec, gates_from=f"{tmp_path}/embeddings.npz")
+  with pytest.raises(ConfigError, match=r"embeddings.npz: \['first'\] has the shape \(1, 8\), but \(3, 8\) is needed"):
+    toys.experiment(method, spec, data)
 
 
 # Units

@@ -263,6 +263,7 @@ def test_baselines_train_a_network_in_place_of_a_rule(preset):
   assert [(one.trains, one.start.of, one.start.networks) for one in found] == [
     ("start", "old", 1),
     ("nothing", "both", 1),
+    ("nothing", "old", 1),
   ]
   assert (found[0].curriculum.truncation_at(0), found[0].curriculum.truncation_at(10_000)) == (10, 10)
 
@@ -307,6 +308,13 @@ def test_a_config_of_python_becomes_plain():
     ({"inner": {"unroll": True, "remat": True}}, "remat saves memory in a loop only"),
     ({"start": {"epochs": 1, "last_epochs": 2}}, "config.start.last_epochs=2 is more than"),
     ({"start": {"file": "x", "networks": 2}}, "config.start.file is one network"),
+    ({"method": {"name": "hat"}}, "config.method.name='hat' trains networks .* set config.trains"),
+    ({"trains": "nothing", "method": {"name": "hat"}, "start": {"of": "both"}}, "config.start.of='old'"),
+    ({"trains": "nothing", "method": {"name": "hat"}, "start": {"networks": 2}}, "config.start.networks=1"),
+    ({"trains": "nothing", "method": {"name": "hat"}, "start": {"file": "x"}}, "no config.start.file"),
+    ({"trains": "nothing", "method": {"name": "expert_gate"}}, "a network to begin with is the `params` of a method"),
+    ({"method": {"name": "hta"}}, "config.method.name='hta' is not known. Did you mean hat"),
+    ({"method": {"epochs": 3}}, "config.method.epochs=3 is config.start.epochs here"),
     (
       {"net": {"name": "normed_cnn", "hidden": (3,)}},
       "config.net.hidden=.* means nothing to config.net.name='normed_cnn'",

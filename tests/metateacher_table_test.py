@@ -12,7 +12,8 @@ def test_every_cell_begins_where_its_meta_training_did(preset):
   assert [cell["method"] for cell in cells] == list(table1.METHODS)
   for cell in cells:
     config = table1.get_config(",".join(f"{key}={value}" for key, value in cell.items()))
-    rule = cell["method"] if cell["method"] in ("lstm", "maml", "rep") else "static"
+    base = cell["method"].partition("_")[0]
+    rule = base if base in ("lstm", "maml", "rep", "hat") else "static"
     assert config.start_from == f"M/of/{rule}/parts/seed_{{seed%{trained.num_seeds}}}/start.npz"
     assert (config.given_tasks, config.steps_per_task) == (1, trained.curriculum.steps)
     assert config.looks == ("readout", "readout_within") and config.look_every_steps == config.steps_per_task // 10
@@ -22,18 +23,24 @@ def test_every_cell_begins_where_its_meta_training_did(preset):
       assert config.method.theta == config.start_from.replace("start.npz", "theta.npz")
       assert (config.method.form, config.method.alpha) == (rule, trained.inner.alpha)
       assert config.method.hidden == trained.rule.hidden
+    if base == "hat":
+      assert config.method.gates_from == config.start_from.replace("start.npz", "embeddings.npz")
+      own = meta.get_config(f"preset={preset},rule=hat").method.to_dict()
+      assert (own["name"], own["largest_slope"], own["sparsity"]) == ("hat", 3.0, 0.75)
+      assert own.items() <= config.method.to_dict().items()
 
 
 def test_rates_and_strengths_are_in_the_names():
   def rate(method):
     return table1.get_config(f"method={method}").optimizer.lr
 
-  assert [round(rate(name), 6) for name in ("sgd", "sgd_0.33", "lwf_0.5", "ewc_100_0.33", "ewc_1")] == [
+  assert [round(rate(name), 6) for name in ("sgd", "sgd_0.33", "lwf_0.5", "ewc_100_0.33", "ewc_1", "hat_0.33")] == [
     0.3,
     0.099,
     0.15,
     0.099,
     0.3,
+    0.099,
   ]
   assert table1.get_config("method=ewc_100_0.33").method.guard.strength == 100
   assert table1.get_config("method=sgd,steps=twice").steps_per_task == 1000

@@ -11,13 +11,16 @@ import pytest
 from cljax import artifacts
 from cljax.data import bank
 from cljax.errors import ConfigError
+from cljax.keys import INIT
 from cljax.meta.episodes import fresh_heads
 from cljax.meta.outer import SEGMENT, Adam, episode_key
 from cljax.meta.query import HEADS, QUERY, STEPS, Query
 from cljax.meta.settings import settings_of
+from cljax.meta.start import learner_of, old_task, source_of
 from cljax.meta.train import train
 from cljax.meta.unroll import Inner
 from cljax.nets import MLP
+from cljax.predict import Predictor
 from tests.meta_test import lines_of, quick, untrained
 from tests.outer_test import KEY, episodes_of
 
@@ -110,6 +113,27 @@ def test_networks_may_know_the_new_classes_half_too(tmp_path):
   assert known["train_rows"] == [[count[:5].sum() + (-(-count[5:] // 2)).sum()]] * 2
   assert not (tmp_path / "figures").exists() or not list((tmp_path / "figures").iterdir())
   assert train(settings, tmp_path, quiet=True) == result
+
+
+def test_networks_may_learn_the_old_task_with_gates(tmp_path):
+  """From the weights that a plain one begins with; beside them lie the embeddings of all tasks of the net."""
+  gates = {"name": "hat", "largest_slope": 3.0}
+  settings = quick(trains="nothing", method=gates, start={"epochs": 1})
+  assert train(settings, tmp_path, quiet=True)["config"]["method"] == gates
+  own = {path.name: artifacts.read(path) for path in (tmp_path / "parts" / "seed_0").iterdir()}
+  assert sorted(own) == ["embeddings.npz", "start.npz"]
+  with pytest.raises(ConfigError, match="holds no parts to load"):  # of those that answer by themselves
+    Predictor(tmp_path / "start")
+  assert {name: leaf.shape for name, leaf in own["embeddings.npz"].items()} == {"['first']": (2, 8)}
+  source = source_of(settings_of(settings).data, None)
+  begun = {}
+  for method in (gates, {"name": "finetune"}):
+    it = settings_of({**settings, "method": method})
+    learner = learner_of(it, it.net, old_task(source, it.data)[0])
+    begun[method["name"]] = jax.jit(learner.init)(jax.random.fold_in(jax.random.key(0), INIT))
+  chex.assert_trees_all_equal(begun["hat"].params, begun["finetune"].params)
+  moved = np.abs(own["embeddings.npz"]["['first']"] - begun["hat"].embeddings["first"]).max(axis=1)
+  assert moved[0] > 0.01 and moved[1] == 0
 
 
 @pytest.mark.parametrize(

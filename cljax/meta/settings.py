@@ -1,6 +1,7 @@
 """What a meta-training is told: the sections of its config, their ranges and defaults."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 from cljax.config import completed_net, whole
@@ -10,8 +11,10 @@ from cljax.errors import ConfigError
 from cljax.meta.curriculum import Curriculum
 from cljax.meta.outer import Adam
 from cljax.meta.unroll import Inner
+from cljax.methods import PLAINEST
 from cljax.pieces.rule import Rule
 from cljax.sections import SOURCE, factory_of, keywords
+from cljax.types import Method
 
 
 class Data(NamedTuple):
@@ -92,13 +95,15 @@ class Settings(NamedTuple):
   outer: Adam
   length: Length
   net: Any  # of flax, with a head for each task
+  learner: Callable[..., Method]  # (net, tx, spec, batch_size=, epochs=): trains the networks to begin with
   trains: str
   seeds: tuple[int, ...]
 
 
 def default() -> dict[str, Any]:
   """The keys that every config of a meta-training has, with their defaults."""
-  outside = {name: field.default for name, field in OUTER.items()} | {"net": {"name": "mlp"}}
+  outside = {name: field.default for name, field in OUTER.items()}
+  outside |= {"net": {"name": "mlp"}, "method": {"name": PLAINEST}}
   return outside | {name: record()._asdict() for name, record in RECORDS.items()}
 
 
@@ -127,6 +132,14 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     )
   if outer["trains"] == "start" and start.networks > 1:
     raise ConfigError("config.trains='start' trains one network: set config.start.networks=1")
+  learner = learner_of(config["method"])
+  alone = outer["trains"] == "nothing" and (start.of, start.networks, start.file) == ("old", 1, "")
+  if config["method"]["name"] != PLAINEST and not alone:
+    raise ConfigError(
+      f"config.method.name={config['method']['name']!r} trains networks that know the old task for a method that goes "
+      "on from them: set config.trains='nothing', config.start.of='old' and config.start.networks=1, and no "
+      f"config.start.file; what is meta-trained begins with networks of {PLAINEST}"
+    )
   net = completed_net(config["net"])
   net_type = factory_of("net", net["name"])
   own = keywords("net", {key: value for key, value in net.items() if key != "name"}, net_type, 2)
@@ -139,7 +152,20 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
       "teacher's net gives Outputs of (x, slot) with a head for each task, as cljax.nets.MLP does"
     )
   read |= {"curriculum": curriculum.checked(), "length": length}
-  return Settings(**read, net=made, trains=outer["trains"], seeds=seeds)
+  return Settings(**read, net=made, learner=learner, trains=outer["trains"], seeds=seeds)
+
+
+def learner_of(method: Mapping[str, Any]) -> Callable[..., Method]:
+  """What `config.method` names, with its keywords; how long it trains stands in `config.start`.
+
+  Raises:
+    ConfigError: an unknown name or keyword, or a wrong value.
+  """
+  own = {key: value for key, value in method.items() if key != "name"}
+  for name in set(own) & {"batch_size", "epochs"}:
+    raise ConfigError(f"config.method.{name}={own[name]!r} is config.start.{name} here; set it there")
+  factory = factory_of("method", method["name"])
+  return partial(factory, **keywords("method", own, factory, 3))
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from cljax.errors import ConfigError
 from cljax.keys import INIT
 from cljax.meta.query import joined, parted
 from cljax.meta.settings import Data, Settings
-from cljax.methods import METHODS, PLAINEST
 from cljax.run import fit
 from cljax.settings import Labels
 from cljax.types import Method, PyTree, Spec, Stream
@@ -59,13 +58,20 @@ def shapes_of(net: nn.Module, x_shape: tuple[int, ...]) -> PyTree:
 
 
 def learner_of(settings: Settings, net: nn.Module, spec: Spec) -> Method:
-  """Plain training on one task by SGD with momentum; its part is the network."""
+  """Training on one task by SGD with momentum; the network is a part, beside those of the method.
+
+  Raises:
+    ConfigError: a method that does not train one network.
+  """
   start = settings.start
   before = spec.steps(start.batch_size, start.epochs - start.last_epochs)[0]
   rate = optax.piecewise_constant_schedule(start.lr, {before: start.last_lr / start.lr})
   tx = optax.sgd(rate, start.momentum or None)
-  method = METHODS[PLAINEST](net, tx, spec, batch_size=start.batch_size, epochs=start.epochs)
-  return method._replace(parts=lambda state: {"start": state.params})
+  whole = spec._replace(T=net.heads, rows=())  # of all tasks that the network is for, whatever is trained here
+  method = settings.learner(net, tx, whole, batch_size=start.batch_size, epochs=start.epochs)
+  if not hasattr(jax.eval_shape(method.init, jax.random.key(0)), "params"):
+    raise ConfigError("config.method.name: a network to begin with is the `params` of a method, and this one has none")
+  return method._replace(parts=lambda state: {**method.parts(state), "start": state.params})
 
 
 def starts_of(

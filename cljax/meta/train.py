@@ -18,7 +18,7 @@ from cljax.checkpoint import Checkpoints
 from cljax.data.bank import Source
 from cljax.drive import Stopped
 from cljax.errors import ConfigError
-from cljax.files import plain, read_sealed, tidy, write_sealed
+from cljax.files import plain, read_sealed, tidy, write_atomically, write_sealed
 from cljax.journal import Noted
 from cljax.keys import INIT, META
 from cljax.lock import locked
@@ -56,8 +56,8 @@ def train(
 ) -> dict[str, Any]:
   """Trains a rule for each seed; what meta.json says.
 
-  Writes parts/seed_N/theta.npz, the rule, if one is trained, parts/seed_N/start.npz, the network to begin with,
-  figures/training.png and meta.json.
+  Writes parts/seed_N/theta.npz, the rule, if one is trained, parts/seed_N/start.npz, the network to begin with, beside
+  it what else its method leaves, figures/training.png and meta.json.
 
   Args:
     config: see `meta.settings`.
@@ -130,9 +130,14 @@ def episodes_of(data: Data, source: Source) -> Episodes:
 
 
 def untrained(starts: Mapping[int, tuple[PyTree, PyTree]], folder: epath.Path) -> dict[int, Any]:
-  """What `train_seeds` gives where no episode is run: the networks to begin with are all."""
+  """What `train_seeds` gives where no episode is run: the networks to begin with, and what their method leaves beside
+  them, are all."""
   for seed, (_, kept) in starts.items():
-    artifacts.write(artifacts.folder_of(folder, seed), {"start": kept})
+    own = artifacts.folder_of(folder, seed)
+    artifacts.write(own, {"start": kept})
+    for path in artifacts.folder_of(folder / "start", seed).glob("*.npz"):  # of one network a seed, named as it is
+      if path.name != "start.npz":
+        write_atomically(own / path.name, path.read_bytes())
   return {seed: (Progress(finished=True), {name: 0.0 for name in Place._fields}) for seed in starts}
 
 

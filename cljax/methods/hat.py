@@ -11,7 +11,8 @@ statistics all tasks share). With the published soft gates a gate is 1 to the la
 that is shut lets through as little as e^-(s_max |e|); adaptive optimizers undo the factors between 0 and 1.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
 import flax.struct
 import jax
@@ -19,7 +20,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.declared import declared
+from cljax import artifacts
+from cljax.declared import declared, free
 from cljax.loops import mean_over
 from cljax.nets.modes import in_training
 from cljax.ops.losses import cross_entropies
@@ -50,6 +52,17 @@ class Hat(NamedTuple):
   units: Units
   attention: Attention
   cooling: Cooling
+  gates_from: str  # file of embeddings; '' draws them
+
+  def load(self, state: State, parts: Mapping[str, Mapping[str, Array]]) -> State:
+    """The state with the embeddings of the file, where there is one.
+
+    Raises:
+      ConfigError: a file of other layers, widths or tasks.
+    """
+    if not self.gates_from:
+      return state
+    return state.replace(embeddings=artifacts.fill(state.embeddings, parts["embeddings"], self.gates_from))
 
   def moving(self, state: State, t: Array) -> dict[str, Any]:
     """What a step in task t [] moves."""
@@ -151,14 +164,31 @@ def hat(
   passes: Passes = Passes(),
   attention: Attention = Attention(),
   cooling: Cooling = Cooling(),
+  gates_from: Annotated[
+    str, free("file of all tasks' embeddings to begin with, `W/parts/seed_0/embeddings.npz`; '' draws them")
+  ] = "",
 ) -> Method:
   """Training with gates on units. Published are plain SGD at .05 that begins anew with each task, and patience 5.
+
+  A run leaves its embeddings as the part `embeddings`. With its network, `config.start_from`, and `config.given_tasks`
+  another run goes on from the tasks that it knows: what these attend to is held from the ends of theirs on.
 
   Raises:
     ConfigError: a net with parameters that belong to no units.
   """
-  own = Hat(supervised(net, tx, spec), units_of(net, spec), attention, cooling)
+  own = Hat(supervised(net, tx, spec), units_of(net, spec), attention, cooling, gates_from)
   cools = cooling.patience > 0
   tick = own.tick if cools else keep
   phase = Phase("fit", passes.batch_size, own.step, epochs=passes.epochs, enter=own.enter, tick=tick, exit=own.leave)
-  return Method(own.init, (phase,), own.apply, own.report, told=True, needs_boundaries=True, needs_valid=cools)
+  return Method(
+    own.init,
+    (phase,),
+    own.apply,
+    own.report,
+    parts=lambda state: {"embeddings": state.embeddings},
+    load=own.load,
+    reads={"embeddings": gates_from} if gates_from else {},
+    told=True,
+    needs_boundaries=True,
+    needs_valid=cools,
+  )

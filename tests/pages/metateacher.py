@@ -123,6 +123,38 @@ def diverged():
   )
 
 
+def above_by_network(cell):
+  """[orders, networks] points above the frontier."""
+  found = beside(result(f"{PRESET}/{cell}"), [result(place) for place in runs(PRESET)])
+  values = np.array(found["old task beyond the rate's frontier"]["values"])
+  return 100 * values.reshape(-1, len(meta("hat")["seeds"]))  # seed s has network s % 3
+
+
+def gates():
+  """HAT beside the rates, by network."""
+  own = meta("hat")["config"]["start"]
+  assert own.items() >= meta("static")["config"]["start"].items()  # as long, and by the same optimizer
+  before = probed_at(f"{PRESET}/hat", 1), probed_at(f"{PRESET}/sgd", 1)
+  yield "know the old task by {:.3f} before the new one, those without gates by {:.3f}", *before
+  points = [kept(result(f"{PRESET}/{cell}")).mean(axis=0).tolist() for cell in ("hat", "hat_0.33")]
+  (above, spread), (third, spread_of_third) = beyond(PRESET, "hat"), beyond(PRESET, "hat_0.33")
+  assert max(above, third) < beyond(PRESET, "lstm")[0] < beyond(PRESET, "lwf")[0]
+  yield (
+    "keep and learn {:.3f} / {:.3f} at the whole rate, {:.2f} +- {:.2f} points below the frontier, and {:.3f} / {:.3f} "
+    "at a third of it, {:.2f} +- {:.2f} above",
+    *(*points[0], -above, spread, *points[1], third, spread_of_third),
+  )
+  whole = above_by_network("hat").mean(axis=0)
+  yield (
+    "on the three networks it lies {:.2f} and {:.2f} points above the frontier and {:.2f} below at the whole rate, and "
+    "{:.2f} above, {:.2f} and {:.2f} below at a third",
+    *(float(number) for number in (*whole[:2], -whole[2])),
+    *(float(number) for number in above_by_network("hat_0.33").mean(axis=0) * [1, -1, -1]),
+  )
+  lost = [100 * (probed_at(f"{PRESET}/hat", 1) - old) for old, _ in points]
+  yield "HAT forgets {:.1f} points at the whole rate and {:.1f} at a third", *lost
+
+
 def thresholds():
   rule, static = meta("lstm"), meta("static")
   curriculum, shares = rule["config"]["curriculum"], static["config"]["curriculum"]
@@ -230,5 +262,5 @@ def probed_at(place, matrix_row):
 
 
 def phrases():
-  for part in (representation, beside_sgd, thresholds, twice_as_many, second_order, small_cifar):
+  for part in (representation, beside_sgd, gates, thresholds, twice_as_many, second_order, small_cifar):
     yield from part()

@@ -7,8 +7,8 @@ Then any stream by the rule, through the method that reads W/parts/seed_N/theta.
 Presets: `reduced`, MNIST 0-4 to 5-9 with an MLP, about ten minutes a seed on a CPU; `small_cifar`, CIFAR-10 with three
 convolutions, longer; `smoke`, the embedded digits in less than a minute, without a claim; `paper`, one of the five
 experiments by `experiment=1..5`, for an accelerator.
-Rules: `lstm`, and `static`, its control without a network; `maml` and `rep` train a network to begin with in place of a
-rule, by the loss of a new head after ten steps, and on the meta-training classes too.
+Rules: `lstm`, and `static`, its control without a network; `maml`, `rep` and `hat` train a network to begin with in
+place of a rule: by the loss of a new head after ten steps, on the meta-training classes too, and with gates.
 """
 
 from typing import Any
@@ -21,7 +21,8 @@ from cljax.meta.settings import default
 
 PRESETS = ("reduced", "small_cifar", "smoke", "paper")
 RULES = ("lstm", "static")
-STARTS = ("maml", "rep")  # networks to begin with, under plain SGD
+STARTS = ("maml", "rep", "hat")  # networks to begin with; of the first two, under plain SGD
+HAT = {"largest_slope": 3.0, "sparsity": 0.75}  # s_max and lambda
 EXPERIMENTS = ("1", "2", "3", "4", "5")
 CIFAR100 = tuple(range(10, 60))  # the first fifty classes of CIFAR-100, counted on from CIFAR-10's ten
 LONGER = {"threshold_most": 50.0, "truncation_most": 17}
@@ -127,8 +128,11 @@ def get_config(arg: str = "") -> ConfigDict:
   elif pinned["rule"] == "maml":  # ten steps of a head, then the query; no network but one is trained
     ten = {"truncation": 10, "truncation_raise": 0, "truncation_most": 10}
     merged(config, {"trains": "start", "curriculum": ten, "start": {"networks": 1}})
-  else:
+  elif pinned["rule"] == "rep":
     merged(config, {"trains": "nothing", "start": {"of": "both", "networks": 1}})
+  else:
+    merged(config, {"trains": "nothing", "start": {"networks": 1}})
+    config["method"] = {"name": "hat", **HAT}
   config["net"] = completed_net(config["net"])
   config["paper"], config["preset"] = "metateacher", pinned["preset"]
   config["length"]["scale"] = placeholder(float)

@@ -1,15 +1,16 @@
 r"""A new task learnt by a rule that was trained to forget little, beside plain SGD at many rates and other baselines
 (Xiong, Ren and Urtasun 2020, Figures 3 to 5): readout accuracy on the old task and on the new one.
 
-COMMANDS, a meta-training of lstm, static, maml and rep, each in a folder of its name, then all cells (resumable):
+COMMANDS, a meta-training of lstm, static, maml, rep and hat, each in a folder of its name, then all cells (resumable):
   python -m launch.meta --config=configs/papers/metateacher/meta.py:preset=reduced,rule=lstm --workdir=M/lstm
   python -m launch.train --config=configs/papers/metateacher/table1.py:preset=reduced,meta=M --workdir=W
 COMMAND, one cell:
   python -m launch.train --config=configs/papers/metateacher/table1.py:preset=reduced,meta=M,method=ewc_100 --workdir=W
 
 Every cell begins with the networks of the meta-training, which know the old task, and takes as many steps on the rows
-of the new task that no rule was trained on. Three networks and rules, each on three orders of the rows. Rates of
-`sgd_x` are shares of the rule's alpha.
+of the new task that no rule was trained on. Those of `hat` learnt the old task with its gates, from the same weights,
+in the same batches and by the same optimizer. Three networks and rules, each on three orders of the rows. Rates of
+`sgd_x` are shares of the rule's alpha, as are those of other rows whose names end in a number below 1.
 """
 
 from typing import Any
@@ -22,14 +23,14 @@ from configs.papers.metateacher import meta
 PRESETS = meta.PRESETS
 SHARES = ("0.5", "0.33", "0.2", "0.1", "0.05")
 METHODS = ("sgd", *(f"sgd_{share}" for share in SHARES), "lwf", "lwf_0.5", "ewc_1", "ewc_100", "ewc_100_0.33")
-METHODS = (*METHODS, *meta.STARTS, "teacher", *meta.RULES)
+METHODS = (*METHODS, *meta.STARTS, "hat_0.33", "teacher", *meta.RULES)
 STEPS = ("meta", "twice")
 NETWORKS, ORDERS = 3, 3
 FISHER_ROWS = 5000
 
 
 def pins(arg: str) -> dict[str, str]:
-  """The keys of the table that `arg` pins; `meta` is a folder with the work dirs `lstm`, `static`, `maml` and `rep`."""
+  """The keys of the table that `arg` pins; `meta` is a folder with the work dirs of meta-trainings."""
   parts = arg.split(",")
   folder = [part.removeprefix("meta=") for part in parts if part.startswith("meta=")]
   others = ",".join(part for part in parts if not part.startswith("meta="))
@@ -43,8 +44,8 @@ def sweep(arg: str = "") -> list[dict[str, str]]:
   return [pinned | {"method": method} for method in METHODS if pinned.get("method", method) == method]
 
 
-def of_method(name: str, alpha: float, batch: int, theta: str, old_rows: int) -> tuple[dict[str, Any], float]:
-  """(the fields of config.method, the learning rate) of a row."""
+def of_method(name: str, alpha: float, batch: int, parts: str, old_rows: int) -> tuple[dict[str, Any], float]:
+  """(the fields of config.method, the learning rate) of a row; `parts` is the folder of what its meta-training left."""
   base, _, share = name.partition("_")
   training: dict[str, Any] = {"batch_size": batch, "epochs": 1}
   if base == "ewc":
@@ -55,8 +56,11 @@ def of_method(name: str, alpha: float, batch: int, theta: str, old_rows: int) ->
     training |= {"name": "lwf", "warmup_epochs": 0, "distill_weight": 1.0, "distill_temperature": 1.0}
   elif base == "teacher":
     training |= {"name": "er", "memory": "kept", "update": "union", "replay": batch, "capacity": old_rows}
+  elif base == "hat":
+    training |= {"name": "hat", **meta.HAT, "gates_from": f"{parts}/embeddings.npz"}
   elif base in meta.RULES:
-    training |= {"name": "learned_rule", "form": base, "theta": theta, "alpha": alpha, "count_multipliers": True}
+    training |= {"name": "learned_rule", "form": base, "theta": f"{parts}/theta.npz"}
+    training |= {"alpha": alpha, "count_multipliers": True}
   else:
     training |= {"name": "finetune"}
   return training, alpha * float(share or 1)
@@ -74,8 +78,10 @@ def get_config(arg: str = "") -> ConfigDict:
   networks = trained.num_seeds
   config.num_seeds = networks * ORDERS
   seed = f"seed_{{seed%{networks}}}"
-  rule = method if method in meta.RULES + meta.STARTS else "static"  # rules have the same networks
-  config.start_from, config.given_tasks = f"{folder}/{rule}/parts/{seed}/start.npz", 1
+  trained_by = method.partition("_")[0]
+  rule = trained_by if trained_by in meta.RULES + meta.STARTS else "static"  # rules have the same networks
+  parts = f"{folder}/{rule}/parts/{seed}"
+  config.start_from, config.given_tasks = f"{parts}/start.npz", 1
   config.steps_per_task = steps * (2 if pinned["steps"] == "twice" else 1)
   config.looks, config.look_every_steps = ("readout", "readout_within"), max(steps // 10, 1)
   classes = 0 if len(data.new) == data.classes * data.tasks else data.classes
@@ -85,9 +91,8 @@ def get_config(arg: str = "") -> ConfigDict:
     stream |= {"source": "cifar10+tiny_imagenet", "new": tuple(range(10, 210))}
   config.stream = {**stream, "new_tasks": data.tasks, "new_classes": classes, "half": half}
   config.net = trained.net.to_dict()
-  theta = f"{folder}/{rule}/parts/{seed}/theta.npz"
   kept = (1 + data.tasks) * (2_000 if preset == "smoke" else 32_000)  # no task has more rows
-  config.method, config.optimizer.lr = of_method(method, alpha, trained.inner.new_batch, theta, kept)
+  config.method, config.optimizer.lr = of_method(method, alpha, trained.inner.new_batch, parts, kept)
   for name in ("hidden", "hidden_vectors", "cell", "inputs") if method in meta.RULES else ():
     config.method[name] = trained.rule[name]
   return complete(config)
