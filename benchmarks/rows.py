@@ -42,12 +42,23 @@ class Result(NamedTuple):
 
 
 COTRAIN = "co-training step"
+AVALANCHE = (  # name, what it is called here and by Avalanche, goal
+  ("ewc", "EWC", "EWC", 6),
+  ("si", "SI", "SynapticIntelligence", 6),
+  ("lwf", "LwF", "LwF", 6),
+  ("agem", "A-GEM", "AGEM", 8),
+  ("gem", "GEM", "GEM", 8),
+)
 ROWS = (
   Row("stacked", f"{COTRAIN} against eager PyTorch, stacked experts", "cljax.cotrain", "torch.stacked", 7.5, True),
   Row("modulelist", f"{COTRAIN} against eager PyTorch, a ModuleList", "cljax.cotrain", "torch.modulelist", 14, True),
   Row("tuned", f"{COTRAIN} against eager PyTorch, tuned by hand", "cljax.cotrain", "torch.tuned", 6, True),
   Row(
     "avalanche", "ER step on the union against Avalanche's Replay", "cljax.er_one_head", "avalanche.replay", 3.8, True
+  ),
+  *(
+    Row(f"avalanche_{name}", f"{text} step against Avalanche's {its}", f"cljax.{name}", f"avalanche.{name}", goal, True)
+    for name, text, its, goal in AVALANCHE
   ),
   Row("er", "ER in two steps against eager PyTorch", "cljax.er", "torch.er", 4.5, True),
   Row("cotraining", "step with co-training against without", "cljax.cotrain", "cljax.no_cotrain", 1.2, False, "learns"),

@@ -30,7 +30,7 @@ must both learn. EWC takes its Fisher over 200 rows a task, which is part of its
 """
 PEERS = """Peers: `pip install 'cljax[peers]'`. Where torchvision's compiled part does not load, its operators are
 declared by name only, and what Avalanche imports for logging, downloads and methods that are not used here may be
-absent: see `benchmarks/avalanche_replay.py`.
+absent: see `benchmarks/avalanche_peers.py`.
 """
 
 
@@ -70,7 +70,7 @@ def cpu_model() -> str:
   return names[0] if names else platform.processor() or platform.machine()
 
 
-def facts(steps: int, rounds: int) -> list[tuple[str, str]]:
+def machine() -> list[tuple[str, str]]:
   """Where, with what and when."""
   load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
   versions = {name: version(name) for name in PACKAGES}
@@ -82,8 +82,12 @@ def facts(steps: int, rounds: int) -> list[tuple[str, str]]:
     ("command", f"`{command()}`"),
     ("commit", str(git_commit())),
     ("date", datetime.date.today().isoformat()),
-    ("steps a task, rounds", f"{steps}, {rounds}"),
   ]
+
+
+def facts(steps: int, rounds: int) -> list[tuple[str, str]]:
+  """Where, with what and when, and how much was timed."""
+  return [*machine(), ("steps a task, rounds", f"{steps}, {rounds}")]
 
 
 def page(
