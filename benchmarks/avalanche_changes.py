@@ -1,12 +1,12 @@
-"""What is otherwise within Avalanche's strategies: a solver that is not installed, and what makes a strategy the same
+"""How Avalanche's strategies are called, and what is otherwise within them: a solver that is not installed, and what makes a strategy the same
 algorithm as cljax's. Each change is a context in which a strategy trains.
 """
 
 import contextlib
 import importlib.util
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -16,6 +16,14 @@ RIDGE = 1e-3  # what it adds to the diagonal of its program
 
 Context = contextlib.AbstractContextManager[Any]
 Change = Callable[[], Context]
+
+
+class Called(NamedTuple):
+  """How a strategy is called."""
+
+  strategy: str  # of `avalanche.training.supervised`
+  keywords: Mapping[str, Any] = {}
+  change: Change = contextlib.nullcontext
 
 
 def least(P: np.ndarray, q: np.ndarray, bound: np.ndarray) -> np.ndarray:

@@ -10,26 +10,18 @@ import importlib
 import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 from unittest import mock
 
 import numpy as np
 
 from benchmarks import problem
-from benchmarks.avalanche_changes import Change
+from benchmarks.avalanche_changes import Called
 from benchmarks.torch_data import Pair, share
 
 # What Avalanche imports for logging, downloads and methods that are not used here; stood in for where not installed.
 UNUSED = ("dill", "gdown", "GPUtil", "pytorchcv", "qpsolvers", "tensorboard", "torchmetrics", "wandb")
-
-
-class Called(NamedTuple):
-  """How a strategy is called."""
-
-  strategy: str  # of `avalanche.training.supervised`
-  keywords: Mapping[str, Any] = {}
-  change: Change = contextlib.nullcontext
 
 
 def declare_operators() -> Any:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import avalanche_changes as changes
-from benchmarks.avalanche_peers import Called
+from benchmarks.avalanche_changes import Called
 from benchmarks.parity_sides import Size
 from cljax.errors import choose
 

@@ -89,7 +89,7 @@ class Course:
     return found
 
   def theirs(self, called: Any, given: Sequence[Given]) -> Side:
-    """The side of Avalanche, called as a `avalanche_peers.Called` says."""
+    """The side of Avalanche, called as a `Called` says."""
     from benchmarks.avalanche_peers import Strategy
     from benchmarks.torch_data import as_pair
 

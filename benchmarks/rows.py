@@ -60,6 +60,14 @@ ROWS = (
     Row(f"avalanche_{name}", f"{text} step against Avalanche's {its}", f"cljax.{name}", f"avalanche.{name}", goal, True)
     for name, text, its, goal in AVALANCHE
   ),
+  Row(
+    "avalanche_ewc_all",
+    "the same of EWC, Fisher over all rows: of each row here, of batches there",
+    "cljax.ewc_all",
+    "avalanche.ewc_all",
+    None,
+    True,
+  ),
   Row("er", "ER in two steps against eager PyTorch", "cljax.er", "torch.er", 4.5, True),
   Row("cotraining", "step with co-training against without", "cljax.cotrain", "cljax.no_cotrain", 1.2, False, "learns"),
   Row("memory", "memory of 10,000 rows against 1,000", "cljax.memory", "cljax.cotrain", 1.1, False, "learns"),
