@@ -1,5 +1,5 @@
-"""How Avalanche's strategies are called, and what is otherwise within them: a solver that is not installed, and what makes a strategy the same
-algorithm as cljax's. Each change is a context in which a strategy trains.
+"""How Avalanche's strategies are called, and what is otherwise within them: a solver that is not installed, and what
+makes a strategy the same algorithm as cljax's. Each change is a context in which a strategy trains.
 """
 
 import contextlib

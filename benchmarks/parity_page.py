@@ -55,8 +55,8 @@ Nothing has to be made alike.
 """,
   "agem": """
 A-GEM: the paper draws each step's rows from the whole memory at random. Avalanche takes an equal share of each earlier
-task, rounded down, and goes through what it keeps in one order again and again. Both sides keep rows of their own choice of each task. Made alike: every row of each task is kept,
-and asked in each step.
+task, rounded down, and goes through what it keeps in one order again and again. Both sides keep rows of their own
+choice of each task. Made alike: every row of each task is kept, and asked in each step.
 """,
   "gem": """
 GEM: the paper adds the margin to the dual solution; Avalanche, as the authors' program, takes it as the least value of

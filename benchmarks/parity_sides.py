@@ -121,7 +121,7 @@ def orders_of(experiment: Experiment, seed: int) -> tuple[np.ndarray, np.ndarray
     is_leaf=lambda leaf: leaf is None,
   )
   count = experiment.spec.rows[0]
-  steps = count // phase.batch
+  steps = -(-count // phase.batch)
   zero, all_steps = jnp.int32(0), jnp.int32(steps)
   seeds = jnp.asarray(experiment.seeds[seed : seed + 1], jnp.int32)
   plan = jax.jit(partial(plan_current, phase, steps))
@@ -129,7 +129,7 @@ def orders_of(experiment: Experiment, seed: int) -> tuple[np.ndarray, np.ndarray
   for t in range(experiment.spec.T):
     (key,) = keys_of(seeds, jnp.array((TRAIN, t, 0), jnp.int32))
     view = view_at(stream, jnp.int32(t), experiment.spec.heads)
-    found.append(np.array(plan(key, view, Clock(zero, zero, all_steps, zero), all_steps).place.row).reshape(-1))
+    found.append(np.array(plan(key, view, Clock(zero, zero, all_steps, zero), all_steps).place.row).reshape(-1)[:count])
   return np.stack(found), np.asarray(stream.tasks.train.warp.index)
 
 
