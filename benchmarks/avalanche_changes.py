@@ -1,4 +1,4 @@
-"""How Avalanche's strategies are called, and what is otherwise within them: a solver that is not installed, and what
+"""How Avalanche's strategies are called, and what is otherwise within them: a solver where none is installed, and what
 makes a strategy the same algorithm as cljax's. Each change is a context in which a strategy trains.
 """
 
@@ -11,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 
-SOLVER = "quadprog"  # what Avalanche's GEM asks qpsolvers for, which neither of them installs
+SOLVER = "quadprog"  # what Avalanche's GEM asks qpsolvers for; it may be left out where its requirements are
 RIDGE = 1e-3  # what it adds to the diagonal of its program
 
 Context = contextlib.AbstractContextManager[Any]

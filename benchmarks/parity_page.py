@@ -67,7 +67,7 @@ is added to the diagonal.
 }
 ALONE = """
 The program of GEM was solved by an exact solver of the benchmark (`least` in avalanche_changes.py): Avalanche asks
-qpsolvers for quadprog, which is not installed here.
+qpsolvers for quadprog, one of its requirements, which is not installed here.
 """
 ITS_OWN = """
 The program of GEM as it comes was solved by quadprog, made alike by an exact solver of the benchmark.

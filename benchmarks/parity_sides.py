@@ -28,7 +28,7 @@ LOOKED_AT = 1  # the task after which weights are compared: the first that a met
 class Size(NamedTuple):
   """How much is learnt."""
 
-  tasks: int = 5
+  tasks: int = 3
   rows: int = 1000  # of each task, learnt once
   seeds: int = 3
 
