@@ -23,9 +23,9 @@ A step is the whole step of a method with {{settings}}. cljax is called as a run
 warps, live mask and metrics. Peers and bare scans get rows that are warped already. PyTorch keeps to one thread.
 Before anything is timed, every subject learns the same two tasks from the same initial weights. Where both sides are
 the same algorithm their accuracies must exceed {LEARNT} and differ by at most {TOLERANCE}; two settings of one method
-must both learn. EWC takes its Fisher over 200 rows a task on both sides, but for the row that says all, which is part of
-its time. A-GEM and GEM keep their share of the memory of each task; A-GEM asks as many of these rows as a step replays,
-GEM all of the task before. Where Avalanche's strategies differ from cljax is told in PARITY.md.
+must both learn. EWC takes its Fisher over 200 rows a task on both sides, but for the row that says all, which is part
+of its time. A-GEM and GEM keep their share of the memory of each task; A-GEM asks as many of these rows as a step
+replays, GEM all of the task before. Where Avalanche's strategies differ from cljax is told in PARITY.md.
 
 `python -m launch.bench --suite=accelerator` is the suite for one accelerator; with `--write` it makes ACCELERATOR.md.
 
