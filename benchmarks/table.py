@@ -25,7 +25,7 @@ Before anything is timed, every subject learns the same two tasks from the same 
 the same algorithm their accuracies must exceed {LEARNT} and differ by at most {TOLERANCE}; two settings of one method
 must both learn. EWC takes its Fisher over 200 rows a task on both sides, but for the row that says all, which is part
 of its time. A-GEM and GEM keep their share of the memory of each task; A-GEM asks as many of these rows as a step
-replays, GEM all of the task before. Where Avalanche's strategies differ from cljax is told in PARITY.md.
+replays, GEM all of the task before. What these methods learn beside Avalanche's, from the same rows, is in PARITY.md.
 
 `python -m launch.bench --suite=accelerator` is the suite for one accelerator; with `--write` it makes ACCELERATOR.md.
 
