@@ -42,10 +42,9 @@ batches of one row.
 SI: Avalanche has half of `si_lambda` before the sum, the paper no half, so it is twice our strength. On a CPU the
 weights that Avalanche's plugin remembers are views of those in training (`.detach().cpu().flatten()` copies nothing
 there): every movement is 0, every importance is 0, and it is fine-tuning. With weights copied it works; each importance
-is then at most 0.001, by another paper that Avalanche says it follows (https://arxiv.org/abs/1806.08568), where the
-paper of the method has no bound; and the integral takes the gradient of loss and penalty together, where the paper has
-the loss's own. Made alike: weights are copied, and nothing bounds the importances. The gradient of the penalty stays in
-the integral, which moves weights from the third task on.
+is then at most 0.001, where the paper has no bound; and the integral takes the gradient of loss and penalty together,
+where the paper has the loss's own. Made alike: weights are copied, and nothing bounds the importances. The gradient of
+the penalty stays in the integral, which moves weights from the third task on.
 """,
   "lwf": """
 LwF: Avalanche takes the divergence where the paper has the cross-entropy, which has the same gradient; weight and
