@@ -1,5 +1,6 @@
 """cljax as a person runs it: `experiment.build`, `run.compile_events`, and the driver's units of a whole task."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from cljax.monitor import Monitor
 from cljax.recipe import build_stream, seeds_of
 from cljax.run import compile_events
 
+REPLAYING = ("er", "routing")
 WORK = ("view", "enter", "chunk", "tick", "exit")  # the units of a task besides evaluations and saves
 
 
@@ -30,7 +32,7 @@ def config_of(
   net: str = "mlp",
   **method: Any,
 ) -> ConfigDict:
-  """The benchmark's config of `finetune`, `er` or `routing`.
+  """The benchmark's config of `finetune`, `lwf`, `er` or `routing`.
 
   Args:
     net: `mlp` or `cnn`; `routing` has its own.
@@ -43,7 +45,7 @@ def config_of(
   config.stream = {"name": "permuted", "source": "benchmark", "tasks": tasks, "scenario": scenario}
   config.optimizer.lr = problem.LR
   fields: dict[str, Any] = {"batch_size": problem.BATCH}
-  if name != "finetune":
+  if name in REPLAYING:
     fields |= {"replay": problem.REPLAY, "capacity": problem.CAPACITY}
   if name == "routing":
     config.net = {"name": "routed_mlp", "widths": (problem.WIDTH,) * 2, "experts": problem.EXPERTS}
@@ -70,7 +72,7 @@ class Library:
     self.driver = Driver(experiment, compiled, monitor, None, lambda: False)
     self.carry = start(experiment, compiled)
     units = [unit for unit in experiment.timeline.units(None, 0) if unit.kind in WORK]
-    self.units = [[unit for unit in units if unit.at.task == task] for task in (0, 1)]
+    self.units = [[unit for unit in units if unit.at.task == task] for task in range(experiment.spec.T)]
     self.kept: Any = None
 
   def train(self, task: int) -> None:
@@ -86,11 +88,15 @@ class Library:
 
   def accuracy(self) -> float:
     """Mean over seeds and over tasks 0 and 1."""
+    return float(self.shares((0, 1), 1).mean())
+
+  def shares(self, tasks: Sequence[int], now: int) -> np.ndarray:
+    """[S, tasks] of the test rows of some tasks, those that are answered rightly after task `now`."""
     evaluate = self.driver.compiled[f"evaluate.{self.experiment.readouts[0]}"]
     own = self.carry.hyper, self.carry.state, self.experiment.stream
     seeds = len(self.experiment.seeds)
-    counts = [evaluate(*own, *self.experiment.numbers(t, 1, t), None)["right"][:seeds] for t in (0, 1)]
-    return float(np.mean(counts)) / problem.TEST_ROWS
+    counts = [evaluate(*own, *self.experiment.numbers(t, now, t), None)["right"][:seeds] for t in tasks]
+    return np.stack(counts, axis=1) / self.experiment.test_rows[:, list(tasks)]
 
   def skipped(self) -> int:
     """Co-training steps left out because no expert was unused: they would make a step look cheap."""

@@ -42,12 +42,24 @@ class Result(NamedTuple):
 
 
 COTRAIN = "co-training step"
+AVALANCHE = (  # what these learn is compared by parity.py: the orders of two runs do not end alike
+  ("ewc", "EWC step against Avalanche's EWC", 6),
+  ("ewc_all", "the same, Fisher over all rows: of each row here, of batches there", None),
+  ("si", "SI step against Avalanche's SynapticIntelligence", 6),
+  ("lwf", "LwF step against Avalanche's LwF", 6),
+  ("agem", "A-GEM step against Avalanche's AGEM", 8),
+  ("gem", "GEM step against Avalanche's GEM", 8),
+)
 ROWS = (
   Row("stacked", f"{COTRAIN} against eager PyTorch, stacked experts", "cljax.cotrain", "torch.stacked", 7.5, True),
   Row("modulelist", f"{COTRAIN} against eager PyTorch, a ModuleList", "cljax.cotrain", "torch.modulelist", 14, True),
   Row("tuned", f"{COTRAIN} against eager PyTorch, tuned by hand", "cljax.cotrain", "torch.tuned", 6, True),
   Row(
     "avalanche", "ER step on the union against Avalanche's Replay", "cljax.er_one_head", "avalanche.replay", 3.8, True
+  ),
+  *(
+    Row(f"avalanche_{name}", text, f"cljax.{name}", f"avalanche.{name}", goal, True, "learns")
+    for name, text, goal in AVALANCHE
   ),
   Row("er", "ER in two steps against eager PyTorch", "cljax.er", "torch.er", 4.5, True),
   Row("cotraining", "step with co-training against without", "cljax.cotrain", "cljax.no_cotrain", 1.2, False, "learns"),

@@ -1,18 +1,29 @@
 """All that can be timed, by name, built from one problem: the same pixels, permutations and initial weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import jax
 
 from benchmarks import bare, problem, scans
+from benchmarks.avalanche_changes import Called, first_rows, solved_somehow
 from benchmarks.ours import Library, config_of, experiment_of
 from benchmarks.problem import Problem
 from benchmarks.timing import Subject
 
 SEEDS = 15
-EWC = {"guard": {"name": "ewc", "fisher_rows": 200}}  # of 20,000 of a task, so that steps are what is timed
+FISHER_ROWS = 200  # of 20,000 of a task, so that steps are what is timed
+EWC = {"guard": {"name": "ewc", "fisher_rows": FISHER_ROWS}}
+STRENGTH = 0.1  # of what pulls weights back: whatever it is, a step costs as much
+PER_TASK = problem.CAPACITY // problem.TASKS  # rows of each task in the memory
+
+
+def one_head(guard: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+  """Fine-tuning of one head under a guard."""
+  return "finetune", {"scenario": "domain", "guard": guard}
+
+
 # Name -> (method, what differs from the benchmark's config).
 LIBRARY: dict[str, tuple[str, dict[str, Any]]] = {
   "cotrain": ("routing", {}),
@@ -25,6 +36,12 @@ LIBRARY: dict[str, tuple[str, dict[str, Any]]] = {
   "finetune": ("finetune", {}),
   "finetune_ewc": ("finetune", EWC),
   "er_one_head": ("er", {"update": "union", "scenario": "domain"}),
+  "ewc": one_head({"name": "ewc", "strength": STRENGTH, "fisher_rows": FISHER_ROWS}),
+  "ewc_all": one_head({"name": "ewc", "strength": STRENGTH}),
+  "si": one_head({"name": "si", "strength": STRENGTH}),
+  "agem": one_head({"name": "agem", "per_task": PER_TASK, "drawn_rows": problem.REPLAY}),
+  "gem": one_head({"name": "gem", "per_task": PER_TASK, "margin_as": "bound"}),
+  "lwf": ("lwf", {"scenario": "domain", "epochs": 1, "warmup_epochs": 0}),
 }
 COTRAINING = bare.Setting(problem.LR, problem.BATCH, problem.EXPERTS, problem.K, problem.NOISE, cotrain=True)
 SCANS = {  # name -> (setting, steps of a block, the library's subject whose initial weights it takes)
@@ -32,6 +49,19 @@ SCANS = {  # name -> (setting, steps of a block, the library's subject whose ini
   "cotrain_plain": (COTRAINING, 1, "routing"),
   "er": (bare.Setting(problem.LR, problem.BATCH), 2, "er"),
 }
+
+
+def called(name: str) -> Called:
+  """How Avalanche's strategy of this name is called."""
+  return {
+    "replay": Called("Replay", {"mem_size": problem.CAPACITY}),
+    "ewc": Called("EWC", {"ewc_lambda": STRENGTH / 2}, first_rows(FISHER_ROWS)),
+    "ewc_all": Called("EWC", {"ewc_lambda": STRENGTH / 2}),
+    "si": Called("SynapticIntelligence", {"si_lambda": 2 * STRENGTH, "eps": 0.1}),
+    "lwf": Called("LwF", {"alpha": 1.0, "temperature": 2.0}),
+    "agem": Called("AGEM", {"patterns_per_exp": PER_TASK, "sample_size": problem.REPLAY}),
+    "gem": Called("GEM", {"patterns_per_exp": PER_TASK, "memory_strength": 0.5}, solved_somehow),
+  }[name]
 
 
 class Workshop:
@@ -85,10 +115,11 @@ class Workshop:
     return torch_cotraining.Eager(net(state.params, state.router), self.tensors)
 
   def avalanche(self, name: str) -> Subject:
-    from benchmarks.avalanche_replay import Avalanche
+    from benchmarks.avalanche_peers import Strategy
 
-    _, fields = LIBRARY["er_one_head"]
-    return Avalanche(self.initial("er", **fields).params, self.tensors)
+    method, fields = LIBRARY["er_one_head" if name == "replay" else name]
+    params = self.initial(method, **fields).params
+    return Strategy(called(name), params, self.tensors[:2], self.tensors[2:])
 
   def one(self, name: str) -> Subject:
     """The subject of this name, `room.name`."""

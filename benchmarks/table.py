@@ -23,14 +23,16 @@ A step is the whole step of a method with {{settings}}. cljax is called as a run
 warps, live mask and metrics. Peers and bare scans get rows that are warped already. PyTorch keeps to one thread.
 Before anything is timed, every subject learns the same two tasks from the same initial weights. Where both sides are
 the same algorithm their accuracies must exceed {LEARNT} and differ by at most {TOLERANCE}; two settings of one method
-must both learn. EWC takes its Fisher over 200 rows a task, which is part of its time.
+must both learn. EWC takes its Fisher over 200 rows a task on both sides, but for the row that says all, which is part
+of its time. A-GEM and GEM keep their share of the memory of each task; A-GEM asks as many of these rows as a step
+replays, GEM all of the task before. What these methods learn beside Avalanche's, from the same rows, is in PARITY.md.
 
 `python -m launch.bench --suite=accelerator` is the suite for one accelerator; with `--write` it makes ACCELERATOR.md.
 
 """
 PEERS = """Peers: `pip install 'cljax[peers]'`. Where torchvision's compiled part does not load, its operators are
 declared by name only, and what Avalanche imports for logging, downloads and methods that are not used here may be
-absent: see `benchmarks/avalanche_replay.py`.
+absent: see `benchmarks/avalanche_peers.py`.
 """
 
 
@@ -70,7 +72,7 @@ def cpu_model() -> str:
   return names[0] if names else platform.processor() or platform.machine()
 
 
-def facts(steps: int, rounds: int) -> list[tuple[str, str]]:
+def machine() -> list[tuple[str, str]]:
   """Where, with what and when."""
   load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
   versions = {name: version(name) for name in PACKAGES}
@@ -82,8 +84,12 @@ def facts(steps: int, rounds: int) -> list[tuple[str, str]]:
     ("command", f"`{command()}`"),
     ("commit", str(git_commit())),
     ("date", datetime.date.today().isoformat()),
-    ("steps a task, rounds", f"{steps}, {rounds}"),
   ]
+
+
+def facts(steps: int, rounds: int) -> list[tuple[str, str]]:
+  """Where, with what and when, and how much was timed."""
+  return [*machine(), ("steps a task, rounds", f"{steps}, {rounds}")]
 
 
 def page(

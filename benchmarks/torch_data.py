@@ -5,7 +5,8 @@ from typing import Any
 
 from benchmarks.problem import Problem
 
-Tensors = list[tuple[Any, Any]]  # (x float32 [N, 784], y): training rows of tasks 0 and 1, then their test rows
+Pair = tuple[Any, Any]  # x float32 [N, 784], y [N]
+Tensors = list[Pair]  # training rows of tasks 0 and 1, then their test rows
 
 
 def as_tensors(data: Problem) -> Tensors:
@@ -13,17 +14,30 @@ def as_tensors(data: Problem) -> Tensors:
   import torch
 
   torch.set_num_threads(1)
-  pairs = [*zip(data.x, data.y, strict=True), *((x, data.test_y) for x in data.test_x)]
-  return [(torch.tensor(x).float() / 255, torch.tensor(y).long()) for x, y in pairs]
+  return [as_pair(x, y) for x, y in (*zip(data.x, data.y, strict=True), *((x, data.test_y) for x in data.test_x))]
+
+
+def as_pair(x: Any, y: Any) -> Pair:
+  """Pixels 0..255 and labels as tensors."""
+  import torch
+
+  return torch.tensor(x).float() / 255, torch.tensor(y).long()
+
+
+def share(pair: Pair, answer: Callable[[Any], Any]) -> float:
+  """The share of rows that `answer(x)` classifies rightly by its logits."""
+  import torch
+
+  x, y = pair
+  with torch.no_grad():
+    return float((answer(x).argmax(dim=1) == y).float().mean())
 
 
 def accuracy(tensors: Tensors, answer: Callable[[Any, Any], Any]) -> float:
   """Mean over tasks 0 and 1 of the share of test rows that `answer(x, task)` classifies rightly by its logits."""
   import torch
 
-  with torch.no_grad():
-    shares = []
-    for t in (0, 1):
-      x, y = tensors[2 + t]
-      shares.append((answer(x, torch.full((len(x),), t)).argmax(dim=1) == y).float().mean())
-  return float(sum(shares) / len(shares))
+  def of(t: int) -> float:
+    return share(tensors[2 + t], lambda x: answer(x, torch.full((len(x),), t)))
+
+  return (of(0) + of(1)) / 2

@@ -46,7 +46,7 @@ def about() -> list[str]:
   if CALLED:
     doc = re.sub(r"python -m launch\.(?=\w)", "cljax ", doc)
   parts = [part for part in doc.split("\n\n") if part.strip()]
-  examples = [part for part in parts if part.lstrip().startswith(("python -m launch", "cljax "))]
+  examples = [part for part in parts if part.lstrip().startswith(("python -m ", "cljax "))]
   return [textwrap.indent(textwrap.dedent(part), "  ") for part in examples] + [p for p in parts if p not in examples]
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks import bare, convolving, problem, rows, scans, sharing, table, timing
-from benchmarks.ours import config_of
+from benchmarks import bare, convolving, problem, rows, scans, sharing, subjects, table, timing
+from benchmarks.ours import config_of, experiment_of
 from benchmarks.rows import Result, Row
 from benchmarks.timing import Ratio, Timing
 from cljax import loops
@@ -21,6 +21,7 @@ from tests.tiers import at_release
 from tests.toys import mlp, routed, stream
 
 LR, EXPERTS, K = 0.1, 6, 2
+AVALANCHE = [f"avalanche_{name}" for name in ("ewc", "ewc_all", "si", "lwf", "agem", "gem")]
 COUNTS, STEPS = (60, 60), 6  # full batches only, so that no row of task 1 is dead
 
 
@@ -196,6 +197,7 @@ def test_missing_peers_are_told(monkeypatch):
     "modulelist",
     "tuned",
     "avalanche",
+    *AVALANCHE,
     "er",
     "convolving_torch",
     "alone_torch",
@@ -205,7 +207,7 @@ def test_missing_peers_are_told(monkeypatch):
   assert "pip install 'cljax[peers]'" in text and "avalanche" in text
   assert rows.without_peers(["bare", "start"]) == []
   monkeypatch.setattr(rows, "present", lambda module: module == "torch")
-  assert rows.without_peers(rows.chosen([])) == ["avalanche"]
+  assert rows.without_peers(rows.chosen([])) == ["avalanche", *AVALANCHE]
 
 
 @pytest.fixture
@@ -249,6 +251,23 @@ def test_rows_have_names_of_their_own():
   assert len(set(rows.NAMES)) == len(rows.NAMES)
   with pytest.raises(ConfigError, match="tuned"):
     rows.chosen(["tunde"])
+
+
+def test_subjects_of_one_name_keep_and_ask_as_many_rows():
+  """What is timed against Avalanche has one head and takes its steps one by one; each has its row."""
+  for name in ("ewc", "si", "lwf", "agem", "gem", "ewc_all"):
+    method, fields = subjects.LIBRARY[name]
+    experiment = experiment_of(config_of(method, tasks=2, **fields), problem.source(100))
+    (phase,) = experiment.method.phases
+    assert experiment.spec.heads == 1 and phase.block is None and phase.batch == problem.BATCH and phase.epochs == 1
+    (row,) = [row for row in rows.ROWS if row.name == f"avalanche_{name}"]
+    assert (row.ours, row.other) == (f"cljax.{name}", f"avalanche.{name}")
+    called = subjects.called(name)
+    guard = fields.get("guard", {})
+    assert guard.get("per_task") == called.keywords.get("patterns_per_exp")
+    assert guard.get("drawn_rows") == called.keywords.get("sample_size")
+  with pytest.raises(KeyError):
+    subjects.called("finetune")
 
 
 def test_configs_are_the_paper_s_shapes():
