@@ -44,7 +44,8 @@ def main() -> int | None:
   if len(found) > 1:
     cells.run_cells(module, found, app.workdir(), overrides, app.DATA_DIR.value, share)
     return None
-  config = complete(CONFIG.value)
+  # of one cell that is what the table has in it, whatever else the file would take where nothing is said
+  config = cells.cell_config(module, found[0], overrides) if found and found[0] else complete(CONFIG.value)
   if apart_in(config):
     cells.run_configs(cells.spread(config, overrides), app.workdir(), overrides, app.DATA_DIR.value, share)
     return None

@@ -30,8 +30,8 @@ SCENARIOS = ("task", "domain", "class")
 GUARDS = ("ewc", "online_ewc", "si", "mas", "agem", "gem", "ogd")  # fine-tuning under each
 REPLAY = ("er", "er_ring", "er_balanced", "der", "derpp")
 MER = {"batch_size": 1, "replay": 25, "reptile_batches": 5, "capacity": 5_120}  # rows one by one, as the paper has them
-HEADS = ("hat", "cat", "packnet", "wsn", "supsup", "spg")  # need heads, and so the task, whatever the stream
-METHODS = ("finetune", *GUARDS, "lwf", *REPLAY, "mer", *HEADS, "single", "joint")
+HEADS = ("hat", "cat", "packnet", "wsn", "supsup", "spg", "single")  # are told the task, whatever the stream
+METHODS = ("finetune", *GUARDS, "lwf", *REPLAY, "mer", *HEADS, "joint")
 SEARCH = ("no", "yes")
 RATES = (0.01, 0.03, 0.1)  # of a search
 DECADES = (1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9)  # strengths on split MNIST, where a Fisher at the end is tiny
@@ -64,11 +64,10 @@ def sweep(arg: str = "") -> list[dict[str, str]]:
   pinned = {"preset": "paper"} | pins(arg)
   cells = []
   for stream in (pinned["stream"],) if "stream" in pinned else STREAMS[:3]:
-    scenarios = SCENARIOS if stream == "mnist_split" else ("task",) if stream == "cifar100_split" else ("domain",)
-    for scenario in (pinned["scenario"],) if "scenario" in pinned else scenarios:
-      found = {**pinned, "stream": stream, "scenario": scenario}
-      names = (pinned["method"],) if "method" in pinned else METHODS
-      cells += [{**found, "method": name} for name in names if scenario == "task" or name not in HEADS]
+    for name in (pinned["method"],) if "method" in pinned else METHODS:
+      usual = SCENARIOS if stream == "mnist_split" else ("task",) if stream == "cifar100_split" else ("domain",)
+      asked = (pinned["scenario"],) if "scenario" in pinned else ("task",) if name in HEADS else usual
+      cells += [{**pinned, "stream": stream, "scenario": scenario, "method": name} for scenario in asked]
   return cells
 
 
