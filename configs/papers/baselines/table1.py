@@ -46,10 +46,13 @@ SEARCHED = {  # method -> (the number that a search varies beside the rate, its 
   "gem": ("guard_margin", MARGINS, MARGINS),
   **dict.fromkeys(("der", "derpp"), ("alpha", ALPHAS, ALPHAS)),
 }
-TUNED: dict[str, dict[str, tuple[float, float | None]]] = {  # stream -> method -> (rate, the number of its search)
-  "mnist_permuted": {},
-  "mnist_rotated": {},
-  "mnist_split": {"ewc": (1e-3, 5000.0), "online_ewc": (1e-3, 5000.0), "si": (1e-3, 0.1)},  # published, not searched
+TUNED: dict[str, dict[str, tuple[float, float | None]]] = {  # README.md has the searches
+  # cell of a stream -> method -> (rate, the number of its search)
+  "mnist_permuted": {"finetune": (0.03, None), "er": (0.1, None), "ewc": (0.1, 1.0), "si": (0.03, 1.0)},
+  "mnist_rotated": {"finetune": (0.01, None), "er": (0.1, None)},
+  "mnist_split_task": {"ewc": (1e-3, 1e9), "si": (1e-3, 10.0)},
+  "mnist_split_domain": {"ewc": (1e-3, 1e8), "si": (1e-3, 1e4)},
+  "mnist_split_class": {"ewc": (1e-3, 1e8), "si": (1e-3, 1e4)},  # those of `domain`; not searched
 }
 ROWS = 5_120  # of a memory, as in Riemer et al.; 256 a task for those that keep some of each task
 
@@ -94,9 +97,9 @@ def method_of(name: str) -> dict[str, Any]:
   return {"name": name, **({"warmup_epochs": 0} if name == "lwf" else {})}
 
 
-def tuned(config: ConfigDict, stream: str, method: str) -> None:
-  """Sets the rate, and the number of the method's search, where TUNED has them."""
-  rate, number = TUNED.get(stream, {}).get(method, (config.optimizer.lr, None))
+def tuned(config: ConfigDict, cell: str, method: str) -> None:
+  """Sets the rate, and the number of the method's search, where TUNED has them for a stream's cell."""
+  rate, number = TUNED.get(cell, {}).get(method, (config.optimizer.lr, None))
   config.optimizer.lr = rate
   if number is not None:
     name = SEARCHED[method][0]
@@ -129,7 +132,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.method.replay = config.method.batch_size
   if method == "mer":
     config.method.update(MER)
-  tuned(config, stream, method)
+  tuned(config, cell, method)
   if preset == "smoke":
     config.method.epochs = 3
   if pinned["search"] == "yes":
