@@ -20,7 +20,7 @@ from cljax.data.pictures import one_for_all, shown_as
 from cljax.declared import shown
 from cljax.errors import ConfigError, choose
 from cljax.files import checksum
-from cljax.given import MakeFn, at_numbers, check_jax, check_method, check_report, check_seeds, rows_of_hyper
+from cljax.given import MakeFn, at_numbers, check_hash, check_jax, check_method, check_report, check_seeds, rows_of_hyper
 from cljax.looks import looks_of
 from cljax.memory import check_length, check_memory
 from cljax.mesh import choose_executor, make_mesh, padded, put
@@ -176,7 +176,7 @@ def assemble(
   axes: Stream | None = None,
   readouts: Sequence[str] = (),
   labels: Labels = UNNAMED,
-  data_hash: str = "",
+  data_hash: str | None = None,
   **settings: Any,
 ) -> Experiment:
   """An experiment of one's own method on one's own arrays.
@@ -190,7 +190,7 @@ def assemble(
     axes: 0 or None for each leaf of `stream`, as `data.streams.stack` gives them; None finds them by their shapes.
     readouts: of `task`, `class`, `domain` and `inferred`, the main one first; () chooses by the heads.
     labels: what the result is called.
-    data_hash: of the data; '' is that of the arrays.
+    data_hash: a word that tells the data apart; None is the checksum of the arrays.
     settings: fields of `Settings`.
 
   Raises:
@@ -199,6 +199,7 @@ def assemble(
   check_jax()
   own, seeds, labels = settings_of(settings), check_seeds(seeds, bool(hyper)), check_labels(labels)
   check_method(method)
+  data_hash = check_hash(data_hash)
   check_pair(spec, stream)
   axes = laid_out(spec, stream, axes, len(seeds))
   spec, rows = rows_by_seed(spec, stream, len(seeds))

@@ -8,6 +8,7 @@ import numpy as np
 
 from cljax.declared import shown
 from cljax.errors import ConfigError
+from cljax.settings import LONGEST_LABEL
 from cljax.start import MakeFn
 from cljax.types import Method
 
@@ -57,6 +58,22 @@ def check_seeds(seeds: Sequence[int], again: bool) -> tuple[int, ...]:
   if len(set(each)) < len(each) and not again:
     raise ConfigError(f"seeds={shown(seeds)} names a seed twice, whose runs would be the same")
   return tuple(map(int, each))
+
+
+def check_hash(data_hash: Any) -> str:
+  """The word that tells data apart; '' where none is given.
+
+  Raises:
+    ConfigError: no word.
+  """
+  if data_hash is None:
+    return ""
+  if not isinstance(data_hash, str) or not data_hash.isprintable() or len(data_hash) > LONGEST_LABEL:
+    raise ConfigError(
+      f"data_hash={shown(data_hash)} must be a word that tells the data apart, such as a checksum; leave it out, and it "
+      "is that of the arrays"
+    )
+  return data_hash
 
 
 def check_method(method: Any) -> None:

@@ -33,7 +33,7 @@ from cljax.lock import locked
 from cljax.mesh import over_seeds, places, spread_rows
 from cljax.monitor import Monitor
 from cljax.outcome import Outcome, described, described_now, folders_of, left, outcome_of, write_outcomes
-from cljax.paths import located
+from cljax.paths import as_text, located
 from cljax.readout import answers_of
 from cljax.recipe import given_stream
 from cljax.settings import UNNAMED, Labels, Settings, settings_of
@@ -207,6 +207,8 @@ def train(
     OSError: the work dir cannot be written; what was saved before stays readable.
     Stopped: a stop was asked for, and everything up to here is saved.
   """
+  if data_dir:  # refused here where the run is finished, or brings its own data, too
+    as_text("data_dir", data_dir)
   config = complete(config)
   data = given_stream(config, stream) if stream is not None else None
   return carry_out(
@@ -244,7 +246,7 @@ def carry_out(
     values: of the sweep.
     older: the config of a work dir with what it said before a key existed, completed.
   """
-  check_given(stop_asked, on_row, overrides or {})
+  check_given(stop_asked, on_row, overrides or {}, quiet)
   folder = located(workdir) if workdir is not None else None
   writes = jax.process_index() == 0
   if folder is not None and (done := left(folder, writes, config, values, older, begin)):
