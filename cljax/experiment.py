@@ -20,7 +20,16 @@ from cljax.data.pictures import one_for_all, shown_as
 from cljax.declared import shown
 from cljax.errors import ConfigError, choose
 from cljax.files import checksum
-from cljax.given import MakeFn, at_numbers, check_hash, check_jax, check_method, check_report, check_seeds, rows_of_hyper
+from cljax.given import (
+  MakeFn,
+  at_numbers,
+  check_hash,
+  check_jax,
+  check_method,
+  check_report,
+  check_seeds,
+  rows_of_hyper,
+)
 from cljax.looks import looks_of
 from cljax.memory import check_length, check_memory
 from cljax.mesh import choose_executor, make_mesh, padded, put

@@ -70,8 +70,8 @@ def check_hash(data_hash: Any) -> str:
     return ""
   if not isinstance(data_hash, str) or not data_hash.isprintable() or len(data_hash) > LONGEST_LABEL:
     raise ConfigError(
-      f"data_hash={shown(data_hash)} must be a word that tells the data apart, such as a checksum; leave it out, and it "
-      "is that of the arrays"
+      f"data_hash={shown(data_hash)} must be a word that tells the data apart, such as a checksum; leave it out, and "
+      "it is that of the arrays"
     )
   return data_hash
 

@@ -98,8 +98,8 @@ class Predictor:
     path = self.folder.parent / "spec.json"
     if not path.exists():
       raise ConfigError(
-        f"{workdir} holds no parts to load: it is no finished run, or its method leaves none, as only those do that load "
-        "one expert at a time, such as expert_gate; launch.evaluate asks any run, one behind config.gate too, and "
+        f"{workdir} holds no parts to load: it is no finished run, or its method leaves none, as only those do that "
+        "load one expert at a time, such as expert_gate; launch.evaluate asks any run, one behind config.gate too, and "
         "launch.export writes the weights of a network"
       )
     way = "the run's command writes it again once its result.json is deleted"

@@ -58,9 +58,10 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None, s
     arrays = digits() if name == "digits" else synthetic()
     return as_source(arrays, checksum(arrays))
   root = folder_of("data_dir", data_dir, "TFDS_DATA_DIR", DATA_DIR)
+  decoded = folder_of("cache_dir", cache_dir, "CLJAX_CACHE", "~/.cache/cljax")
 
   def cached(full: str, key: str, decode: Callable[[], Arrays]) -> Arrays:
-    cache = folder_of("cache_dir", cache_dir, "CLJAX_CACHE", "~/.cache/cljax") / f"{full.replace('/', '_')}-{key[:16]}.npz"
+    cache = decoded / f"{full.replace('/', '_')}-{key[:16]}.npz"
     arrays = read_cache(cache, key)
     if not arrays:
       arrays = decode()

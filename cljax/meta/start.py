@@ -16,6 +16,7 @@ from cljax.data.bank import Source
 from cljax.data.streams import Layout, lay
 from cljax.data.transfers import rows_of_class, transfer
 from cljax.errors import ConfigError
+from cljax.files import checksum
 from cljax.keys import INIT
 from cljax.meta.query import joined, parted
 from cljax.meta.settings import Data, Settings
@@ -66,6 +67,16 @@ def learner_of(settings: Settings, net: nn.Module, spec: Spec) -> Method:
   tx = optax.sgd(rate, start.momentum or None)
   method = METHODS[PLAINEST](net, tx, spec, batch_size=start.batch_size, epochs=start.epochs)
   return method._replace(parts=lambda state: {"start": state.params})
+
+
+def files_of(settings: Settings) -> dict[str, dict[str, str]]:
+  """{part: its file's path and the sha256 of what it holds} of the files that networks are read from.
+
+  Raises:
+    ConfigError: a file is missing or damaged.
+  """
+  file = settings.start.file
+  return {"start": {"path": file, "sha256": checksum(artifacts.read(file))}} if file else {}
 
 
 def starts_of(
