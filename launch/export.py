@@ -28,6 +28,8 @@ SEED = flags.DEFINE_integer("seed", 0, "Whose weights.", allow_override=True)
 VALUE = flags.DEFINE_integer("value", 0, "Of a sweep: which of its values, from 0.", lower_bound=0)
 OUT = flags.DEFINE_string("out", None, "The file, params.npz in the work dir by default.")
 STATE = "['state']"
+ENVIRONMENT = "environment.json"
+WAY = "delete it, and the weights are written without what it tells of pictures"  # where it is damaged
 
 
 def newest(folder: epath.Path) -> dict[str, np.ndarray]:
@@ -89,9 +91,33 @@ def weights(arrays: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
 
 
 def shown_in(folder: epath.Path) -> dict[str, Any]:
-  """What the run's net was given of a picture, as `data.pictures.shown_as` tells it; {} of runs that did not tell."""
-  path = folder / "environment.json"
-  return (read_json(path) if path.exists() else {}).get(SHOWN, {})
+  """What the run's net was given of a picture, as `data.pictures.shown_as` tells it; {} of runs that did not tell.
+
+  Raises:
+    ConfigError: a damaged file, or one that tells something else there.
+  """
+  path = folder / ENVIRONMENT
+  found = (read_json(path, WAY) if path.exists() else {}).get(SHOWN, {})
+  with telling(path, WAY):
+    check_shown(found)
+  return found
+
+
+def check_shown(shown: Any) -> None:
+  """
+  Raises:
+    ValueError: not what `data.pictures.shown_as` tells.
+  """
+  if not isinstance(shown, Mapping):
+    raise ValueError(f"{SHOWN} is no JSON object")
+  wrong = [name for name in ("type", *({"warp"} & set(shown))) if not isinstance(shown.get(name), str)] if shown else []
+  if wrong:
+    raise ValueError(f"{SHOWN}.{wrong[0]} is no word")
+  if not {"mean", "scale"} & set(shown):
+    return
+  mean, scale = (np.array(shown.get(name), float) for name in ("mean", "scale"))
+  if mean.ndim not in (2, 3) or mean.shape != scale.shape or not np.isfinite([mean, scale]).all() or not scale.all():
+    raise ValueError(f"{SHOWN}.mean and {SHOWN}.scale are no numbers of each task's channels")
 
 
 def normalisation(shown: Mapping[str, Any], row: int) -> dict[str, np.ndarray]:
@@ -122,7 +148,9 @@ def main() -> None:
   row = row_of(folder, SEED.value, VALUE.value)
   found, shown = weights(newest(folder), row), shown_in(folder)
   path = located(OUT.value) if OUT.value else folder / "params.npz"
-  write_atomically(path, pack(found | normalisation(shown, row)))
+  with telling(folder / ENVIRONMENT, WAY):
+    scales = normalisation(shown, row)
+  write_atomically(path, pack(found | scales))
   numbers = sum(leaf.size for leaf in found.values())
   print(f"written: {path}, {numbers:,} numbers in {len(found)} arrays; to read them:")
   print(f'from cljax import artifacts; variables = artifacts.tree("{path}")')
