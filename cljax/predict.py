@@ -99,7 +99,7 @@ class Predictor:
     if not path.exists():
       raise ConfigError(
         f"{workdir} holds no parts to load: it is no finished run, or its method leaves none, as only those do that "
-        "load one expert at a time, such as expert_gate; launch.evaluate asks any run, one behind config.gate too, and "
+        "load one expert at a time; launch.evaluate asks any run, one behind config.gate too, and "
         "launch.export writes the weights of a network"
       )
     way = "the run's command writes it again once its result.json is deleted"

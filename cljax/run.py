@@ -167,7 +167,7 @@ def fit(
   experiment = assemble(
     method, spec, stream, seeds=seeds, hyper=hyper, axes=axes, readouts=readouts, labels=labels, **settings
   )
-  config = described(experiment)
+  config = described(experiment, workdir is not None)
   experiment = experiment._replace(config=config, configs=(config,))
   return carry_out(
     lambda: experiment,
@@ -175,7 +175,7 @@ def fit(
     config,
     ({},),
     workdir,
-    described_now,
+    partial(described_now, config),
     stop_asked=stop_asked,
     on_row=on_row,
     quiet=quiet,
