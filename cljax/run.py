@@ -41,7 +41,7 @@ from cljax.sweep import sweep_values
 from cljax.timeline import edges_of
 from cljax.traced import begin_of, chunk_of, edge_of, part_of
 from cljax.types import Method, Spec, Stream, View, nothing
-from cljax.workdir import SHOWN, claim, environment, note_environment
+from cljax.workdir import ANSWERS, SHOWN, claim, environment, note_environment
 
 POOL_BYTES = 2**30  # of the pictures of one task, of all seeds together
 
@@ -279,7 +279,8 @@ def perform(
 ) -> list[Outcome]:
   """The outcome of each value of the sweep, after all units that the newest checkpoint of the folder leaves to do."""
   if folder is not None and writes:
-    note_environment(folder, {**environment(experiment.own_files), SHOWN: experiment.shown})
+    told = {SHOWN: experiment.shown, ANSWERS: list(experiment.answers_by)}
+    note_environment(folder, {**environment(experiment.own_files), **told})
   checkpoints = Checkpoints(folder / "checkpoints") if folder is not None else None
   compiled = compile_events(experiment)
   carry, cursor, noted = resume(start(experiment, compiled), checkpoints, experiment)

@@ -298,3 +298,4 @@ class Method(NamedTuple):
   needs_boundaries: bool = False  # has to know where tasks begin: refused where boundaries are hidden
   needs_valid: bool = False  # asks validation rows of each task: refused where one has none
   branches: bool = False  # a costly cond on state in a step: seeds run one after the other, never by vmap
+  made_for: Spec | None = None  # what its factory was told; a run holds it to the stream's

@@ -20,6 +20,7 @@ from cljax.named import OWN_FILES, check_own_files
 from cljax.seals import told
 
 COMPUTES = "computes"  # the key, of a method that Python gave, of the checksums of what it computes
+ANSWERS = "answers_by"  # the key of environment.json that tells which fields of its state a method answers by
 SHOWN = "pictures"  # the key of environment.json that tells what the net is given of one
 Keys = tuple[str, ...]  # from the outside in
 Older = Callable[[Mapping[str, Any]], Mapping[str, Any]]

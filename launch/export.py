@@ -19,7 +19,8 @@ from cljax.checkpoint import Checkpoints
 from cljax.errors import ConfigError
 from cljax.files import pack, read_json, telling, write_atomically
 from cljax.paths import located
-from cljax.workdir import SHOWN, recorded
+from cljax.start import OTHERS, PARAMS
+from cljax.workdir import ANSWERS, SHOWN, recorded
 from launch import app
 
 flags.declare_key_flag("workdir")
@@ -78,7 +79,9 @@ def weights(arrays: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
   Raises:
     ConfigError: the method keeps none under that name.
   """
-  own = {name.removeprefix(STATE): leaf[row] for name, leaf in arrays.items() if name.startswith(STATE)}
+  behind_gate = any(name.startswith(f"{STATE}.method.params") for name in arrays)  # of a method that it is told to
+  start = f"{STATE}.method" if behind_gate else STATE
+  own = {name.removeprefix(start): leaf[row] for name, leaf in arrays.items() if name.startswith(start)}
   params = {name.removeprefix(".params"): leaf for name, leaf in own.items() if name.startswith(".params")}
   if not params:
     held = sorted({name.split("[")[0].split(".")[1] for name in own if name.startswith(".")})
@@ -88,6 +91,23 @@ def weights(arrays: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
     )
   others = {name.removeprefix("."): leaf for name, leaf in own.items() if name.startswith(".collections")}
   return params | others
+
+
+def check_alone(folder: epath.Path) -> None:
+  """
+  Raises:
+    ConfigError: the run's method answers by more of its state than the weights of its network.
+  """
+  path = folder / ENVIRONMENT
+  fields = (read_json(path, WAY) if path.exists() else {}).get(ANSWERS, [])  # which older runs do not tell
+  if not isinstance(fields, list) or not all(isinstance(field, str) for field in fields):
+    raise ConfigError(f"{path} is damaged ({ANSWERS} is no list of words); {WAY}")
+  if others := sorted({*fields} - {PARAMS, OTHERS}):
+    held = ", ".join(f"`{name}`" for name in others) + (" as well as by `params`" if PARAMS in fields else "")
+    raise ConfigError(
+      f"this run's method answers by {held}, so that weights alone would not answer as it does: launch.evaluate asks "
+      "the run, and from Python the same call on the work dir trains nothing, and its outcome.state has all of it"
+    )
 
 
 def shown_in(folder: epath.Path) -> dict[str, Any]:
@@ -146,6 +166,7 @@ def way_in(shown: Mapping[str, Any], path: epath.Path) -> str:
 def main() -> None:
   folder = located(app.workdir())
   row = row_of(folder, SEED.value, VALUE.value)
+  check_alone(folder)
   found, shown = weights(newest(folder), row), shown_in(folder)
   path = located(OUT.value) if OUT.value else folder / "params.npz"
   with telling(folder / ENVIRONMENT, WAY):

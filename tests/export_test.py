@@ -16,6 +16,7 @@ from cljax.data.sample import take_task
 from cljax.errors import ConfigError
 from cljax.files import plain
 from cljax.nets.modes import at_rest
+from cljax.pieces.gates import means
 from launch import export
 from tests import toys
 from tests.shell import shell
@@ -110,6 +111,39 @@ def test_what_a_run_tells_of_pictures_is_taken(tmp_path):
     found = export.shown_in(epath.Path(tmp_path))
     assert found == plain(shown_as(data)) and export.way_in(found, "w")
     export.normalisation(found, 0)
+
+
+def test_what_a_method_answers_by_is_told(run, tmp_path):
+  """Weights are written where they answer as the run does; runs that do not tell are taken at their word."""
+  folder, _, _ = run
+  assert json.loads((folder / "environment.json").read_text())["answers_by"] == ["collections", "params"]
+  export.check_alone(epath.Path(folder))
+  export.check_alone(epath.Path(tmp_path))
+  spec, data = toys.stream()
+  made = {
+    name: cljax.METHODS[name](toys.mlp(spec), optax.sgd(0.1), spec) for name in ("er", "single", "packnet", "hat")
+  }
+  fields = {name: list(toys.experiment(each, spec, data).answers_by) for name, each in made.items()}
+  assert fields["er"] == ["params"] and fields["single"] == ["store"]
+  assert list(toys.experiment(cljax.gated(made["er"], means(spec)), spec, data).answers_by) == ["params"]
+  for name, words in {
+    "single": "this run's method answers by `store`, so that weights alone would not",
+    "packnet": "answers by `finished`, `owner` as well as by `params`, so",
+    "hat": "answers by `embeddings` as well as by `params`, so",
+  }.items():
+    (tmp_path / "environment.json").write_text(json.dumps({"answers_by": fields[name]}))
+    with pytest.raises(ConfigError, match=words) as caught:
+      export.check_alone(epath.Path(tmp_path))
+    assert "\n" not in str(caught.value)
+  for wrong in (3, {"a": 1}, [1]):
+    (tmp_path / "environment.json").write_text(json.dumps({"answers_by": wrong}))
+    with pytest.raises(ConfigError, match="answers_by is no list of words"):
+      export.check_alone(epath.Path(tmp_path))
+
+
+def test_weights_of_a_method_behind_a_gate_are_its_own():
+  arrays = {"['state'].method.params['a']": np.ones((2, 3)), "['state'].gates.params['a']": np.zeros((2, 3))}
+  assert {name: leaf.tolist() for name, leaf in export.weights(arrays, 1).items()} == {"['a']": [1, 1, 1]}
 
 
 def test_another_run_begins_with_them(run, tmp_path):
