@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from cljax.errors import ConfigError, choose, shown
+from cljax.passed import check_passed, made_for
 
 LARGEST = {int: 2**31 - 1, float: 3e38}  # what int32 and float32 hold
 SMALLEST = 1.2e-38  # what float32 tells from 0
@@ -242,19 +243,20 @@ def declared(section: str, given: int = 0) -> Callable[[Made], Made]:
     parameters = list(inspect.signature(factory).parameters.values())
     records = {p.name: p.default for p in parameters[given:] if is_record(p.default)}
     home = {field: name for name, default in records.items() for field in default._fields}
-    known = fields(factory, given)
+    known, passed = fields(factory, given), [p.name for p in parameters[:given]]
 
     @functools.wraps(factory)
     def call(*args: Any, **keywords: Any) -> Any:
       keywords |= dict(zip([p.name for p in parameters[given:]], args[given:], strict=False))
       args = args[:given]
+      check_passed(section, factory, passed, args)
       whole = {name: keywords.pop(name) for name in records if is_record(keywords.get(name))}
       opened = {key: value for record in whole.values() for key, value in record._asdict().items()}
       keywords = checked(section, known, {**opened, **keywords})
       for name, default in records.items():
         own = {key: keywords.pop(key) for key in default._fields if key in keywords}
         keywords[name] = default._replace(**own)
-      return factory(*args, **keywords)
+      return made_for(factory(*args, **keywords), args)
 
     flat = [*parameters[:given]]
     for parameter in parameters[given:]:
