@@ -168,7 +168,8 @@ def check(name: str, value: Any, field: Field, whole: Any = None) -> Any:
     return value
   if isinstance(value, jax.Array | np.ndarray) and (plain or several):
     if float in plain and value.shape == ():
-      check_one(name, *[number_of(value)] * 2, field.kind, field.bound)
+      number = number_of(value)
+      check_one(name, number, number, field.kind, field.bound)
       return value  # it may be one of the numbers that a program is compiled for
     value = value.tolist()
   if several and isinstance(value, tuple | list):

@@ -105,14 +105,12 @@ def check_rate(where: str, lr: Any) -> None:
   """
   if isinstance(lr, jax.core.Tracer):
     return
-  plain = isinstance(lr, int | float | np.generic | np.ndarray | jax.Array) and not isinstance(lr, bool)
-  found = (
-    np.asarray(lr) if plain and not jax.dtypes.issubdtype(getattr(lr, "dtype", float), jax.dtypes.extended) else ""
-  )
-  if np.shape(found) or np.asarray(found).dtype.kind not in "iuf" or not np.isfinite(found) or found < 0:
-    raise ConfigError(
-      f"{where}: lr={shown(lr)} is no rate of plain SGD steps: give a number of at least 0, such as 0.1"
-    )
+  numbers = isinstance(lr, int | float | np.number | np.ndarray | jax.Array) and not isinstance(lr, bool)
+  if numbers and jax.dtypes.issubdtype(getattr(lr, "dtype", np.float32), np.number):  # keys of random numbers are none
+    found: Any = np.asarray(lr)
+    if not found.shape and np.isreal(found) and np.isfinite(found) and found.real >= 0:
+      return
+  raise ConfigError(f"{where}: lr={shown(lr)} is no rate of plain SGD steps: give a number of at least 0, such as 0.1")
 
 
 def made_for(made: Any, args: Sequence[Any]) -> Any:
