@@ -78,6 +78,16 @@ def traced_of(experiment: Experiment) -> dict[str, ClosedJaxpr]:
   return {name: trace(*each) for name, each in asked.items()}
 
 
+def answer_of(experiment: Experiment) -> str:
+  """The checksum of what a method computes for an answer, at the numbers of the first value of a sweep."""
+  method, spec = experiment.method_of(0), experiment.spec
+  x, slot = (jax.ShapeDtypeStruct((2, *of), kind) for of, kind in ((spec.x_shape, jnp.float32), ((), jnp.int32)))
+  state = jax.eval_shape(method.init, jax.random.key(0))
+  told = [jax.make_jaxpr(method.apply)(state, x, slot)]
+  found = [jax.make_jaxpr(lambda state, x: method.apply(state, x, None))(state, x)] if method.infers else []
+  return text_of(told + found, {})
+
+
 def digest(text: str) -> str:
   """A checksum of a text."""
   return hashlib.sha256(text.encode()).hexdigest()[:SHORT]
