@@ -18,12 +18,14 @@ OnRow = Callable[[Carry, int], Mapping[str, Any] | None]  # name -> a number, or
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 
 
-def check_given(stop_asked: Any, on_row: Any, overrides: Any) -> None:
+def check_given(stop_asked: Any, on_row: Any, overrides: Any, quiet: Any) -> None:
   """Refuses what would fail once a run is under way.
 
   Raises:
-    ConfigError: no functions, or no mapping.
+    ConfigError: no functions, no mapping, or neither True nor False.
   """
+  if not isinstance(quiet, bool | np.bool_):
+    raise ConfigError(f"quiet={shown(quiet)} must be True or False")
   for name, value in (("stop_asked", stop_asked), ("on_row", on_row)):
     if not (callable(value) or (value is None and name == "on_row")):
       raise ConfigError(f"{name}={shown(value)} must be a function")

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from cljax.errors import ConfigError, choose
+from cljax.errors import ConfigError, choose, shown
+from cljax.passed import check_passed, made_for
 
-LONGEST_SHOWN = 60  # characters
 LARGEST = {int: 2**31 - 1, float: 3e38}  # what int32 and float32 hold
 SMALLEST = 1.2e-38  # what float32 tells from 0
 PLAIN = (bool, int, float, str)  # what a config holds; a bool is an int, too
@@ -168,6 +168,8 @@ def check(name: str, value: Any, field: Field, whole: Any = None) -> Any:
     return value
   if isinstance(value, jax.Array | np.ndarray) and (plain or several):
     if float in plain and value.shape == ():
+      number = number_of(value)
+      check_one(name, number, number, field.kind, field.bound)
       return value  # it may be one of the numbers that a program is compiled for
     value = value.tolist()
   if several and isinstance(value, tuple | list):
@@ -181,12 +183,13 @@ def check(name: str, value: Any, field: Field, whole: Any = None) -> Any:
   return check_one(name, value if whole is None else whole, value, field.kind, field.bound)
 
 
-def shown(value: Any) -> str:
-  """A value as a message shows it: the first of its characters, where it has many."""
-  if isinstance(value, int) and value.bit_length() > 2000:
-    return f"a whole number of {value.bit_length()} bits"
-  text = " ".join(repr(value).splitlines())
-  return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+def number_of(array: Any) -> Any:
+  """What an array of one number holds, in the digits of its type: the .3 of float32, a little more than the plain .3,
+  is within a bound of .3."""
+  if isinstance(array, jax.Array) and not jax.dtypes.issubdtype(array.dtype, np.number):
+    return array.tolist() if array.dtype == bool else array  # keys of random numbers hold none
+  number = np.asarray(array)[()]
+  return float(str(number)) if jax.dtypes.issubdtype(number.dtype, np.floating) else number.item()
 
 
 def digits(number: float) -> str:
@@ -241,19 +244,20 @@ def declared(section: str, given: int = 0) -> Callable[[Made], Made]:
     parameters = list(inspect.signature(factory).parameters.values())
     records = {p.name: p.default for p in parameters[given:] if is_record(p.default)}
     home = {field: name for name, default in records.items() for field in default._fields}
-    known = fields(factory, given)
+    known, passed = fields(factory, given), [p.name for p in parameters[:given]]
 
     @functools.wraps(factory)
     def call(*args: Any, **keywords: Any) -> Any:
       keywords |= dict(zip([p.name for p in parameters[given:]], args[given:], strict=False))
       args = args[:given]
+      check_passed(section, factory, passed, args)
       whole = {name: keywords.pop(name) for name in records if is_record(keywords.get(name))}
       opened = {key: value for record in whole.values() for key, value in record._asdict().items()}
       keywords = checked(section, known, {**opened, **keywords})
       for name, default in records.items():
         own = {key: keywords.pop(key) for key in default._fields if key in keywords}
         keywords[name] = default._replace(**own)
-      return factory(*args, **keywords)
+      return made_for(factory(*args, **keywords), args)
 
     flat = [*parameters[:given]]
     for parameter in parameters[given:]:

@@ -2,6 +2,9 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+LONGEST_SHOWN = 60  # characters
 
 
 class ConfigError(Exception):
@@ -19,6 +22,14 @@ class Busy(OSError):
 def in_short(error: object, most: int = 300) -> str:
   """What an error or a text says, on one line of at most so many characters."""
   return " ".join(str(error).split())[:most]
+
+
+def shown(value: Any) -> str:
+  """A value as a message shows it: the first of its characters, where it has many."""
+  if isinstance(value, int) and value.bit_length() > 2000:
+    return f"a whole number of {value.bit_length()} bits"
+  text = " ".join(repr(value).splitlines())
+  return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def nearest(value: str, known: Iterable[str], count: int = 3) -> list[str]:
@@ -69,7 +80,7 @@ def choose(name: str, value: str, allowed: Iterable[str], command: str = "") -> 
   if value in allowed:
     return value
   if command:
-    raise ConfigError(f"{name}={value!r} is not known.{near(value, allowed)} `{command}` shows all {len(allowed)}")
+    raise ConfigError(f"{name}={shown(value)} is not known.{near(value, allowed)} `{command}` shows all {len(allowed)}")
   first = meant(value, allowed)
   hint = f" Did you mean {first}?" if first else ""
-  raise ConfigError(f"{name}={value!r} is not known.{hint} Choose one of: {', '.join(allowed)}")
+  raise ConfigError(f"{name}={shown(value)} is not known.{hint} Choose one of: {', '.join(allowed)}")

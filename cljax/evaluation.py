@@ -6,7 +6,6 @@ entries[0]["readouts"]["inferred"]["task_recognition"]["mean"]
 An entry is a plain dict, see FIELDS. `note` keeps entries in the work dir's evaluations.json, one a setting.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -19,20 +18,21 @@ from cljax import files, seals
 from cljax.checkpoint import Checkpoints
 from cljax.cursor import Carry, resume, steps_done
 from cljax.drive import ask, start
-from cljax.errors import ConfigError, choose
+from cljax.errors import ConfigError, choose, shown
 from cljax.experiment import Experiment, build
 from cljax.files import flatten
 from cljax.loops import split_of
 from cljax.mesh import gather
 from cljax.metrics import accuracy, spread
+from cljax.over import check_heard, combined, values_of
 from cljax.overrides import with_fields
 from cljax.paths import located
+from cljax.program import answer_of
 from cljax.recipe import Laid, build_stream, seeds_of
 from cljax.recorded import told_by
 from cljax.report import store
 from cljax.run import compile_events
 from cljax.types import PyTree
-from cljax.values import typed
 from cljax.workdir import environment
 
 FILE = "evaluations.json"
@@ -53,7 +53,6 @@ FIELDS = {
   "data_hash": "sha256 of the data set",
   "environment": "versions, devices, git commit and command of the process that asked",
 }
-OTHER_DATA = ("seed", "num_seeds", "sweep", "stream", "debug")  # fields and sections that decide what rows there are
 
 
 class Stored(NamedTuple):
@@ -92,50 +91,28 @@ def evaluations(
     an entry for each setting, and for each value of the run's own sweep.
 
   Raises:
-    ConfigError: no run with a whole checkpoint, other data or none, or a setting that the state does not fit.
+    ConfigError: no run with a whole checkpoint, other data or none, or a setting that the state does not fit or that no
+      answer hangs on.
   """
   folder = located(workdir)
   recorded = told_by(folder)
-  settings = settings_of(recorded, over)
+  chosen = values_of(recorded, over)
+  settings = combined(chosen)
   choose("--split", split, ("test", "valid"))
+  if type(rows) is not int:
+    raise ConfigError(f"--rows={shown(rows)} must be a whole number: 0 asks all test rows, N the first N of each task")
   if rows < 0:
     raise ConfigError(f"--rows={rows} is too small: 0 asks all test rows, N at most the first N of each task")
   run = restore(folder, recorded, rows, data_dir, split)
   for setting in settings:
     prepare(run, setting)
+  check_heard(recorded, chosen, lambda setting: answer_of(build(with_fields(recorded, setting), data=run.data)))
   for setting in settings:
     experiment, carry, compiled = prepare(run, setting)
     with jax.default_matmul_precision(experiment.settings.matmul_precision):
       found = {name: counts_of(experiment, compiled, carry, name) for name in experiment.readouts}
     for v in range(len(experiment.values)):
       yield entry_of(run, experiment, setting, found, v)
-
-
-def settings_of(recorded: Mapping[str, Any], over: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-  """All combinations of the values, each of its field's type.
-
-  Raises:
-    ConfigError: an unknown key, one that asks other data, or a wrong value.
-  """
-  full = with_fields(recorded, {}).to_dict()
-  config, sweep = flatten(full), full["sweep"]
-  swept = {"optimizer.lr" if key == "lr" else f"method.{key}" for key, values in sweep.items() if values}
-  chosen = {}
-  for key, values in over.items():
-    if key.split(".")[0] in OTHER_DATA:
-      raise ConfigError(
-        f"--over={key}: the run was trained on the data that its config.json tells, and other data is another run: "
-        "use launch.train with another --workdir. What can be changed is how it answers, for example evaluate_group"
-      )
-    choose("--over key", key, [name for name in config if name.split(".")[0] not in OTHER_DATA])
-    if key in swept:
-      raise ConfigError(f"--over={key}: the run's own sweep varies it, and each of its values is asked as it is")
-    if isinstance(values, str) or not values:
-      raise ConfigError(f"--over={key}={values!r} must be a list of values, for example --over=evaluate_group=1,8,32")
-    chosen[key] = [typed(f"--over={key}", value, config[key]) for value in values]
-    if len(set(chosen[key])) < len(values):
-      raise ConfigError(f"--over={key}={','.join(map(str, values))} names a value twice")
-  return [dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values())]
 
 
 def restore(folder: epath.Path, recorded: Mapping[str, Any], rows: int, data_dir: str | None, split: str) -> Stored:

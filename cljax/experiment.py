@@ -20,7 +20,18 @@ from cljax.data.pictures import one_for_all, shown_as
 from cljax.declared import shown
 from cljax.errors import ConfigError, choose
 from cljax.files import checksum
-from cljax.given import MakeFn, at_numbers, check_jax, check_method, check_report, check_seeds, rows_of_hyper
+from cljax.given import (
+  MakeFn,
+  at_numbers,
+  check_answers,
+  check_hash,
+  check_jax,
+  check_made_for,
+  check_method,
+  check_report,
+  check_seeds,
+  rows_of_hyper,
+)
 from cljax.looks import looks_of
 from cljax.memory import check_length, check_memory
 from cljax.mesh import choose_executor, make_mesh, padded, put
@@ -29,7 +40,7 @@ from cljax.named import own_files
 from cljax.pieces.gates import GATES
 from cljax.recipe import Laid, build_stream, labels_of, recipe, seeds_of
 from cljax.settings import UNNAMED, Labels, Settings, check_labels, settings_of
-from cljax.start import adapted, check_given, check_start, read_parts
+from cljax.start import adapted, check_given, check_known, check_start, read_parts
 from cljax.sweep import hyperparameters, sweep_values, with_values
 from cljax.timeline import Look, Timeline, edges_of
 from cljax.types import Method, Spec, Stream
@@ -65,6 +76,7 @@ class Experiment(NamedTuple):
   valid_rows: np.ndarray  # [S, T]
   normalised: dict[str, dict[str, list[float]]]  # {seed: mean and scale of each channel}, where all tasks share them
   shown: dict[str, Any]  # what the net is given of a picture, see `data.pictures.shown_as`
+  answers_by: tuple[str, ...]  # fields of the method's state, where it is told the task
   own_files: dict[str, dict[str, str]]  # {name or part: path and sha256} of one's own, as they were read
 
   def split_rows(self, split: str) -> np.ndarray:
@@ -189,7 +201,7 @@ def assemble(
   axes: Stream | None = None,
   readouts: Sequence[str] = (),
   labels: Labels = UNNAMED,
-  data_hash: str = "",
+  data_hash: str | None = None,
   **settings: Any,
 ) -> Experiment:
   """An experiment of one's own method on one's own arrays.
@@ -203,7 +215,7 @@ def assemble(
     axes: 0 or None for each leaf of `stream`, as `data.streams.stack` gives them; None finds them by their shapes.
     readouts: of `task`, `class`, `domain` and `inferred`, the main one first; () chooses by the heads.
     labels: what the result is called.
-    data_hash: of the data; '' is that of the arrays.
+    data_hash: a word that tells the data apart; None is the checksum of the arrays.
     settings: fields of `Settings`.
 
   Raises:
@@ -212,11 +224,14 @@ def assemble(
   check_jax()
   own, seeds, labels = settings_of(settings), check_seeds(seeds, bool(hyper)), check_labels(labels)
   check_method(method)
+  data_hash = check_hash(data_hash)
   check_pair(spec, stream)
   axes = laid_out(spec, stream, axes, len(seeds))
   spec, rows = rows_by_seed(spec, stream, len(seeds))
   numbers = rows_of_hyper(hyper or {}, len(seeds))
   first, make = at_numbers(adapted(method, own.start_from, own.steps_per_task), numbers)
+  check_made_for(first, spec, name_of(labels))
+  answers_by = check_answers(first, spec, name_of(labels))
   executor = choose_executor(own.seed_executor, first.branches, name_of(labels))
   looks = looks_of(own.looks, spec, rows["valid"], first)
   mesh = make_mesh(len(seeds), own.data_devices)
@@ -227,6 +242,7 @@ def assemble(
   check_start(first, own.start_from, spec)
   check_report(first, name_of(labels))
   parts, parts_axes = read_parts(first, seeds)
+  check_known(first, own.start_from, own.given_tasks, spec, parts, parts_axes)
   return Experiment(
     settings=own,
     labels=labels,
@@ -251,6 +267,7 @@ def assemble(
     valid_rows=rows["valid"],
     normalised=one_for_all(stream.test.warp, seeds),
     shown=shown_as(stream),
+    answers_by=answers_by,
     own_files={name: {"path": first.reads[name], "sha256": checksum(part)} for name, part in parts.items()},
   )
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.errors import FlaxError
 
 from cljax.declared import shown
-from cljax.errors import ConfigError
-from cljax.start import MakeFn
-from cljax.types import Method
+from cljax.errors import ConfigError, in_short
+from cljax.settings import LONGEST_LABEL
+from cljax.start import MakeFn, answering, field_of
+from cljax.types import Method, Spec
 
 
 def check_jax() -> None:
@@ -59,6 +61,22 @@ def check_seeds(seeds: Sequence[int], again: bool) -> tuple[int, ...]:
   return tuple(map(int, each))
 
 
+def check_hash(data_hash: Any) -> str:
+  """The word that tells data apart; '' where none is given.
+
+  Raises:
+    ConfigError: no word.
+  """
+  if data_hash is None:
+    return ""
+  if not isinstance(data_hash, str) or not data_hash.isprintable() or len(data_hash) > LONGEST_LABEL:
+    raise ConfigError(
+      f"data_hash={shown(data_hash)} must be a word that tells the data apart, such as a checksum; leave it out, and "
+      "it is that of the arrays"
+    )
+  return data_hash
+
+
 def check_method(method: Any) -> None:
   """
   Raises:
@@ -69,6 +87,49 @@ def check_method(method: Any) -> None:
     raise ConfigError(f"method={shown(method)} is no method: give what a factory of cljax.METHODS makes")
   if hasattr(method, "homes"):
     raise ConfigError(f"method={name} is a factory: call it, {name}(net, tx, spec)")
+
+
+def check_made_for(method: Method, spec: Spec, name: str) -> None:
+  """
+  Args:
+    spec: of the stream.
+    name: of the method, for a message.
+
+  Raises:
+    ConfigError: a method that was made for other pictures, classes, heads or fewer tasks.
+  """
+  made = method.made_for or spec
+  alike = [field for field in ("x_shape", "C", "boundaries") if getattr(made, field) != getattr(spec, field)]
+  short = [field for field in ("T", "heads") if getattr(made, field) < getattr(spec, field)]
+  apart = ["heads"] if made.heads > spec.heads == 1 < spec.T else []  # tasks would be told apart where none is told
+  if wrong := [*alike, *short, *apart]:
+    told = [", ".join(f"{field}={getattr(one, field)}" for field in wrong) for one in (made, spec)]
+    raise ConfigError(
+      f"{name} was made for a spec of {told[0]}, and that of the stream has {told[1]}: make it with the spec that "
+      "stands beside the stream"
+    )
+
+
+def check_answers(method: Method, spec: Spec, name: str) -> tuple[str, ...]:
+  """The fields of its state that a method answers by where it is told the task.
+
+  Args:
+    spec: of the stream.
+    name: of the method, for a message.
+
+  Raises:
+    ConfigError: a method that cannot answer to the stream's pictures, or does not by logits of its classes.
+  """
+  try:
+    logits, paths = answering(method, spec)
+  except (TypeError, ValueError, AttributeError, FlaxError) as error:
+    raise ConfigError(f"{name} cannot answer to pictures of {spec.x_shape}: {in_short(error)}") from error
+  if np.shape(logits) != (2, spec.C):
+    raise ConfigError(
+      f"{name} answers to two pictures by logits of {list(np.shape(logits))} where the stream's {spec.C} classes need "
+      f"[2, {spec.C}]: make it, and its net, with the spec that stands beside the stream"
+    )
+  return tuple(sorted(set(map(field_of, paths))))
 
 
 def check_report(method: Method, name: str) -> None:

@@ -22,10 +22,11 @@ from cljax.looks import counts_of
 from cljax.mesh import agree, gather
 from cljax.methods.exhibits import EXHIBITS
 from cljax.predict import told_of
+from cljax.program import TRACED_BY, program_of
 from cljax.report import gallery, plots, store
 from cljax.settings import Labels, Settings
 from cljax.types import Method, Spec, State, nothing
-from cljax.workdir import Older, check_claim, check_identity, environment
+from cljax.workdir import COMPUTES, Older, check_claim, check_identity, environment
 
 LONGEST_NAME = 120  # characters of a folder's name
 
@@ -51,10 +52,14 @@ class Outcome(NamedTuple):
     return self.learnt()
 
 
-def described(experiment: Experiment) -> dict[str, Any]:
+def described(experiment: Experiment, whole: bool = False) -> dict[str, Any]:
   """What config.json says of an experiment that no config describes: all that two runs must share to be one.
 
-  A method is told by its phases and by the shapes of its state; numbers that it holds in itself are not seen.
+  A method is told by its phases, by the shapes of its state and, for the numbers that it holds in itself, by checksums
+  of what it computes.
+
+  Args:
+    whole: with these checksums, for which the method is traced.
   """
   state = by_path(jax.eval_shape(experiment.method.init, jax.random.key(0)))
   told = ("name", "batch", "epochs", "steps", "joint")
@@ -63,6 +68,7 @@ def described(experiment: Experiment) -> dict[str, Any]:
       "method": {
         "phases": [{name: getattr(phase, name) for name in told} for phase in experiment.method.phases],
         "state": {name.lstrip("."): f"{leaf.dtype} {list(leaf.shape)}" for name, leaf in state.items()},
+        **({COMPUTES: program_of(experiment)} if whole else {}),
       },
       "hyper": experiment.hyper,
       "settings": experiment.settings._asdict(),
@@ -75,10 +81,20 @@ def described(experiment: Experiment) -> dict[str, Any]:
   )
 
 
-def described_now(there: Mapping[str, Any]) -> dict[str, Any]:
-  """What `described` said before a field existed, with the field's default."""
+def described_now(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
+  """What `described` said before a field existed, with the field's default.
+
+  Checksums that were not taken then, or by other versions of what traces a method, are today's: they tell nothing.
+
+  Args:
+    here: what it says now.
+  """
   defaults = {"settings": Settings()._asdict(), "labels": Labels()._asdict(), "spec": Spec._field_defaults}
-  return {**there, **{name: {**own, **there.get(name, {})} for name, own in defaults.items()}}
+  found = {**there, **{name: {**own, **there.get(name, {})} for name, own in defaults.items()}}
+  now, then = here["method"].get(COMPUTES), there["method"].get(COMPUTES, {})
+  if now is not None and then.get(TRACED_BY) != now[TRACED_BY]:
+    found["method"] = {**there["method"], COMPUTES: now}
+  return found
 
 
 def bytes_of(state: State) -> int:

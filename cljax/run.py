@@ -33,7 +33,7 @@ from cljax.lock import locked
 from cljax.mesh import over_seeds, places, spread_rows
 from cljax.monitor import Monitor
 from cljax.outcome import Outcome, described, described_now, folders_of, left, outcome_of, write_outcomes
-from cljax.paths import located
+from cljax.paths import as_text, located
 from cljax.readout import answers_of
 from cljax.recipe import given_stream
 from cljax.settings import UNNAMED, Labels, Settings, settings_of
@@ -41,7 +41,7 @@ from cljax.sweep import sweep_values
 from cljax.timeline import edges_of
 from cljax.traced import begin_of, chunk_of, edge_of, part_of
 from cljax.types import Method, Spec, Stream, View, nothing
-from cljax.workdir import SHOWN, claim, environment, note_environment
+from cljax.workdir import ANSWERS, SHOWN, claim, environment, note_environment
 
 POOL_BYTES = 2**30  # of the pictures of one task, of all seeds together
 
@@ -167,7 +167,7 @@ def fit(
   experiment = assemble(
     method, spec, stream, seeds=seeds, hyper=hyper, axes=axes, readouts=readouts, labels=labels, **settings
   )
-  config = described(experiment)
+  config = described(experiment, workdir is not None)
   experiment = experiment._replace(config=config, configs=(config,))
   return carry_out(
     lambda: experiment,
@@ -175,7 +175,7 @@ def fit(
     config,
     ({},),
     workdir,
-    described_now,
+    partial(described_now, config),
     stop_asked=stop_asked,
     on_row=on_row,
     quiet=quiet,
@@ -207,6 +207,8 @@ def train(
     OSError: the work dir cannot be written; what was saved before stays readable.
     Stopped: a stop was asked for, and everything up to here is saved.
   """
+  if data_dir:  # refused here where the run is finished, or brings its own data, too
+    as_text("data_dir", data_dir)
   config = complete(config)
   data = given_stream(config, stream) if stream is not None else None
   return carry_out(
@@ -244,7 +246,7 @@ def carry_out(
     values: of the sweep.
     older: the config of a work dir with what it said before a key existed, completed.
   """
-  check_given(stop_asked, on_row, overrides or {})
+  check_given(stop_asked, on_row, overrides or {}, quiet)
   folder = located(workdir) if workdir is not None else None
   writes = jax.process_index() == 0
   if folder is not None and (done := left(folder, writes, config, values, older, begin)):
@@ -277,7 +279,8 @@ def perform(
 ) -> list[Outcome]:
   """The outcome of each value of the sweep, after all units that the newest checkpoint of the folder leaves to do."""
   if folder is not None and writes:
-    note_environment(folder, {**environment(experiment.own_files), SHOWN: experiment.shown})
+    told = {SHOWN: experiment.shown, ANSWERS: list(experiment.answers_by)}
+    note_environment(folder, {**environment(experiment.own_files), **told})
   checkpoints = Checkpoints(folder / "checkpoints") if folder is not None else None
   compiled = compile_events(experiment)
   carry, cursor, noted = resume(start(experiment, compiled), checkpoints, experiment)

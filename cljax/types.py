@@ -1,6 +1,10 @@
 """The whole vocabulary of cljax on one screen: what a bank, a stream, a phase and a method are.
 
+<<<<<<< HEAD
 A method is a record of pure functions (`Method`), as an optax `GradientTransformation` is, and `State` one pytree.
+=======
+A continual-learning method is a record of pure functions (`Method`), as in optax; all that changes is its `State`.
+>>>>>>> mends
 
 Shape legend, used in every file: S seeds, T tasks, L layers, E experts, K candidates, B batch, N rows, M memory,
 D features, C classes; inside a `Plan`, n steps and W columns.
@@ -298,3 +302,4 @@ class Method(NamedTuple):
   needs_boundaries: bool = False  # has to know where tasks begin: refused where boundaries are hidden
   needs_valid: bool = False  # asks validation rows of each task: refused where one has none
   branches: bool = False  # a costly cond on state in a step: seeds run one after the other, never by vmap
+  made_for: Spec | None = None  # what its factory was told; a run holds it to the stream's

@@ -19,6 +19,8 @@ from cljax.files import as_json, flatten, read_json, write_json
 from cljax.named import OWN_FILES, check_own_files
 from cljax.seals import told
 
+COMPUTES = "computes"  # the key, of a method that Python gave, of the checksums of what it computes
+ANSWERS = "answers_by"  # the key of environment.json that tells which fields of its state a method answers by
 SHOWN = "pictures"  # the key of environment.json that tells what the net is given of one
 Keys = tuple[str, ...]  # from the outside in
 Older = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -178,7 +180,7 @@ def gone(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[Keys, Any]:
       old, new = old[key], new.get(key, {})
       if not isinstance(new, Mapping) or old.get("name") != new.get("name"):
         return False
-    return path[:2] != ("method", "state")  # the shapes of a state, which are no keys
+    return path[:2] not in (("method", "state"), ("method", COMPUTES))  # told of a method from Python, and no keys
 
   now = leaves(here)
   return {path: value for path, value in leaves(there).items() if path not in now and same_choice(path)}

@@ -19,7 +19,8 @@ from cljax.checkpoint import Checkpoints
 from cljax.errors import ConfigError
 from cljax.files import pack, read_json, telling, write_atomically
 from cljax.paths import located
-from cljax.workdir import SHOWN, recorded
+from cljax.start import OTHERS, PARAMS
+from cljax.workdir import ANSWERS, SHOWN, recorded
 from launch import app
 
 flags.declare_key_flag("workdir")
@@ -28,6 +29,8 @@ SEED = flags.DEFINE_integer("seed", 0, "Whose weights.", allow_override=True)
 VALUE = flags.DEFINE_integer("value", 0, "Of a sweep: which of its values, from 0.", lower_bound=0)
 OUT = flags.DEFINE_string("out", None, "The file, params.npz in the work dir by default.")
 STATE = "['state']"
+ENVIRONMENT = "environment.json"
+WAY = "delete it, and the weights are written without what it tells of pictures"  # where it is damaged
 
 
 def newest(folder: epath.Path) -> dict[str, np.ndarray]:
@@ -76,7 +79,9 @@ def weights(arrays: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
   Raises:
     ConfigError: the method keeps none under that name.
   """
-  own = {name.removeprefix(STATE): leaf[row] for name, leaf in arrays.items() if name.startswith(STATE)}
+  behind_gate = any(name.startswith(f"{STATE}.method.params") for name in arrays)  # of a method that it is told to
+  start = f"{STATE}.method" if behind_gate else STATE
+  own = {name.removeprefix(start): leaf[row] for name, leaf in arrays.items() if name.startswith(start)}
   params = {name.removeprefix(".params"): leaf for name, leaf in own.items() if name.startswith(".params")}
   if not params:
     held = sorted({name.split("[")[0].split(".")[1] for name in own if name.startswith(".")})
@@ -88,10 +93,51 @@ def weights(arrays: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
   return params | others
 
 
+def check_alone(folder: epath.Path) -> None:
+  """
+  Raises:
+    ConfigError: the run's method answers by more of its state than the weights of its network.
+  """
+  path = folder / ENVIRONMENT
+  fields = (read_json(path, WAY) if path.exists() else {}).get(ANSWERS, [])  # which older runs do not tell
+  if not isinstance(fields, list) or not all(isinstance(field, str) for field in fields):
+    raise ConfigError(f"{path} is damaged ({ANSWERS} is no list of words); {WAY}")
+  if others := sorted({*fields} - {PARAMS, OTHERS}):
+    held = ", ".join(f"`{name}`" for name in others) + (" as well as by `params`" if PARAMS in fields else "")
+    raise ConfigError(
+      f"this run's method answers by {held}, so that weights alone would not answer as it does: launch.evaluate asks "
+      "the run, and from Python the same call on the work dir trains nothing, and its outcome.state has all of it"
+    )
+
+
 def shown_in(folder: epath.Path) -> dict[str, Any]:
-  """What the run's net was given of a picture, as `data.pictures.shown_as` tells it; {} of runs that did not tell."""
-  path = folder / "environment.json"
-  return (read_json(path) if path.exists() else {}).get(SHOWN, {})
+  """What the run's net was given of a picture, as `data.pictures.shown_as` tells it; {} of runs that did not tell.
+
+  Raises:
+    ConfigError: a damaged file, or one that tells something else there.
+  """
+  path = folder / ENVIRONMENT
+  found = (read_json(path, WAY) if path.exists() else {}).get(SHOWN, {})
+  with telling(path, WAY):
+    check_shown(found)
+  return found
+
+
+def check_shown(shown: Any) -> None:
+  """
+  Raises:
+    ValueError: not what `data.pictures.shown_as` tells.
+  """
+  if not isinstance(shown, Mapping):
+    raise ValueError(f"{SHOWN} is no JSON object")
+  wrong = [name for name in ("type", *({"warp"} & set(shown))) if not isinstance(shown.get(name), str)] if shown else []
+  if wrong:
+    raise ValueError(f"{SHOWN}.{wrong[0]} is no word")
+  if not {"mean", "scale"} & set(shown):
+    return
+  mean, scale = (np.array(shown.get(name), float) for name in ("mean", "scale"))
+  if mean.ndim not in (2, 3) or mean.shape != scale.shape or not np.isfinite([mean, scale]).all() or not scale.all():
+    raise ValueError(f"{SHOWN}.mean and {SHOWN}.scale are no numbers of each task's channels")
 
 
 def normalisation(shown: Mapping[str, Any], row: int) -> dict[str, np.ndarray]:
@@ -120,9 +166,12 @@ def way_in(shown: Mapping[str, Any], path: epath.Path) -> str:
 def main() -> None:
   folder = located(app.workdir())
   row = row_of(folder, SEED.value, VALUE.value)
+  check_alone(folder)
   found, shown = weights(newest(folder), row), shown_in(folder)
   path = located(OUT.value) if OUT.value else folder / "params.npz"
-  write_atomically(path, pack(found | normalisation(shown, row)))
+  with telling(folder / ENVIRONMENT, WAY):
+    scales = normalisation(shown, row)
+  write_atomically(path, pack(found | scales))
   numbers = sum(leaf.size for leaf in found.values())
   print(f"written: {path}, {numbers:,} numbers in {len(found)} arrays; to read them:")
   print(f'from cljax import artifacts; variables = artifacts.tree("{path}")')

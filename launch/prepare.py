@@ -83,7 +83,8 @@ def prepare(name: str, root: Path) -> str:
 def main() -> None:
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_DFL)  # there is no chunk to wait for
-  print(prepare(DATASET.value or "", bank.folder_of(app.DATA_DIR.value, "TFDS_DATA_DIR", bank.DATA_DIR).absolute()))
+  folder = bank.folder_of("data_dir", app.DATA_DIR.value, "TFDS_DATA_DIR", bank.DATA_DIR)
+  print(prepare(DATASET.value or "", folder.absolute()))
 
 
 if __name__ == "__main__":

@@ -282,7 +282,22 @@ def test_the_file_keeps_one_row_a_setting(tmp_path):
       {"method.experts": [4, 7]},
       r"--over=method\.experts=7 asks for another state(.|\n)*subnets\.store.*stored, .*asked for",
     ),
-    ({"optimizer.name": ["sgd"], "evaluate_group": [32]}, r"--over=optimizer\.name=sgd asks(.|\n)*absent asked for"),
+    *(
+      ({key: values, "evaluate_group": [32]}, rf"--over={key}: no answer hangs on it")
+      for key, values in {
+        "optimizer.name": ["sgd"],
+        "optimizer.lr": [0.1, 0.2],
+        "preset": ["smoke"],
+        "checkpoint_every_chunks": [1, 2],
+        "given_tasks": [1],
+        "method.epochs": [4, 7],
+        "method.batch_size": [3],
+        "net.kernel_init": ["glorot"],
+      }.items()
+    ),
+    ({"method.epochs": [3], "method.infer": ["entropy", "hamming"]}, r"--over=method.epochs: no answer hangs on it"),
+    (3, "over=3 must be a mapping"),
+    ({"evaluate_group": 3}, "must be a list of values"),
     *(
       ({key: ["1"]}, f"--over={key}: the run was trained on the data")
       for key in ("seed", "num_seeds", "sweep.lr", "stream.source", "debug")
@@ -298,6 +313,8 @@ def test_refusals(run, over, words):
 def test_refusals_of_a_work_dir(run, tmp_path):
   with pytest.raises(ConfigError, match="holds no config.json.*launch.train"):
     evaluate_again(tmp_path, {})
+  with pytest.raises(ConfigError, match="--rows='5' must be a whole number"):
+    evaluate_again(run[0], {}, rows="5")
   with pytest.raises(ConfigError, match="--rows=-1 is too small"):
     evaluate_again(run[0], {}, rows=-1)
   with pytest.raises(ConfigError, match=f"for example --workdir={run[0]}"):

@@ -15,7 +15,7 @@ from cljax.errors import ConfigError
 from cljax.experiment import assemble
 from cljax.recipe import recipe
 from cljax.settings import Settings
-from cljax.types import Spec, nothing
+from cljax.types import Outputs, Spec, nothing
 from tests import toys
 from tests.subjects import Subject
 
@@ -140,6 +140,7 @@ def scaled(hyper):
   plain = toys.plain(toys.stream()[0])
   return plain._replace(
     init=lambda key: Scaled(hyper["scale"] * jnp.ones(())),
+    apply=lambda state, x, slot: Outputs(state.scale * jnp.ones((len(x), 4)), x, slot),
     report=lambda state: {"parameters": 1, "memory_bytes": 0, "scale": state.scale},
   )
 

@@ -1,9 +1,12 @@
 """Weights of one seed in a file of their own, and what reads them back."""
 
+import json
+
 import jax
 import numpy as np
 import optax
 import pytest
+from etils import epath
 from flax import linen as nn
 
 import cljax
@@ -11,7 +14,9 @@ from cljax import artifacts
 from cljax.data.pictures import dressed, shown_as
 from cljax.data.sample import take_task
 from cljax.errors import ConfigError
+from cljax.files import plain
 from cljax.nets.modes import at_rest
+from cljax.pieces.gates import means
 from launch import export
 from tests import toys
 from tests.shell import shell
@@ -71,6 +76,74 @@ def test_what_a_net_is_given_of_a_picture_in_words():
   by_seed = {"mean": [[[1.0]], [[2.0]]], "scale": [[[4.0]], [[5.0]]]}
   found = export.normalisation(by_seed, 1)
   assert found[artifacts.MEAN].tolist() == [[2.0]] and found[artifacts.STD].tolist() == [[np.float32(0.2)]]
+
+
+@pytest.mark.parametrize(
+  "told",
+  [
+    [1],
+    "x",
+    3,
+    {"warp": 1},
+    {"type": 3},
+    {"warp": "Rotation"},
+    {"type": "uint8", "warp": 1},
+    {"type": "uint8", "mean": "x", "scale": "x"},
+    {"type": "uint8", "mean": [[0.0]]},
+    {"type": "uint8", "scale": [[0.0]]},
+    {"type": "uint8", "mean": [[0.0]], "scale": [[0.0]]},
+    {"type": "uint8", "mean": [[0.0], [0.0]], "scale": [[1.0]]},
+    {"type": "uint8", "mean": [[0.0, 1.0], [0.0]], "scale": [[1.0]]},
+    {"type": "uint8", "mean": [0.0], "scale": [1.0]},
+    {"type": "uint8", "mean": [[None]], "scale": [[1.0]]},
+  ],
+)
+def test_what_environment_json_tells_of_pictures_is_checked(told, tmp_path):
+  (tmp_path / "environment.json").write_text(json.dumps({"pictures": told}))
+  with pytest.raises(ConfigError, match=r"environment\.json is damaged .*; delete it") as caught:
+    export.shown_in(epath.Path(tmp_path))
+  assert "\n" not in str(caught.value)
+
+
+def test_what_a_run_tells_of_pictures_is_taken(tmp_path):
+  for data in (toys.stream()[1], DATA):
+    (tmp_path / "environment.json").write_text(json.dumps(plain({"pictures": shown_as(data)})))
+    found = export.shown_in(epath.Path(tmp_path))
+    assert found == plain(shown_as(data)) and export.way_in(found, "w")
+    export.normalisation(found, 0)
+
+
+def test_what_a_method_answers_by_is_told(run, tmp_path):
+  """Weights are written where they answer as the run does; runs that do not tell are taken at their word."""
+  folder, _, _ = run
+  assert json.loads((folder / "environment.json").read_text())["answers_by"] == ["collections", "params"]
+  export.check_alone(epath.Path(folder))
+  export.check_alone(epath.Path(tmp_path))
+  spec, data = toys.stream()
+  made = {
+    name: cljax.METHODS[name](toys.mlp(spec), optax.sgd(0.1), spec) for name in ("er", "single", "packnet", "hat")
+  }
+  fields = {name: list(toys.experiment(each, spec, data).answers_by) for name, each in made.items()}
+  assert fields["er"] == ["params"] and fields["single"] == ["store"]
+  assert list(toys.experiment(cljax.gated(made["er"], means(spec)), spec, data).answers_by) == ["params"]
+  for name, words in {
+    "single": "this run's method answers by `store`, so that weights alone would not",
+    "packnet": "answers by `finished`, `owner` as well as by `params`, so",
+    "hat": "answers by `embeddings` as well as by `params`, so",
+  }.items():
+    (tmp_path / "environment.json").write_text(json.dumps({"answers_by": fields[name]}))
+    with pytest.raises(ConfigError, match=words) as caught:
+      export.check_alone(epath.Path(tmp_path))
+    assert "\n" not in str(caught.value)
+  for wrong in (3, {"a": 1}, [1]):
+    (tmp_path / "environment.json").write_text(json.dumps({"answers_by": wrong}))
+    with pytest.raises(ConfigError, match="answers_by is no list of words"):
+      export.check_alone(epath.Path(tmp_path))
+
+
+def test_weights_of_a_method_behind_a_gate_are_its_own():
+  arrays = {"['state'].method.params['a']": np.ones((2, 3)), "['state'].gates.params['a']": np.zeros((2, 3))}
+  assert {name: leaf.tolist() for name, leaf in export.weights(arrays, 1).items()} == {"['a']": [1, 1, 1]}
 
 
 def test_another_run_begins_with_them(run, tmp_path):

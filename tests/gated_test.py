@@ -108,6 +108,26 @@ def test_methods_that_need_no_gate_refuse_one(name, why):
     gated(METHODS[name](toys.mlp(spec), optax.sgd(0.1), spec), means(spec))
 
 
+TOLD = METHODS["finetune"](toys.mlp(SPEC), optax.sgd(0.1), SPEC)
+
+
+@pytest.mark.parametrize(
+  ("method", "gate", "words"),
+  [
+    (TOLD, means, r"gated: gate=<function means.* is no gate: call it, means\(spec\)"),
+    (TOLD, None, "gated: gate=None is no gate: give what a factory of cljax.pieces.gates.GATES makes"),
+    (TOLD, "means", "gated: gate='means' is no gate: give what"),
+    (METHODS["er"], means(SPEC), r"gated: method=<function er.* is no method: call it, er\(net, tx, spec\)"),
+    (None, means(SPEC), "gated: method=None is no method: give what a factory of cljax.METHODS makes"),
+    (means(SPEC), TOLD, r"gated\(method, gate\) takes the method first"),
+  ],
+)
+def test_what_is_no_method_and_no_gate_is_refused(method, gate, words):
+  with pytest.raises(ConfigError, match=words) as caught:
+    gated(method, gate)
+  assert "\n" not in str(caught.value)
+
+
 def test_a_config_names_its_gate():
   config = changed(default(), {"method.name": "packnet", "gate.name": "entropy", "gate.over": "batch"})
   assert config.gate.to_dict() == {"name": "entropy", "over": "batch"}

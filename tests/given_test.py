@@ -8,8 +8,10 @@ from flax import linen as nn
 
 import cljax
 from cljax import run
-from cljax.errors import ConfigError
+from cljax.data.bank import load
+from cljax.errors import ConfigError, choose
 from cljax.experiment import assemble
+from cljax.methods import METHODS
 from launch import cells
 
 X, Y = np.arange(640, dtype=np.uint8).reshape(40, 4, 4), np.arange(40) % 4
@@ -42,6 +44,11 @@ WRONG = [
   ({"workdir": ""}, "workdir='' must be a path"),
   ({"on_row": 3}, "on_row=3 must be a function"),
   ({"stop_asked": None}, "stop_asked=None must be a function"),
+  ({"quiet": "no"}, "quiet='no' must be True or False"),
+  ({"quiet": None}, "quiet=None must be True or False"),
+  ({"data_hash": 3}, "data_hash=3 must be a word that tells the data apart"),
+  ({"data_hash": "a\nb"}, "data_hash='a.*nb' must be a word"),
+  ({"data_hash": np.zeros(2)}, "data_hash=array.* must be a word"),
   ({"method": 3}, "method=3 is no method"),
   ({"method": None}, "method=None is no method"),
   ({"method": cljax.METHODS["er"]}, r"method=er is a factory: call it, er\(net, tx, spec\)"),
@@ -75,6 +82,34 @@ def test_train_refuses_what_is_no_spec_and_stream(stream):
 def test_train_refuses_changes_that_are_no_mapping():
   with pytest.raises(ConfigError, match="overrides=3 must be a mapping"):
     cljax.train(cljax.default(), overrides=3)
+
+
+@pytest.mark.parametrize("data_dir", [5, b"x", "a\0b", ("a",)])
+def test_a_data_dir_that_is_no_path_is_refused(data_dir):
+  for source in ("digits", "mnist"):
+    config = cljax.default()
+    config.stream = {"name": "split", "source": source}
+    with pytest.raises(ConfigError, match="data_dir=.* must be a path, as a word"):
+      cljax.train(config, data_dir=data_dir)
+  for given in ({"data_dir": data_dir}, {"cache_dir": data_dir}):
+    with pytest.raises(ConfigError, match=f"{next(iter(given))}=.* must be a path"):
+      load("mnist", **given)
+
+
+def test_a_long_word_is_shown_by_its_beginning():
+  with pytest.raises(ConfigError) as caught:
+    cljax.fit(METHOD, SPEC, STREAM, **{"x" * 5000: 1})
+  assert len(str(caught.value)) < 300
+  for command in ("", "cljax list methods"):
+    with pytest.raises(ConfigError) as caught:
+      choose("config.method.name", "y" * 5000, METHODS, command)
+    assert len(str(caught.value)) < 600 and "'yyy" in str(caught.value)
+
+
+def test_a_hash_of_one_s_own_is_a_word():
+  assert assemble(METHOD, SPEC, STREAM, data_hash="mine").data_hash == "mine"
+  whole = assemble(METHOD, SPEC, STREAM, data_hash=None).data_hash
+  assert whole == assemble(METHOD, SPEC, STREAM, data_hash="").data_hash and len(whole) == 64
 
 
 @pytest.mark.parametrize("key", ["paper", "preset", "cell"])

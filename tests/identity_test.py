@@ -16,8 +16,9 @@ from cljax.config import completed
 from cljax.errors import Busy, ConfigError
 from cljax.files import as_json
 from cljax.lock import locked
-from cljax.meta.result import Progress, progress_of
-from cljax.meta.settings import with_defaults
+from cljax.meta.outer import Place
+from cljax.meta.result import Progress, progress_of, result_of
+from cljax.meta.settings import settings_of, with_defaults
 from cljax.meta.train import train as meta_train
 from cljax.run import train
 from cljax.workdir import claim, environment, note_environment
@@ -107,7 +108,9 @@ def test_training_and_meta_training_take_the_lock(folder):
     with pytest.raises(Busy, match="is in use by process"):
       meta_train({}, folder, quiet=True)
     assert [path.name for path in folder.iterdir()] == [".lock"]
-    files.write_sealed(folder / "meta.json", {"config": with_defaults({}), "seeds": [0]})
+    settings, whole = settings_of({}), with_defaults({})
+    trained = {0: (Progress(4, 12, True, 0.5, ((4, 0.1, 0.2, 3, 1),)), dict.fromkeys(Place._fields, 0.0))}
+    files.write_sealed(folder / "meta.json", result_of(whole, settings, trained, "hash", {}))
     assert meta_train({}, folder, quiet=True)["seeds"] == [0]
 
 

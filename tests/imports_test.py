@@ -13,7 +13,7 @@ from tests.tree import MODULES, TABLES_OF_METHODS, TREES, arrows, dotted, import
 # and there is no circle anywhere. A name stands for the module and for all that it holds.
 ROOMS = (
   ("errors", "types"),
-  ("declared", "disk", "divergence", "files", "host", "keys", "metrics", "named", "paths", "values"),
+  ("declared", "disk", "divergence", "files", "host", "keys", "metrics", "named", "passed", "paths", "values"),
   ("ops",),
   ("data", "nets", "report"),
   ("artifacts", "loops", "readout"),
@@ -39,10 +39,10 @@ ROOMS = (
   ("given", "sweep"),
   ("recipe",),
   ("experiment",),
-  ("advice", "callbacks", "cursor", "drive", "predict"),
+  ("advice", "callbacks", "cursor", "drive", "predict", "program"),
   ("outcome",),
   ("run",),
-  ("evaluation", "meta"),
+  ("evaluation", "meta", "over"),
 )
 ABOVE = ("configs", "benchmarks", "launch")
 

@@ -111,6 +111,62 @@ def test_a_finished_run_is_only_read(done):
     train(quick(num_seeds=2, outer={"lr": 0.1}), folder, quiet=True)
 
 
+def cut(result, *keys, value=None):
+  """A result without the field under some keys, or with another value there."""
+  found = json.loads(json.dumps(result))
+  place = found
+  for key in keys[:-1]:
+    place = place[key]
+  if value is None:
+    del place[keys[-1]]
+  else:
+    place[keys[-1]] = value
+  return found
+
+
+def test_a_result_of_another_kind_is_one_line_that_names_it(done, tmp_path):
+  _, result = done
+  fields = [(name,) for name in result if name not in ("trains", "config")]
+  wrong = [cut(result, *keys) for keys in (*fields, ("curve", "loss"), ("timing", "train_seconds"))]
+  wrong += [cut(result, name, value=3) for name in ("paper", "seeds", "segments", "curve", "timing", "environment")]
+  wrong += [cut(result, "seeds", value=[]), cut(result, "seeds", value=["x"]), cut(result, "episodes", value=[1])]
+  wrong += [cut(result, "curve", "loss", value=[[0.1], ["x"]]), cut(result, "schema", value=2)]
+  wrong += [{"seeds": [0], "config": result["config"]}, {}]
+  path = epath.Path(tmp_path) / "meta.json"
+  for each in wrong:
+    path.write_text(json.dumps(each))
+    with pytest.raises(ConfigError, match=r"meta\.json is damaged.*; delete it, and the same command") as caught:
+      train(quick(num_seeds=2), tmp_path, quiet=True)
+    assert "\n" not in str(caught.value)
+  path.write_text(json.dumps(cut(result, "trains")))  # as the first versions wrote it
+  assert train(quick(num_seeds=2), tmp_path, quiet=True) == result
+
+
+def test_a_network_to_begin_with_that_has_changed_is_refused(tmp_path):
+  """Its file is in the identity of the run: what went on would have begun with another."""
+  params = untrained(tmp_path / "before")
+  config, folder = begun_by(tmp_path / "before"), tmp_path / "run"
+  with pytest.raises(Stopped):
+    train(config, folder, quiet=True, stop_asked=lambda: True)
+  told = json.loads((folder / "environment.json").read_text())["own_files"]["start"]
+  assert told["path"] == config["start"]["file"] and len(told["sha256"]) == 64
+  other = jax.tree.map(lambda leaf: leaf + 1, params)
+  artifacts.write(artifacts.folder_of(tmp_path / "before", 0), {"start": other})
+  with pytest.raises(ConfigError, match=r"start\.npz is not what the run began with") as caught:
+    train(config, folder, quiet=True)
+  assert "\n" not in str(caught.value)
+  untrained(tmp_path / "before")
+  assert train(config, folder, quiet=True)["environment"]["own_files"]["start"] == told
+
+
+@pytest.mark.parametrize(
+  ("given", "words"), [({"quiet": 3}, "quiet=3 must be"), ({"stop_asked": 3}, "stop_asked=3 must be a function")]
+)
+def test_what_is_given_from_python_is_checked_first(tmp_path, given, words):
+  with pytest.raises(ConfigError, match=words):
+    train(quick(), tmp_path, **given)
+
+
 def test_stopping_and_the_length_of_a_call_change_no_number(done, tmp_path):
   """Segments are named by their number, wherever a call begins; a network from a file is the one that was trained."""
   folder, result = done

@@ -9,6 +9,7 @@ import pytest
 from scipy.optimize import nnls
 
 from cljax.pieces.guards import guarding
+from cljax.pieces.rings import empty_rings
 from cljax.types import At
 from tests.guarded import STEPS, C, Numpy, flat, guarded, is_close, like, mean, rows_of, setting, steps_of, trained
 
@@ -73,10 +74,10 @@ def test_gem_equals_its_formula(margin_as):
 
 
 @functools.cache
-def drawing():
+def drawing(rows=4):
   """(key, past) -> which rows a step of A-GEM asks for, and which of them are live."""
   spec, _, views = setting()
-  guard = guarding({"name": "agem", "per_task": KEPT, "drawn_rows": 4}, spec)(None)
+  guard = guarding({"name": "agem", "per_task": KEPT, "drawn_rows": rows}, spec)(None)
 
   def asked(key, past):
     seen = []
@@ -98,6 +99,12 @@ def test_agem_draws_anew_from_all_earlier_tasks():
     assert len(set(draws[-1])) == 4
   assert {place for draw in draws for place in draw} == set(kept[: 2 * KEPT])
   assert not drawing()(jax.random.key(0), past._replace(seen=jnp.zeros(3, jnp.int32))).live.any()
+
+
+def test_agem_asks_for_no_more_rows_than_can_be_kept():
+  """However many it may draw: a step of 2^31 rows would need more memory than there is."""
+  past = jax.eval_shape(lambda: empty_rings(3 * KEPT, 3))
+  assert jax.eval_shape(drawing(2**31 - 1), jax.random.key(0), past).live.shape == (3 * KEPT,)
 
 
 def chosen(logits, i, y):

@@ -163,7 +163,7 @@ def test_one_s_own_things_run_as_they_stand(monkeypatch, tmp_path):
 def test_python_of_the_other_pages_is_taken(monkeypatch, tmp_path):
   """The blocks of docs/data.md and docs/training.md, on pictures of the names that they have; nothing is trained."""
   monkeypatch.chdir(tmp_path)
-  fits, net = [], cljax.NETS["mlp"](heads=2, classes=2, hidden=(3,))
+  fits, net = [], cljax.NETS["mlp"](heads=1, classes=2, hidden=(3,))
   for name in ("fit", "train"):
     bind = inspect.signature(getattr(cljax, name)).bind
     monkeypatch.setattr(cljax, name, lambda *given, bind=bind, **named: fits.append(bind(*given, **named).arguments))

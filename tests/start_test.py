@@ -6,16 +6,27 @@ import chex
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from cljax import artifacts, start
 from cljax.errors import ConfigError
 from cljax.experiment import assemble
+from cljax.files import pack
 from cljax.methods import METHODS
 from cljax.named import OWN_FILES
+from cljax.nets import headed
+from cljax.pieces.gated import gated
+from cljax.pieces.gates import autoencoder, means
 from cljax.pieces.optimizers import sgd
 from cljax.workdir import environment
 from tests import toys
 from tests.subjects import Subject, first
+
+
+class Normed(nn.Module):
+  @nn.compact
+  def __call__(self, x, train: bool = False):
+    return nn.BatchNorm(use_running_average=not train)(nn.Dense(5)(x.reshape(len(x), -1)))
 
 
 def method_of(spec, name="finetune", **keywords):
@@ -111,11 +122,73 @@ def test_files_of_the_seeds_must_be_alike(networks, tmp_path):
     ("joint", {"given_tasks": 1}, "config.given_tasks=1: a method that learns all tasks at once"),
     ("joint", {"start_from": "PATH"}, "a method that learns all tasks at once begins anew; leave it out"),
     ("single", {"start_from": "PATH"}, "this one answers by others than the `params` of its state"),
+    *(
+      (name, {"start_from": "PATH", "given_tasks": 1}, f"config.given_tasks=1: .* this method answers by {fields} of")
+      for name, fields in {
+        "hat": "`embeddings`",
+        "packnet": "`finished`, `owner`",
+        "wsn": "`bits`, `finished`, `scores`",
+        "supsup": "`bits`, `finished`, `scores`",
+        "cat": "`by_transfer`, `embeddings`, `similar`, `transfer`",
+      }.items()
+    ),
   ],
 )
 def test_refusals(networks, name, settings, words):
   spec, data = toys.stream()
   spec = spec._replace(rows=())
   settings = {key: networks[0] if value == "PATH" else value for key, value in settings.items()}
-  with pytest.raises(ConfigError, match=words):
+  with pytest.raises(ConfigError, match=words) as caught:
     assemble(method_of(spec, name), spec, data, seeds=(0, 1), **settings)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["hat", "packnet"])
+def test_a_network_alone_is_a_beginning_for_gates_and_masks(networks, name):
+  """Where no task is known."""
+  spec, data = toys.stream()
+  assemble(method_of(spec, name), spec, data, seeds=(0, 1), start_from=networks[0])
+
+
+def test_a_method_that_reads_all_that_it_answers_by_may_know_tasks(networks, tmp_path):
+  spec, data = toys.stream()
+  method = method_of(spec, "hat")
+  shapes = jax.eval_shape(method.init, jax.random.key(0)).embeddings
+  artifacts.write(tmp_path, {"embeddings": jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)})
+  path = f"{tmp_path}/embeddings.npz"
+
+  def load(state, parts):
+    return state.replace(embeddings=artifacts.fill(state.embeddings, parts["embeddings"], path))
+
+  reading = method._replace(load=load, reads={"embeddings": path})
+  it = Subject(assemble(reading, spec, data, seeds=(0, 1), start_from=networks[0], given_tasks=1)).start()
+  for leaf in jax.tree.leaves(it.state.embeddings):
+    assert (np.asarray(leaf) == 1).all()
+
+
+def test_a_method_behind_a_gate_begins_with_a_network_too(networks):
+  spec, data = toys.stream()
+  told = method_of(spec, "er", replay=2, capacity=6)
+  settings = {"seeds": (0, 1), "start_from": networks[0], "given_tasks": 1}
+  it = Subject(assemble(gated(told, means(spec)), spec, data, **settings)).start()
+  chex.assert_trees_all_equal(jax.tree.map(np.asarray, first(it.state).method.params), networks[1][0])
+  with pytest.raises(ConfigError, match="this method answers by `gates` of its state as well"):
+    assemble(gated(told, autoencoder(spec)), spec, data, **settings)
+
+
+def test_statistics_of_a_network_come_with_it(tmp_path):
+  """And where the file has none of them, no task can be known."""
+  spec, data = toys.stream()
+  method = METHODS["finetune"](headed(Normed(), spec), sgd(0.1), spec)
+  state = jax.jit(method.init)(jax.random.key(3))
+  moved = jax.tree.map(lambda leaf: leaf + 1, state.collections)
+  artifacts.write(tmp_path, {"alone": state.params})
+  leaves = artifacts.read(tmp_path / "alone.npz")
+  own = {f"collections{jax.tree_util.keystr(at)}": leaf for at, leaf in jax.tree_util.tree_leaves_with_path(moved)}
+  (tmp_path / "whole.npz").write_bytes(pack(leaves | own))
+  whole, alone = (str(tmp_path / f"{name}.npz") for name in ("whole", "alone"))
+  it = Subject(assemble(method, spec, data, start_from=whole, given_tasks=1)).start()
+  chex.assert_trees_all_equal(*(jax.tree.map(np.asarray, each) for each in (first(it.state).collections, moved)))
+  assemble(method, spec, data, start_from=alone)
+  with pytest.raises(ConfigError, match="this method answers by `collections` of its state as well"):
+    assemble(method, spec, data, start_from=alone, given_tasks=1)

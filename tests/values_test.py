@@ -11,7 +11,7 @@ from ml_collections.config_dict import required_placeholder
 
 from cljax.config import OUTER, complete, default
 from cljax.data import STREAMS
-from cljax.declared import check, fields
+from cljax.declared import Field, at_least, check, fields
 from cljax.errors import ConfigError
 from cljax.experiment import build
 from cljax.methods import METHODS
@@ -144,6 +144,31 @@ def test_arrays_are_checked_where_a_factory_is_called_from_python():
     sgd(0.1, momentum=np.array([0.5, 0.5]))
   with pytest.raises(ConfigError, match=r"config.optimizer.momentum=<function .* must be a number"):
     sgd(0.1, momentum=lambda count: 0.5)
+
+
+@pytest.mark.parametrize(
+  ("value", "words"),
+  [
+    (jnp.float32(-1), "strength=-1.0 is too small; the least is 0"),
+    (np.array(-1.0), "strength=-1.0 is too small; the least is 0"),
+    (np.array(np.nan), "strength=nan is not a finite number"),
+    (np.array(np.inf, np.float32), "strength=inf is not a finite number"),
+    (np.array(True), "strength=True must be a number"),
+    (np.array("x"), "strength='x' must be a number"),
+    (np.array(1j), "strength=1j must be a number"),
+    (jax.random.key(0), "strength=.* must be a number"),
+  ],
+)
+def test_an_array_of_one_number_is_within_the_range_too(value, words):
+  with pytest.raises(ConfigError, match=f"config.method.guard.{words}") as caught:
+    GUARDS["ewc"](None, None, strength=value)
+  assert "\n" not in str(caught.value)
+
+
+def test_an_array_of_one_number_stays_one_and_rounding_is_no_step_over_a_bound():
+  """The .3 of float32 is a little more than .3."""
+  for array in (np.array(0.3, np.float32), jnp.float32(0.3), np.array(0.3, np.float16), np.array(0.3)):
+    assert check("share", array, Field(float, at_least(0, "", 0.3), 0.1)) is array
 
 
 @pytest.mark.parametrize("k", [(4, 3), 5])

@@ -19,6 +19,7 @@ from cljax.data.folder import Shape
 from cljax.data.manual import MANUAL
 from cljax.errors import ConfigError
 from cljax.files import checksum
+from cljax.paths import as_text
 from cljax.types import Bank
 
 EMBEDDED = ("digits", "synthetic")
@@ -56,10 +57,11 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None, s
   if name in EMBEDDED:
     arrays = digits() if name == "digits" else synthetic()
     return as_source(arrays, checksum(arrays))
-  root = folder_of(data_dir, "TFDS_DATA_DIR", DATA_DIR)
+  root = folder_of("data_dir", data_dir, "TFDS_DATA_DIR", DATA_DIR)
+  decoded = folder_of("cache_dir", cache_dir, "CLJAX_CACHE", "~/.cache/cljax")
 
   def cached(full: str, key: str, decode: Callable[[], Arrays]) -> Arrays:
-    cache = folder_of(cache_dir, "CLJAX_CACHE", "~/.cache/cljax") / f"{full.replace('/', '_')}-{key[:16]}.npz"
+    cache = decoded / f"{full.replace('/', '_')}-{key[:16]}.npz"
     arrays = read_cache(cache, key)
     if not arrays:
       arrays = decode()
@@ -78,8 +80,14 @@ def load(name: str, data_dir: str | None = None, cache_dir: str | None = None, s
   return as_source(cached(full, key, decode), key)
 
 
-def folder_of(given: str | None, variable: str, default: str) -> Path:
-  """The folder given, else the environment's, else the default."""
+def folder_of(name: str, given: str | None, variable: str, default: str) -> Path:
+  """The folder given under a name, else the environment's, else the default.
+
+  Raises:
+    ConfigError: what is given is no path.
+  """
+  if given:
+    as_text(name, given)
   return Path(given or os.environ.get(variable) or default).expanduser()
 
 

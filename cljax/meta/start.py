@@ -16,6 +16,7 @@ from cljax.data.bank import Source
 from cljax.data.streams import Layout, lay
 from cljax.data.transfers import rows_of_class, transfer
 from cljax.errors import ConfigError
+from cljax.files import checksum
 from cljax.keys import INIT
 from cljax.meta.query import joined, parted
 from cljax.meta.settings import Data, Settings
@@ -72,6 +73,16 @@ def learner_of(settings: Settings, net: nn.Module, spec: Spec) -> Method:
   if not hasattr(jax.eval_shape(method.init, jax.random.key(0)), "params"):
     raise ConfigError("config.method.name: a network to begin with is the `params` of a method, and this one has none")
   return method._replace(parts=lambda state: {**method.parts(state), "start": state.params})
+
+
+def files_of(settings: Settings) -> dict[str, dict[str, str]]:
+  """{part: its file's path and the sha256 of what it holds} of the files that networks are read from.
+
+  Raises:
+    ConfigError: a file is missing or damaged.
+  """
+  file = settings.start.file
+  return {"start": {"path": file, "sha256": checksum(artifacts.read(file))}} if file else {}
 
 
 def starts_of(

@@ -14,20 +14,25 @@ from absl import logging
 from etils import epath
 
 from cljax import artifacts
+from cljax.callbacks import check_given
 from cljax.checkpoint import Checkpoints
 from cljax.data.bank import Source
 from cljax.drive import Stopped
 from cljax.errors import ConfigError
+<<<<<<< HEAD
 from cljax.files import plain, read_sealed, tidy, write_atomically, write_sealed
+=======
+from cljax.files import plain, tidy, write_sealed
+>>>>>>> mends
 from cljax.journal import Noted
 from cljax.keys import INIT, META
 from cljax.lock import locked
 from cljax.meta.episodes import Episodes, check_classes, table_of
 from cljax.meta.outer import Outer, Place, Training, compiled_segments
 from cljax.meta.query import Query
-from cljax.meta.result import Progress, progress_of, result_of
+from cljax.meta.result import Progress, progress_of, read_result, result_of
 from cljax.meta.settings import Data, Settings, settings_of, with_defaults
-from cljax.meta.start import shapes_of, source_of, starts_of
+from cljax.meta.start import files_of, shapes_of, source_of, starts_of
 from cljax.meta.unroll import Pair
 from cljax.monitor import Monitor, compile_seconds
 from cljax.named import own_files
@@ -42,7 +47,6 @@ from cljax.types import Key, PyTree
 from cljax.workdir import check_claim, claim, environment, identity, note_environment
 
 RESULT = "meta.json"
-AGAIN = "delete it, and the same command computes it again"
 
 
 def train(
@@ -68,16 +72,18 @@ def train(
     OSError: the work dir cannot be written; what was saved before stays readable.
     Stopped: a stop was asked for, and everything up to here is saved.
   """
+  check_given(stop_asked, None, overrides or {}, quiet)
   settings, folder, full = settings_of(config), located(workdir), with_defaults(config)
   check_claim(folder, full, with_defaults)
   if (folder / RESULT).exists():
-    return read_sealed(folder / RESULT, AGAIN)
+    return read_result(folder / RESULT)
   with locked(folder, stop_asked) as stop_asked, jax.default_matmul_precision("highest"):
     claim(folder, full, overrides or {}, with_defaults)
     if (folder / RESULT).exists():  # another process has just ended it
-      return read_sealed(folder / RESULT, AGAIN)
+      return read_result(folder / RESULT)
     tidy([folder, folder / "figures", *folder.glob("checkpoints/*"), *folder.glob("parts/*")])
-    note_environment(folder, environment(own_files(full)))
+    files = {**own_files(full), **files_of(settings)}
+    note_environment(folder, environment(files))
     source = source_of(settings.data, data_dir)
     outer = outer_of(settings, source)
     starts = starts_of(settings, source, outer.head, folder, stop_asked, quiet)
@@ -86,7 +92,7 @@ def train(
     else:
       whose = identity(full, source.hash)
       trained = train_seeds(settings, outer, source, starts, folder, whose, stop_asked, quiet)
-    result = plain(result_of(full, settings, trained, source.hash))
+    result = plain(result_of(full, settings, trained, source.hash, files))
     plots.save(folder / "figures", training_figures(result))
     write_sealed(folder / RESULT, result)
   return result

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from cljax.errors import ConfigError, in_short
 from cljax.nets.heads import Heads
 from cljax.nets.modes import takes
+from cljax.passed import check_module, check_spec
 from cljax.types import Array, Outputs, Spec
 
 
@@ -48,8 +49,10 @@ def headed(net: nn.Module, spec: Spec) -> nn.Module:
       gives `Outputs`, stays as it is.
 
   Raises:
-    ConfigError: a net that gives something else, or cannot take the spec's pictures.
+    ConfigError: no net or no spec, or a net that gives something else, or cannot take the spec's pictures.
   """
+  check_module("headed(net, spec)", net)
+  check_spec("headed(net, spec)", spec)
   fields = getattr(type(net), "__dataclass_fields__", {})
   if {"heads", "classes"} <= set(fields):
     return net

@@ -13,7 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from cljax.errors import ConfigError
+from cljax.errors import ConfigError, shown
 from cljax.ops.gate import gate_choice
 from cljax.ops.trees import parameters
 from cljax.types import (
@@ -90,12 +90,31 @@ def lifted(phase: Phase) -> Phase:
   return phase._replace(step=steps(phase.step), plan=plans(phase.plan), block=block, enter=enter, tick=tick, exit=leave)
 
 
+def check_given(method: Any, gate: Any) -> None:
+  """
+  Raises:
+    ConfigError: no method or no gate, a factory of one that was not called, or one in the other's place.
+  """
+  if isinstance(method, Gate) and isinstance(gate, Method):
+    raise ConfigError("gated(method, gate) takes the method first: change the two about")
+  if not isinstance(method, Method):
+    name = getattr(method, "__name__", "method")
+    way = f"call it, {name}(net, tx, spec)" if callable(method) else "give what a factory of cljax.METHODS makes"
+    raise ConfigError(f"gated: method={shown(method)} is no method: {way}")
+  if not isinstance(gate, Gate):
+    name = getattr(gate, "__name__", "gate")
+    way = f"call it, {name}(spec)" if callable(gate) else "give what a factory of cljax.pieces.gates.GATES makes"
+    raise ConfigError(f"gated: gate={shown(gate)} is no gate: {way}")
+
+
 def gated(method: Method, gate: Gate) -> Method:
   """The method behind a gate.
 
   Raises:
-    ConfigError: a method that finds its task by itself, numbers its own slots, or learns all tasks at once.
+    ConfigError: no method or no gate, or a method that finds its task by itself, numbers its own slots, or learns all
+      tasks at once.
   """
+  check_given(method, gate)
   why = "finds its task by itself" if method.infers else "numbers its own networks" if method.slots else ""
   why = why or ("learns all tasks at once" if all(phase.joint for phase in method.phases) else "")
   if why:

@@ -57,10 +57,11 @@ def agem(
   """
   if not per_task:
     return FREE
+  most = min(drawn_rows, per_task * spec.T)  # there never are more
 
   def project(at: At, past: Rings, gradient: Any, ask: AskFn) -> Any:
     filled = jnp.minimum(past.seen, per_task)
-    slot, live = slots_in(jax.random.fold_in(at.key, 0), filled, drawn_rows, per_task)
+    slot, live = slots_in(jax.random.fold_in(at.key, 0), filled, most, per_task)
     past_gradient = ask(rows_at(at.view, jax.tree.map(lambda leaf: leaf[slot], past.place), live))
     dot, size = inner(gradient, past_gradient), inner(past_gradient, past_gradient)
     share = dot / jnp.where(size > 0, size, 1)
