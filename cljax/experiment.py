@@ -17,8 +17,7 @@ from cljax.checkpoint import by_path
 from cljax.config import check_outer
 from cljax.data.arrays import check_pair, laid_out, one_seed
 from cljax.data.pictures import one_for_all, shown_as
-from cljax.declared import shown
-from cljax.errors import ConfigError, choose
+from cljax.errors import ConfigError
 from cljax.files import checksum
 from cljax.given import (
   MakeFn,
@@ -30,6 +29,7 @@ from cljax.given import (
   check_method,
   check_report,
   check_seeds,
+  readouts_of,
   rows_of_hyper,
 )
 from cljax.looks import looks_of
@@ -37,7 +37,6 @@ from cljax.memory import check_length, check_memory
 from cljax.mesh import choose_executor, make_mesh, padded, put
 from cljax.methods import WITHOUT_BOUNDARIES
 from cljax.named import own_files
-from cljax.pieces.gates import GATES
 from cljax.recipe import Laid, build_stream, labels_of, recipe, seeds_of
 from cljax.settings import UNNAMED, Labels, Settings, check_labels, settings_of
 from cljax.start import adapted, check_given, check_known, check_start, read_parts
@@ -46,7 +45,6 @@ from cljax.timeline import Look, Timeline, edges_of
 from cljax.types import Method, Spec, Stream
 
 LONGEST_CHUNK = 1000
-READOUTS = ("task", "class", "domain", "inferred")
 OF_SCENARIO = {"task": ("task",), "class": ("class", "task"), "domain": ("domain",), "all": ("task",)}  # what is asked
 
 
@@ -100,34 +98,6 @@ class Experiment(NamedTuple):
     """The method at the numbers of the v-th value of the sweep."""
     first = self.rows_of(v).start
     return self.make({name: float(rows[first]) for name, rows in self.hyper.items()})
-
-
-def readouts_of(wanted: Sequence[str], spec: Spec, method: Method) -> tuple[str, ...]:
-  """What is asked after each task, the main one first; without a wish what the heads allow.
-
-  `class` and `domain` ask without a word of the task, and so never a method that answers by what belongs to one: where
-  it finds the task by itself they are `inferred`, beside `task`.
-
-  Raises:
-    ConfigError: an unknown one, or one without the task for a method that has to be told it.
-  """
-  if not isinstance(wanted, tuple | list):
-    raise ConfigError(f"readouts={shown(wanted)} must be several words, such as ('task', 'class')")
-  by_slot = method.told or method.slots > 0
-  main = tuple(wanted) or (("task",) if spec.heads > 1 or by_slot else ("domain",))
-  for name in main:
-    choose("readouts", name, READOUTS)
-  if by_slot and (untold := [name for name in main if name in ("class", "domain")]):
-    if not method.infers:
-      raise ConfigError(
-        f"this method answers by what belongs to a task, and {untold[0]!r} does not tell it which: set "
-        "config.stream.scenario='task' (readouts=('task',)), or let a gate find it, "
-        f"config.gate.name={' | '.join(GATES)}"
-      )
-    main = ("task", *(name for name in main if name not in (*untold, "task")))
-  if "inferred" in main and not method.infers:
-    raise ConfigError("readouts: this method does not find the task by itself, so 'inferred' cannot be asked")
-  return main + (("inferred",) if method.infers and "inferred" not in main else ())
 
 
 def build_timeline(

@@ -1,4 +1,5 @@
-"""What `assemble` is given from Python: seeds, numbers by row of the seed axis, a method or what makes one of them."""
+"""What `assemble` is given from Python: seeds, numbers by row of the seed axis, a method or what makes one of them, and
+what is asked of it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,10 +9,13 @@ import numpy as np
 from flax.errors import FlaxError
 
 from cljax.declared import shown
-from cljax.errors import ConfigError, in_short
+from cljax.errors import ConfigError, choose, in_short
+from cljax.pieces.gates import GATES
 from cljax.settings import LONGEST_LABEL
 from cljax.start import MakeFn, answering, field_of
 from cljax.types import Method, Spec
+
+READOUTS = ("task", "class", "domain", "inferred")
 
 
 def check_jax() -> None:
@@ -165,3 +169,31 @@ def at_numbers(method: Method | MakeFn, numbers: Mapping[str, np.ndarray]) -> tu
     raise ConfigError(f"method is a function that gives {type(made).__name__} for hyper={own}, and no method")
   # As arrays: what is static about the method must not hang on the first row's numbers, a strength of 0 say.
   return method({name: np.asarray(value, np.float32) for name, value in own.items()}), method
+
+
+def readouts_of(wanted: Sequence[str], spec: Spec, method: Method) -> tuple[str, ...]:
+  """What is asked after each task, the main one first; without a wish what the heads allow.
+
+  `class` and `domain` ask without a word of the task, and so never a method that answers by what belongs to one: where
+  it finds the task by itself they are `inferred`, beside `task`.
+
+  Raises:
+    ConfigError: an unknown one, or one without the task for a method that has to be told it.
+  """
+  if not isinstance(wanted, tuple | list):
+    raise ConfigError(f"readouts={shown(wanted)} must be several words, such as ('task', 'class')")
+  by_slot = method.told or method.slots > 0
+  main = tuple(wanted) or (("task",) if spec.heads > 1 or by_slot else ("domain",))
+  for name in main:
+    choose("readouts", name, READOUTS)
+  if by_slot and (untold := [name for name in main if name in ("class", "domain")]):
+    if not method.infers:
+      raise ConfigError(
+        f"this method answers by what belongs to a task, and {untold[0]!r} does not tell it which: set "
+        "config.stream.scenario='task' (readouts=('task',)), or let a gate find it, "
+        f"config.gate.name={' | '.join(GATES)}"
+      )
+    main = ("task", *(name for name in main if name not in (*untold, "task")))
+  if "inferred" in main and not method.infers:
+    raise ConfigError("readouts: this method does not find the task by itself, so 'inferred' cannot be asked")
+  return main + (("inferred",) if method.infers and "inferred" not in main else ())

@@ -1,11 +1,6 @@
 """The whole vocabulary of cljax on one screen: what a bank, a stream, a phase and a method are.
 
-<<<<<<< HEAD
 A method is a record of pure functions (`Method`), as an optax `GradientTransformation` is, and `State` one pytree.
-=======
-A continual-learning method is a record of pure functions (`Method`), as in optax; all that changes is its `State`.
->>>>>>> mends
-
 Shape legend, used in every file: S seeds, T tasks, L layers, E experts, K candidates, B batch, N rows, M memory,
 D features, C classes; inside a `Plan`, n steps and W columns.
 """

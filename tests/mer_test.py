@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cljax.errors import ConfigError
+from cljax.loops import planned
 from cljax.methods import METHODS
 from cljax.nets import MLP
 from cljax.pieces.optimizers import sgd
@@ -15,6 +16,7 @@ from tests.walks import C, T, batches, double, gradients, stream
 
 RATE, CURRENT, EACH, S = 0.2, 2, 3, 2
 BETA, GAMMA = 0.3, 0.6
+START = Clock(*map(jnp.int32, (0, 0, 1, 0)))
 
 
 def method(**keywords):
@@ -87,3 +89,15 @@ def test_rows_that_cannot_be_shared_out_are_refused():
     ConfigError, match="config.method.replay=7 does not share out among config.method.reptile_batches=2"
   ):
     method(replay=7)
+
+
+def test_each_batch_draws_its_rows_for_itself():
+  """Of three stored rows every batch replays three, and two batches of four of many rows seldom the same."""
+  it, view = method(replay=EACH * S, capacity=30), stream()[2][0]
+  _, plan = jax.jit(lambda state: planned(it.phases[0], 8, jax.random.key(1), state, view, START, jnp.int32(8)))(
+    it.init(jax.random.key(0))
+  )
+  live = np.asarray(plan.live[:, CURRENT:]).reshape(8, S, EACH)
+  rows = np.asarray(plan.slot[:, CURRENT:]).reshape(8, S, EACH)
+  assert not live[0].any() and (live[1].sum(axis=-1) == CURRENT).all()  # as many as are stored, in each batch
+  assert (live[2:].all()) and not (np.sort(rows[2:, 0]) == np.sort(rows[2:, 1])).all()

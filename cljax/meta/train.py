@@ -19,11 +19,7 @@ from cljax.checkpoint import Checkpoints
 from cljax.data.bank import Source
 from cljax.drive import Stopped
 from cljax.errors import ConfigError
-<<<<<<< HEAD
-from cljax.files import plain, read_sealed, tidy, write_atomically, write_sealed
-=======
-from cljax.files import plain, tidy, write_sealed
->>>>>>> mends
+from cljax.files import plain, tidy, write_atomically, write_sealed
 from cljax.journal import Noted
 from cljax.keys import INIT, META
 from cljax.lock import locked

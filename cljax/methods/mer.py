@@ -22,8 +22,8 @@ from cljax.declared import at_least, declared
 from cljax.errors import ConfigError
 from cljax.ops.losses import rows
 from cljax.ops.trees import parameters
+from cljax.pieces import replay as reservoirs
 from cljax.pieces.learner import Trained, supervised
-from cljax.pieces.memories import memory_of
 from cljax.pieces.replay import Replay, memory_bytes
 from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Phase, Spec, View
 
@@ -64,11 +64,10 @@ def mer(
       f"config.method.replay={total} does not share out among config.method.reptile_batches={reptile_batches}"
     )
   each = total // reptile_batches if capacity else 0
-  stored = memory_of("reservoir", total, capacity, spec)
   learner = supervised(net, tx, spec, current=batch_size)
 
   def init(key: Key) -> State:
-    return State(**learner.init(key), memory=stored.empty())
+    return State(**learner.init(key), memory=reservoirs.empty(capacity))
 
   def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
     current = rows(batch, 0, batch_size)
@@ -99,5 +98,6 @@ def mer(
       "seen": state.memory.seen.sum(dtype=jnp.int32),
     }
 
-  phase = Phase("fit", batch_size, step, epochs=epochs, plan=stored.plan)
+  drawn = reservoirs.reservoir(each, capacity, draws=reptile_batches)  # each batch draws for itself
+  phase = Phase("fit", batch_size, step, epochs=epochs, plan=drawn)
   return Method(init, (phase,), learner.apply, report)
