@@ -96,8 +96,8 @@ def gem(
     t = at.view.t
 
     def turned(rows: int) -> Any:
-      """With `rows` rows of G, of which those from t on are zeros. Leaves stay apart: laid end to end in the loop, XLA
-      computes their products entry by entry on a CPU, which takes ten times as long."""
+      """With `rows` rows of G, of which those from t on are zeros. Leaves stay apart: a CPU takes ten times as long
+      where the loop lays them end to end."""
 
       def add(k, G):
         return put(G, k, ask(rows_at(at.view, *past.rows_of(k))))
