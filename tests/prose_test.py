@@ -7,7 +7,7 @@ was run without keeping its results.
 
 import pytest
 
-from tests.pages import cotraining, expert_gate, lasem, metateacher, project, subnetwork, tables
+from tests.pages import baselines, cotraining, expert_gate, lasem, metateacher, project, subnetwork, tables
 from tests.prose import runs, uncovered, wrong
 
 PAGES = {  # a page, or the folder of a README: what it tells
@@ -15,6 +15,7 @@ PAGES = {  # a page, or the folder of a README: what it tells
   "configs/papers/expert_gate": expert_gate,
   "configs/papers/subnetwork": subnetwork,
   "configs/papers/lasem": lasem,
+  "configs/papers/baselines": baselines,
   "configs/papers/metateacher": metateacher,
   "docs/results.md": tables,
   ".": project,

@@ -41,6 +41,7 @@ TABLES = {  # the name of each table's markers, and the result files that it com
   "metateacher_figure1": ROOT / "results" / "metateacher" / "figure1",
   "metateacher_reduced": ROOT / "results" / "metateacher" / "reduced",
   "metateacher_small_cifar": ROOT / "results" / "metateacher" / "small_cifar",
+  "baselines": ROOT / "results" / "baselines" / "paper",
   "metateacher_reduced_twice": ROOT / "results" / "metateacher" / "reduced_twice",
 }
 SEARCHED = {"paper": ROOT / "results" / "cotraining" / "search" / "scale"}  # other settings, for the orderings
