@@ -309,7 +309,7 @@ def test_too_many_configurations_are_refused_with_their_bytes():
   with pytest.raises(ConfigError, match="config.net.name='stack'"):
     METHODS["lasem"](MLP(3, 4), sgd(0.1), spec)
   with pytest.raises(ConfigError, match="config.stream.scenario='task'"):
-    METHODS["lasem"](toys.stack(spec), sgd(0.1), spec._replace(heads=1))
+    METHODS["lasem"](toys.stack(one := spec._replace(heads=1)), sgd(0.1), one)
 
 
 def test_a_report_shows_what_is_shared_and_what_is_left():

@@ -18,6 +18,7 @@ from cljax.nets.heads import Heads
 from cljax.pieces.neurons import tensors_of_net
 from cljax.pieces.optimizers import sgd
 from cljax.pieces.rule import BINS, WIDEST, Rule, init_theta, part
+from cljax.start import read_parts
 from cljax.types import Outputs
 from tests import toys
 from tests.subjects import Subject, first
@@ -150,10 +151,10 @@ def test_multipliers_are_counted_by_the_task(tmp_path):
 )
 def test_files_that_do_not_fit_are_refused_with_both(tmp_path, rule, shape, message):
   _, _, paths = files(tmp_path)
-  spec, data = toys.stream()
+  spec, _ = toys.stream()
   method = made(spec._replace(x_shape=shape), rule=rule, theta=paths["theta"])
   with pytest.raises(ConfigError, match=message):
-    assemble(method, spec._replace(rows=()), data)
+    read_parts(method, (0,))
 
 
 def test_a_missing_file_is_refused(tmp_path):
