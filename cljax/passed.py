@@ -108,8 +108,8 @@ def check_rate(where: str, lr: Any) -> None:
   numbers = isinstance(lr, int | float | np.number | np.ndarray | jax.Array) and not isinstance(lr, bool)
   if numbers and jax.dtypes.issubdtype(getattr(lr, "dtype", np.float32), np.number):  # keys of random numbers are none
     found: Any = np.asarray(lr)
-    if not found.shape and np.isreal(found) and np.isfinite(found) and found.real >= 0:
-      return
+    if not found.shape and np.isrealobj(found):
+      return  # whose range its factory knows
   raise ConfigError(f"{where}: lr={shown(lr)} is no rate of plain SGD steps: give a number of at least 0, such as 0.1")
 
 

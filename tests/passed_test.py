@@ -56,7 +56,7 @@ TXS = [
 ROUTED = toys.routed(SPEC)
 RATES = [
   ((ROUTED, rate, SPEC), "lr=.* is no rate of plain SGD steps")
-  for rate in (TX, "0.1", None, -0.1, float("nan"), True, np.ones(2), jax.random.key(0), lambda step: 0.1)
+  for rate in (TX, "0.1", None, 1j, True, np.ones(2), jax.random.key(0), lambda step: 0.1)
 ]
 
 
