@@ -23,7 +23,6 @@ from flax import linen as nn
 
 from cljax.declared import PLAIN, declared, hints_of, is_record
 from cljax.errors import ConfigError, choose, in_short
-from cljax.paths import located
 
 OWN_FILES = "own_files"  # the key of environment.json that tells them
 MADE = {  # section -> (what its factory makes, whether it is one)
@@ -113,7 +112,7 @@ def written_in(what: str, path: str) -> Iterator[None]:
 def path_of(name: str) -> Path | None:
   """The file that a name of one's own names; None where it names a package."""
   place = name.rpartition(":")[0]
-  return Path(str(located(place))) if place.endswith(".py") else None
+  return Path(os.path.abspath(os.path.expanduser(place))) if place.endswith(".py") else None
 
 
 def module_of(section: str, name: str) -> tuple[ModuleType, str]:
