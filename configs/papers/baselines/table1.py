@@ -23,6 +23,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cljax.config import complete, default, variant
+from cljax.sections import numbers_of
 
 PRESETS = ("paper", "smoke")
 STREAMS = ("mnist_permuted", "mnist_rotated", "mnist_split", "cifar100_split")
@@ -108,9 +109,11 @@ def tuned(config: ConfigDict, cell: str, method: str) -> None:
   rate, number = TUNED.get(cell, {}).get(method, (config.optimizer.lr, None))
   config.optimizer.lr = rate
   if number is not None:
-    name = SEARCHED[method][0]
-    home = config.method.guard if name.startswith("guard_") else config.method
-    home[name.removeprefix("guard_")] = number
+    *sections, field = numbers_of(config)[SEARCHED[method][0]].place
+    home = config.method
+    for section in sections:
+      home = home[section]
+    home[field] = number
 
 
 def get_config(arg: str = "") -> ConfigDict:
