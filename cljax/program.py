@@ -93,12 +93,17 @@ def digest(text: str) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:SHORT]
 
 
-@cache
 def traced_by() -> str:
-  """The checksum of what decides, beside a method, how it is traced: packages, JAX's settings, and cljax itself."""
+  """The checksum of what decides, beside a method, how it is traced: packages, JAX's settings as they are now, cljax."""
+  return digest(repr((installed(), jax.default_backend(), sorted(switches().items()))))
+
+
+@cache
+def installed() -> str:
+  """The checksum of the source of cljax and of the versions of packages, which no process changes."""
   sources = sorted(Path(__file__).parent.rglob("*.py"))
   own = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
-  return digest(repr((own, [version(name) for name in PACKAGES], jax.default_backend(), sorted(switches().items()))))
+  return digest(repr((own, [version(name) for name in PACKAGES])))
 
 
 def array_text(array: Any) -> str:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import optax
 import pytest
@@ -130,6 +131,14 @@ def test_a_folder_is_that_of_one_method(tmp_path, monkeypatch):
   (tmp_path / "config.json").write_text(json.dumps(config))
   (tmp_path / "checkpoints").rename(tmp_path / "gone")
   assert fit(method(), tmp_path).result == result
+
+
+def test_what_traces_it_is_asked_anew():
+  """A setting of JAX that held for a while says nothing of what is traced after it."""
+  before = program.traced_by()
+  with jax.enable_x64(True):
+    assert program.traced_by() != before
+  assert program.traced_by() == before
 
 
 def test_in_memory_nothing_is_traced_for_it(monkeypatch):
