@@ -94,7 +94,7 @@ def digest(text: str) -> str:
 
 
 def traced_by() -> str:
-  """The checksum of what decides, beside a method, how it is traced: packages, JAX's settings as they are now, cljax."""
+  """The checksum of what decides, beside a method, how it is traced: packages, cljax, the settings of JAX now."""
   return digest(repr((installed(), jax.default_backend(), sorted(switches().items()))))
 
 

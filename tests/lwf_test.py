@@ -20,7 +20,7 @@ from tests import toys
 
 
 @functools.cache
-def stepping(heads):
+def stepping(heads, shares):
   """(weight, task) -> (state before, state after, batch) of one step, from a state whose earlier heads are old."""
   spec, data = toys.stream(heads=heads)
   data = jax.tree.map(jnp.asarray, data)
@@ -28,7 +28,9 @@ def stepping(heads):
 
   @jax.jit
   def one_step(weight, t):
-    method = METHODS["lwf"](toys.mlp(spec), optax.sgd(0.5), spec, warmup_epochs=0, batch_size=6, distill_weight=weight)
+    method = METHODS["lwf"](
+      toys.mlp(spec), optax.sgd(0.5), spec, warmup_epochs=0, batch_size=6, distill_weight=weight, weigh_by_tasks=shares
+    )
     view, phase = View(data.bank, data.tasks, t), method.phases[-1]
     state = method.init(jax.random.key(0))
     for k in range(spec.T):
@@ -43,27 +45,32 @@ def stepping(heads):
   return one_step
 
 
-def one_step(weight, t=1, heads=None):
-  return stepping(heads)(jnp.float32(weight), jnp.int32(t))
+def one_step(weight, t=1, heads=None, shares=False):
+  return stepping(heads, shares)(jnp.float32(weight), jnp.int32(t))
 
 
-def plain_loss(params, teacher, x, y, t, weight, T=3, C=4):
+def plain_loss(params, teacher, x, y, t, weight, first=1.0, T=3, C=4):
   def forward(params):
     h = jax.nn.relu(x.reshape(6, -1) @ params["first"]["kernel"] + params["first"]["bias"])
     h = jax.nn.relu(h @ params["hidden_1"]["kernel"] + params["hidden_1"]["bias"])
     return (h @ params["head"]["kernel"] + params["head"]["bias"]).reshape(6, T, C)
 
   new, old = forward(params), forward(teacher)
-  value = -jax.nn.log_softmax(new[:, t])[jnp.arange(6), y].mean()
+  value = first * -jax.nn.log_softmax(new[:, t])[jnp.arange(6), y].mean()
   for k in range(t):
     value += weight * -(jax.nn.softmax(old[:, k] / 2) * jax.nn.log_softmax(new[:, k] / 2)).sum(axis=1).mean()
   return value
 
 
-def test_a_step_is_that_of_a_plain_implementation():
+@pytest.mark.parametrize("shares", [False, True])
+def test_a_step_is_that_of_a_plain_implementation(shares):
+  """With shares the new task counts a third of the loss in the third, the old ones two thirds."""
   for t in (0, 2):
-    before, after, batch = one_step(0.7, t)
-    slope = jax.jit(jax.grad(plain_loss), static_argnums=4)(before.params, before.teacher, batch.x, batch.y, t, 0.7)
+    before, after, batch = one_step(0.7, t, shares=shares)
+    weighed = {0: (0.0, 1.0), 2: (0.7 * 2 / 3, 1 / 3)}[t] if shares else (0.7, 1.0)
+    slope = jax.jit(jax.grad(plain_loss), static_argnums=4)(
+      before.params, before.teacher, batch.x, batch.y, t, *weighed
+    )
     expected = jax.tree.map(lambda leaf, slope: leaf - 0.5 * slope, before.params, slope)
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6), after.params, expected)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.declared import above, at_least, declared
+from cljax.declared import above, at_least, declared, free
 from cljax.errors import ConfigError
 from cljax.nets.modes import at_rest, in_training
 from cljax.ops.losses import accuracy, cross_entropy, held_to
@@ -41,8 +41,12 @@ def lwf(
   warmup_epochs: Annotated[int, at_least(0, "passes before these that move the heads only; none in task 1")] = 1,
   distill_weight: Annotated[Array | float, at_least(0, "of the sum over old heads of `distillation`")] = 1.0,
   distill_temperature: Annotated[Array | float, above(0, "that softens teacher and student")] = 2.0,
+  weigh_by_tasks: Annotated[bool, free("L_new counts 1/t and L_old 1 - 1/t of it, in task t of 1, 2, ...")] = False,
 ) -> Method:
   """Fine-tuning with distillation from the network before the task: L = L_new + distill_weight * L_old.
+
+  With `weigh_by_tasks` the more tasks there are the more the old ones count, as van de Ven and Tolias have it
+  (https://arxiv.org/abs/1904.07734); their L_old is the square of the temperature times that of `distillation`.
 
   Raises:
     ConfigError: a net without heads, or with gates.
@@ -79,7 +83,11 @@ def lwf(
       features = at_rest(net, state.teacher, state.teacher_collections, batch.x, batch.task).features
       before = all_heads(state.teacher, features)
       held = held_to(all_heads(params, out.features), before, state.old, batch.live, distill_temperature)
-      value = cross_entropy(out.logits, batch) + distill_weight * held
+      value = cross_entropy(out.logits, batch)
+      if weigh_by_tasks:
+        value = value / (at.view.t + 1) + distill_weight * held * at.view.t / (at.view.t + 1)
+      else:
+        value = value + distill_weight * held
       return value, ({"loss": value, "accuracy": accuracy(out.logits, batch)}, moved)
 
     return loss

@@ -141,6 +141,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.method.replay = config.method.batch_size
   if method == "mer":
     config.method.update(MER)
+  if method == "lwf" and stream == "mnist_split" and scenario != "task":  # as the published numbers have it
+    config.method.update({"weigh_by_tasks": True, "distill_temperature": 2.0, "distill_weight": 2.0**2})
   tuned(config, cell, method)
   if preset == "smoke":
     config.method.epochs = 3
