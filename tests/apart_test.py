@@ -174,3 +174,8 @@ def test_scenarios_have_figures_of_their_own():
   lines = [line.get_label() for line in found["mnist_perm_class_drops"].axes[0].lines if line.get_label()[0] != "_"]
   assert lines == [names[2]] and names[2] == "er, scenario=class"
   assert "mnist_perm_drops" in gallery.table_figures(results[:2], [{}, {}])
+
+
+def test_values_are_written_as_they_are_typed():
+  values = {0.1 * 0.1: "0.01", 0.05 * 0.1: "0.005", 1e9: "1e+09", 0.123456789: "0.123456789", (4, 3): "(4,3)"}
+  assert {value: apart.written(value) for value in values} == values

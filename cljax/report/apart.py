@@ -25,14 +25,16 @@ NO_MATTER = (  # keys that move no number: what a run is called, its seeds, what
 
 
 def written(value: Any) -> str:
-  """A value as it is typed behind a flag: 0.05, (4,3), true."""
+  """A value as it is typed behind a flag: 0.05, (4,3), true; twelve digits, as products end in rounding."""
   if isinstance(value, bool):
     return str(value).lower()
   if isinstance(value, Sequence) and not isinstance(value, str):
     return f"({','.join(map(written, value))}{',' if len(value) == 1 else ''})"
   if isinstance(value, str) and value.startswith("/"):  # of a file on some machine its end says enough
     return "/".join(["...", *value.strip("/").split("/")[-4:]])
-  return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+  if isinstance(value, float):
+    return f"{value:g}" if float(f"{value:g}") == value else f"{value:.12g}"
+  return str(value)
 
 
 def settings(result: Result) -> dict[str, Any]:
