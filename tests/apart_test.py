@@ -176,6 +176,6 @@ def test_scenarios_have_figures_of_their_own():
   assert "mnist_perm_drops" in gallery.table_figures(results[:2], [{}, {}])
 
 
-def test_values_are_written_as_they_are_typed():
+def test_what_rounding_leaves_of_a_product_is_not_written():
   values = {0.1 * 0.1: "0.01", 0.05 * 0.1: "0.005", 1e9: "1e+09", 0.123456789: "0.123456789", (4, 3): "(4,3)"}
   assert {value: apart.written(value) for value in values} == values

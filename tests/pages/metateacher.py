@@ -198,6 +198,14 @@ def twice_as_many():
     "their frontier; `static` {:.1f} +- {:.1f} below",
     *(after("lstm", 500)[0] - after("lstm", 1000)[0], -above[0], above[1], -static[0], static[1]),
   )
+  yield (
+    "HAT keeps and learns {:.3f} / {:.3f} at the whole rate, {:.2f} +- {:.2f} points below the frontier, and {:.3f} / "
+    "{:.3f} at a third, {:.2f} +- {:.2f} above it",
+    *kept(result(f"{TWICE}/hat")).mean(axis=0).tolist(),
+    *np.multiply(beyond(TWICE, "hat"), [-1, 1]).tolist(),
+    *kept(result(f"{TWICE}/hat_0.33")).mean(axis=0).tolist(),
+    *beyond(TWICE, "hat_0.33"),
+  )
   cells = np.array(result(f"{TWICE}/lstm")["report"]["largest_cell"])
   assert cells.min() == cells.max()
   yield "the largest cell reads {:,.0f} after 1,000 steps, a step counter, on every seed", float(cells.max())
@@ -239,6 +247,30 @@ def small_cifar():
   yield "the LSTM began {} or {} episodes and the threshold rose once of eight times", begun[0], begun[-1]
 
 
+def small_gates():
+  """HAT on CIFAR-10, whose networks begin lower."""
+  assert meta("hat", SMALL)["config"]["start"].items() >= meta("static", SMALL)["config"]["start"].items()
+  known, without = probed_at(f"{CIFAR}/hat", 1), probed_at(f"{CIFAR}/sgd", 1)
+  yield (
+    "HAT's networks know the old task by {:.3f} before the new one, {:.1f} points less",
+    known,
+    100 * (without - known),
+  )
+  points = [kept(result(f"{CIFAR}/{cell}")).mean(axis=0).tolist() for cell in ("hat", "hat_0.33")]
+  (above, spread), (third, spread_of_third) = beyond(CIFAR, "hat"), beyond(CIFAR, "hat_0.33")
+  yield (
+    "They keep and learn {:.3f} / {:.3f} at the whole rate and {:.3f} / {:.3f} at a third of it, {:.1f} +- {:.1f} and "
+    "{:.1f} +- {:.1f} points below the frontier",
+    *(*points[0], *points[1], -above, spread, -third, spread_of_third),
+  )
+  fifth, learnt = kept(result(f"{CIFAR}/sgd_0.2")).mean(axis=0).tolist()
+  yield (
+    "They forget {:.1f} and {:.1f} points; plain SGD at a fifth of the rate forgets {:.1f} and learns {:.3f}",
+    *(100 * (known - old) for old, _ in points),
+    *(100 * (without - fifth), learnt),
+  )
+
+
 def second_order():
   at = {}
   for name in ("first", "second"):
@@ -262,5 +294,5 @@ def probed_at(place, matrix_row):
 
 
 def phrases():
-  for part in (representation, beside_sgd, gates, thresholds, twice_as_many, second_order, small_cifar):
+  for part in (representation, beside_sgd, gates, thresholds, twice_as_many, second_order, small_cifar, small_gates):
     yield from part()
