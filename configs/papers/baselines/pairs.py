@@ -5,9 +5,9 @@ COMMAND, all pairs (resumable; 126 short runs of three seeds):
 COMMAND, one of them:
   python -m launch.train --config=configs/papers/baselines/pairs.py:stream=digits_split,method=er,guard=ewc --workdir=W
 
-The heat maps of W/report.html show accuracy after the last task, each task with a head of its own. A guard has one strength
-for all methods, its default or a weaker one at which none of them diverges, so that a map says what can be combined and
-roughly what comes of it, not which is best.
+The heat maps of W/report.html show accuracy after the last task, each task with a head of its own. A guard has one
+strength for all methods, its default or a weaker one at which none of them diverges, so that a map says what can be
+combined and roughly what comes of it, not which is best.
 """
 
 from ml_collections import ConfigDict
