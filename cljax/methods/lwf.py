@@ -45,8 +45,8 @@ def lwf(
 ) -> Method:
   """Fine-tuning with distillation from the network before the task: L = L_new + distill_weight * L_old.
 
-  With `weigh_by_tasks` the more tasks there are the more the old ones count, as van de Ven and Tolias have it
-  (https://arxiv.org/abs/1904.07734); their L_old is the square of the temperature times that of `distillation`.
+  With `weigh_by_tasks` the more tasks there are the more the old ones count, as van de Ven and Tolias (2019) have it;
+  their L_old is the square of the temperature times that of `distillation`.
 
   Raises:
     ConfigError: a net without heads, or with gates.
