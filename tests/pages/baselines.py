@@ -3,11 +3,13 @@
 import csv
 import re
 
+from cljax.report.pairs import NONE, TOLD, behind_gates, under_guards
+from configs.papers.baselines.pairs import GATED, GUARDED, STREAMS
 from configs.papers.baselines.table1 import TUNED
-from tests.prose import RESULTS, row, runs, written
+from tests.prose import RESULTS, result, row, runs, written
 
 LEFT_OUT = ("| MNIST permuted | online / EWC...pictures a task is .891 there",)  # published
-SEARCH, PAPER = "baselines/search", "baselines/paper"
+SEARCH, PAPER, PAIRS = "baselines/search", "baselines/paper", "baselines/pairs"
 VALID, TEST = "ACC, validation rows", "ACC (last)"
 
 
@@ -38,7 +40,56 @@ def line_of(cell, method, tried):
   return row(f"`{cell}`", method, f"{len(tried)} x {one['seeds']}", numbers, acc)
 
 
+def matrix(stream, kind):
+  """(names of the columns, {method: [accuracies]}) of a heat map, as its figure has them."""
+  cells = kind([result(place) for place in runs(PAIRS) if f"/{stream}/" in place])
+  first = NONE if kind is under_guards else TOLD
+  others = [first, *sorted({other for _, other in cells} - {first})]
+  methods = GUARDED if kind is under_guards else GATED
+  return others, {method: [cells[method, other] for other in others] for method in methods}
+
+
+def matrices():
+  for stream in STREAMS:
+    for kind in (under_guards, behind_gates):
+      others, found = matrix(stream, kind)
+      yield row(f"`{stream}`", *others)
+      for method, values in found.items():
+        yield row(f"`{method}`", *(written("{:.3f}", value) for value in values))
+
+
+def what_they_show():
+  guards, gates = ({stream: matrix(stream, kind) for stream in STREAMS} for kind in (under_guards, behind_gates))
+  others, found = guards["digits_permuted"]
+  gem, ewc = others.index("gem"), others.index("ewc")
+  gained = {method: [100 * (value - values[0]) for value in values] for method, values in found.items()}
+  yield (
+    "On permuted digits GEM adds {:.1f} points to fine-tuning, {:.1f} to routing, {:.1f} to ER and {:.1f} to DER++",
+    *(gained[method][gem] for method in ("finetune", "routing", "er", "derpp")),
+  )
+  yield (
+    "EWC adds {:.1f} to fine-tuning, {:.1f} to routing and nothing to ER",
+    gained["finetune"][ewc],
+    gained["routing"][ewc],
+  )
+  assert abs(gained["er"][ewc]) < 0.1 and max(gained["single"]) == 0
+  lost = {
+    (stream, other): [100 * (values[0] - values[columns.index(other)]) for values in by_method.values()]
+    for stream, (columns, by_method) in gates.items()
+    for other in columns[1:]
+  }
+  assert max(lost["digits_permuted", "autoencoder"] + lost["digits_permuted", "means"]) == 0
+  yield (
+    "on split digits the autoencoder loses {:.1f} to {:.1f} points, the mean picture {:.1f} to {:.1f}",
+    *(end(lost["digits_split", gate]) for gate in ("autoencoder", "means") for end in (min, max)),
+  )
+  entropy = [loss for stream in STREAMS for loss in lost[stream, "entropy"]]
+  yield "The entropy of single answers loses {:.0f} to {:.0f} points", min(entropy), max(entropy)
+
+
 def phrases():
+  yield from matrices()
+  yield from what_they_show()
   for cell, method, tried in searches():
     yield line_of(cell, method, tried)
     rate, number = TUNED[cell][method]
