@@ -7,7 +7,7 @@ import jax
 
 from cljax.types import Array, Key
 
-INIT, STREAM, TRAIN, META = range(4)  # purposes of a seed's key
+INIT, STREAM, TRAIN, META, HEADS = range(5)  # purposes of a seed's key
 
 # Uses of a phase's key: an order takes the epoch beside it, all others the step within this task's phase.
 ORDER, PLAN, STEP, ENTER, TICK, EXIT, VISIT = range(7)

@@ -51,3 +51,10 @@ def test_drawn_classes_are_those_that_meta_training_never_saw():
   assert stream.new == tuple(range(60, 110)) and stream.new_classes == 5 and stream.half == "all"
   unseen = table1.get_config("preset=paper,experiment=4").stream
   assert unseen.source == "cifar10+tiny_imagenet" and unseen.new == tuple(range(10, 210)) and unseen.new_classes == 5
+
+
+def test_where_an_episode_has_two_new_tasks_the_memory_goes_on_and_all_rows_are_kept():
+  cells = {method: table1.get_config(f"preset=paper,experiment=5,method={method}") for method in ("lstm", "teacher")}
+  assert cells["lstm"].method.memory == "keep" and cells["lstm"].stream.new_tasks == 2
+  assert cells["teacher"].method.capacity == 3 * 50_000  # CIFAR-10 whole is the old task
+  assert table1.get_config("preset=paper,method=lstm").method.memory == "reset"

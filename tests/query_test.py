@@ -108,6 +108,10 @@ def test_networks_may_know_the_new_classes_half_too(tmp_path):
     assert trained["['head']['kernel']"].shape == (8, 10) and own["['head']['kernel']"].shape == (8, 2 * 5)
     assert not own["['head']['bias']"].any() and own["['head']['kernel']"].any()
     np.testing.assert_array_equal(own["['first']['kernel']"], trained["['first']['kernel']"])
+    x, slot = jnp.zeros((1, *bank.load("digits").train.x.shape[1:])), jnp.zeros(1, jnp.int32)
+    net = settings_of(settings).net.clone(heads=1, classes=10)
+    begun = net.init(jax.random.fold_in(jax.random.key(seed), INIT), x, slot)["params"]["head"]["kernel"]
+    assert abs(np.corrcoef(np.ravel(begun), np.ravel(own["['head']['kernel']"]))[0, 1]) < 0.5  # other draws than those
   count = np.bincount(bank.load("digits").train.y)
   known = json.loads((tmp_path / "start" / "result.json").read_text())
   assert known["train_rows"] == [[count[:5].sum() + (-(-count[5:] // 2)).sum()]] * 2

@@ -17,7 +17,7 @@ from cljax.data.streams import Layout, lay
 from cljax.data.transfers import rows_of_class, transfer
 from cljax.errors import ConfigError
 from cljax.files import checksum
-from cljax.keys import INIT
+from cljax.keys import HEADS
 from cljax.meta.query import joined, parted
 from cljax.meta.settings import Data, Settings
 from cljax.run import fit
@@ -128,7 +128,7 @@ def starts_of(
     own = artifacts.fill(known, artifacts.read(path), path)
     if not both:
       return own
-    key, x = jax.random.fold_in(jax.random.key(name), INIT), jnp.zeros((1, *spec.x_shape))
+    key, x = jax.random.fold_in(jax.random.key(name), HEADS), jnp.zeros((1, *spec.x_shape))
     fresh = settings.net.init(key, x, jnp.zeros(1, jnp.int32))["params"]
     return jax.device_get(joined(parted(fresh, head)[0], parted(own, head)[1]))
 

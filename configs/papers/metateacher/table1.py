@@ -27,6 +27,7 @@ METHODS = (*METHODS, *meta.STARTS, "hat_0.33", "teacher", *meta.RULES)
 STEPS = ("meta", "twice")
 NETWORKS, ORDERS = 3, 3
 FISHER_ROWS = 5000
+MOST_ROWS = {"reduced": 32_000, "small_cifar": 32_000, "smoke": 2_000, "paper": 50_000}  # of a task; none is left out
 
 
 def pins(arg: str) -> dict[str, str]:
@@ -91,10 +92,12 @@ def get_config(arg: str = "") -> ConfigDict:
     stream |= {"source": "cifar10+tiny_imagenet", "new": tuple(range(10, 210))}
   config.stream = {**stream, "new_tasks": data.tasks, "new_classes": classes, "half": half}
   config.net = trained.net.to_dict()
-  kept = (1 + data.tasks) * (2_000 if preset == "smoke" else 32_000)  # no task has more rows
+  kept = (1 + data.tasks) * MOST_ROWS[preset]
   config.method, config.optimizer.lr = of_method(method, alpha, trained.inner.new_batch, parts, kept)
   for name in ("hidden", "hidden_vectors", "cell", "inputs") if method in meta.RULES else ():
     config.method[name] = trained.rule[name]
+  if method in meta.RULES and data.tasks > 1:  # as in its episodes
+    config.method.memory = "keep"
   return complete(config)
 
 
