@@ -38,6 +38,23 @@ def test_the_distance_by_hand():
   assert OWN not in columns_of(BASE[0], EXHIBITS, [*BASE, OTHER])  # the frontier itself
 
 
+def test_late_places_count_where_all_were_asked_there():
+  """Seed 0 ends at .75 as before; over its last three places it keeps .1 more, and so does the line."""
+
+  def within(one, more):
+    last = np.array(one["readouts"]["readout"]["accuracy"])[:, -1]
+    places = np.stack([last * 0, last + 2 * more, last + more, last], axis=1)  # [S, M, T]
+    accuracy = np.stack([places * np.nan, places], axis=1)
+    return {**one, "curves": {"readout_within": {"accuracy": accuracy.tolist(), "steps": []}}}
+
+  base = [within(one, np.array([0.1, 0])) for one in BASE]
+  own = within(OTHER, np.array([0.2, 0]))
+  found = columns_of(own, EXHIBITS, [*base, own])
+  late = found[f"{OWN} (mean of the last 3 places)"]["values"]
+  assert late == pytest.approx([0.75 - 0.65 + 0.1, 0.9 - 0.6 + 0.1]) and OWN not in found
+  assert columns_of(own, EXHIBITS, [*BASE, own])[OWN]["values"] == pytest.approx([0.75 - 0.65, 0.9 - 0.6])
+
+
 @pytest.mark.parametrize(
   "others",
   [BASE[:2], [*BASE[:2], result("twin", [0.5, 0.6], [0.9, 0.8], 0.4)], [*BASE[:2], {**BASE[2], "seeds": [0, 2]}]],

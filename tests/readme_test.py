@@ -19,7 +19,7 @@ from cljax.methods import METHODS
 from cljax.methods.exhibits import EXHIBITS
 from cljax.overrides import changed
 from cljax.report.overview import points
-from cljax.report.store import find_results
+from cljax.report.store import find_results, read_report_arrays, read_result
 from cljax.report.tables import readme_table, splice, text_table
 from launch import cells
 from launch.config_files import load_config, typed_in
@@ -80,6 +80,15 @@ def test_tables_come_from_the_result_files(name):
 def test_every_table_is_known():
   papers = "".join(path.read_text() for path in (ROOT / "configs" / "papers").glob("*/README.md"))
   assert set(re.findall(r"<!-- results:(\w+) -->", RESULTS + papers)) == set(TABLES)
+
+
+def test_arrays_beside_results_are_of_the_same_runs():
+  """report.npz holds what result.json tells of the last task, by the same names."""
+  for path in sorted((ROOT / "results").rglob("report.npz")):
+    told, arrays = read_result(path.parent / "result.json")["report"], read_report_arrays(path.parent)
+    assert set(told) <= set(arrays), path  # older results tell less
+    for name, values in told.items():
+      np.testing.assert_allclose(arrays[name][:, -1], np.array(values, float), err_msg=f"{path}: {name}")
 
 
 def test_every_method_is_listed_with_its_paper():

@@ -71,8 +71,29 @@ def representation():
 def beyond(folder, cell):
   """(points above the frontier, standard deviation over seeds)."""
   all_of = [result(place) for place in runs(folder)]
-  found = beside(result(f"{folder}/{cell}"), all_of)["old task beyond the rate's frontier"]
+  found = own_of(beside(result(f"{folder}/{cell}"), all_of))
   return 100 * found["mean"], 100 * found["std"]
+
+
+def own_of(found):
+  """The distance from the frontier, at the end or in its last places."""
+  (value,) = (value for name, value in found.items() if name.startswith("old task beyond"))
+  return value
+
+
+def multipliers():
+  """Of kernels: (shares that are negative, means, deviations), over all bins and seeds."""
+  told = {name: np.array(counts) for name, counts in result(f"{PRESET}/lstm")["report"].items() if "kernel" in name}
+  middle = (np.arange(60) + 0.5) / 10 - 3  # of the bins
+  shares = [(counts / counts.sum(axis=1, keepdims=True)).mean(axis=0) for counts in told.values()]
+  means = [float(share @ middle) for share in shares]
+  spreads = [float(share @ middle**2 - mean**2) ** 0.5 for share, mean in zip(shares, means, strict=True)]
+  negative = [float(100 * share[:30].sum()) for share in shares]
+  yield (
+    "those of kernels are {:.2f} to {:.2f} on the mean, layer by layer, with deviations of {:.2f} to {:.2f}, and "
+    "{:.0f} to {:.0f} % of them are negative",
+    *(end(values) for values in (means, spreads, negative) for end in (min, max)),
+  )
 
 
 def beside_sgd():
@@ -131,7 +152,7 @@ def diverged():
 def above_by_network(cell):
   """[orders, networks] points above the frontier."""
   found = beside(result(f"{PRESET}/{cell}"), [result(place) for place in runs(PRESET)])
-  values = np.array(found["old task beyond the rate's frontier"]["values"])
+  values = np.array(own_of(found)["values"])
   return 100 * values.reshape(-1, len(meta("hat")["seeds"]))  # seed s has network s % 3
 
 
@@ -179,7 +200,7 @@ def thresholds():
     *(units["threshold"], units["threshold_most"], *before["largest_cell"]),
   )
   own = result("metateacher/thresholds_60_100/mnist/lstm")
-  above = beside(own, [result(place) for place in runs(PRESET)])["old task beyond the rate's frontier"]
+  above = own_of(beside(own, [result(place) for place in runs(PRESET)]))
   yield (
     "the LSTM had {:.3f} / {:.3f}, {:.2f} +- {:.2f} points above the frontier",
     *kept(own).mean(axis=0).tolist(),
@@ -247,7 +268,7 @@ def small_cifar():
   yield "The LSTM lies {:.2f} +- {:.2f} points above the frontier of the rates", *above["lstm"]
   yield "without a network, {:.2f} +- {:.2f}, on each network above the LSTM", *above["static"]
   each = [beside(result(f"{CIFAR}/{cell}"), [result(place) for place in runs(CIFAR)]) for cell in ("lstm", "static")]
-  values = [one["old task beyond the rate's frontier"]["values"] for one in each]
+  values = [own_of(one)["values"] for one in each]
   assert all(static > lstm for lstm, static in zip(*values, strict=True))
   yield (
     "LwF lies {:.2f} +- {:.2f} above it, at half the rate {:.2f} +- {:.2f}, EWC at 100 and a third of the rate {:.2f} "
@@ -309,5 +330,15 @@ def probed_at(place, matrix_row):
 
 
 def phrases():
-  for part in (representation, beside_sgd, gates, thresholds, twice_as_many, second_order, small_cifar, small_gates):
+  for part in (
+    representation,
+    beside_sgd,
+    multipliers,
+    gates,
+    thresholds,
+    twice_as_many,
+    second_order,
+    small_cifar,
+    small_gates,
+  ):
     yield from part()
