@@ -109,6 +109,8 @@ def beside_sgd():
   old, new = {}, {}
   for cell in cells:
     old[cell], new[cell] = kept(result(f"{PRESET}/{cell}")).mean(axis=0).tolist()
+  plain = kept(result(f"{PRESET}/sgd")).mean(axis=0)
+  assert old["lstm"] >= plain[0] + 0.015 and new["lstm"] >= plain[1] - 0.02  # less would be a fault
   assert all(beyond(PRESET, cell)[0] > beyond(PRESET, "lstm")[0] for cell in ("lwf", "ewc_100_0.33"))
   below = [100 * (found["teacher"] - found[cell]) for cell in ("lwf", "lwf_0.5") for found in (old, new)]
   assert written("{:.1f}", below[0]) == written("{:.1f}", below[1])
