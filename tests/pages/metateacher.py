@@ -12,6 +12,8 @@ from tests.prose import RESULTS, mean, result, row, runs, word, written
 
 LEFT_OUT = (
   "arxiv.org/abs/1910.04650",
+  "4 % forgotten against more than 10 % by SGD, EWC and LwF, at about 2 % less",  # published
+  "where others lose up to 20 %, and about 2 % behind it",
   "takes .5 ms",  # times and speeds
   "takes 11.3 times ... (goal: at most 4.5)",
   "the rate of .3",  # a setting
@@ -111,12 +113,12 @@ def beside_sgd():
     old[cell], new[cell] = kept(result(f"{PRESET}/{cell}")).mean(axis=0).tolist()
   plain = kept(result(f"{PRESET}/sgd")).mean(axis=0)
   assert old["lstm"] >= plain[0] + 0.015 and new["lstm"] >= plain[1] - 0.02  # less would be a fault
-  assert all(beyond(PRESET, cell)[0] > beyond(PRESET, "lstm")[0] for cell in ("lwf", "ewc_100_0.33"))
+  assert beyond(PRESET, "lwf")[0] > beyond(PRESET, "lstm")[0]
   below = [100 * (found["teacher"] - found[cell]) for cell in ("lwf", "lwf_0.5") for found in (old, new)]
   assert written("{:.1f}", below[0]) == written("{:.1f}", below[1])
   yield (
-    "LwF is {:.1f} points below the teacher on the old task and on the new one, at half the rate {:.1f} above it and "
-    "{:.1f} below",
+    "LwF beats the rule; it is {:.1f} points below the teacher on the old task and on the new one, at half the rate "
+    "{:.1f} above it and {:.1f} below",
     *(below[0], -below[2], below[3]),
   )
   above, static = beyond(PRESET, "lstm"), beyond(PRESET, "static")
@@ -126,7 +128,14 @@ def beside_sgd():
     "on each of the nine, from {:.2f} to {:.2f}: by network {:.2f}, {:.2f} and {:.2f}",
     *map(float, (each.min(), each.max(), *each.mean(axis=0))),
   )
-  yield "`static` lies {:.2f} +- {:.2f} below it", -static[0], static[1]
+  more = (above_by_network("ewc_100_0.33") - each).ravel()
+  yield (
+    "EWC at a strength of 100 and a third of the rate is level with it, {:.2f} +- {:.2f} above the frontier ({:.2f} +- "
+    "{:.2f} more than the LSTM, pair by pair)",
+    *beyond(PRESET, "ewc_100_0.33"),
+    *(float(more.mean()), float(more.std(ddof=1))),
+  )
+  yield "`static` lies {:.2f} +- {:.2f} below the frontier", -static[0], static[1]
   yield "({:.3f} / {:.3f}; the teacher {:.3f} / {:.3f})", old["rep"], new["rep"], old["teacher"], new["teacher"]
   networks, rows = len(meta("lstm")["seeds"]), len(result(f"{PRESET}/lstm")["seeds"])
   yield (
@@ -204,7 +213,7 @@ def thresholds():
   own = result("metateacher/thresholds_60_100/mnist/lstm")
   above = own_of(beside(own, [result(place) for place in runs(PRESET)]))
   yield (
-    "the LSTM had {:.3f} / {:.3f}, {:.2f} +- {:.2f} points above the frontier",
+    "the LSTM had {:.3f} / {:.3f}, at the end {:.2f} +- {:.2f} points above the frontier",
     *kept(own).mean(axis=0).tolist(),
     *(100 * above["mean"], 100 * above["std"]),
   )
