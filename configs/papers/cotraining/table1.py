@@ -44,6 +44,10 @@ RATES = {
   "gem1000": dict.fromkeys(METHODS, 0.1) | dict.fromkeys(ROUTED, 0.5),
   "smoke": dict.fromkeys(METHODS, 0.1) | dict.fromkeys(ROUTED, 0.5),
 }
+STRENGTHS = {  # of guards at `gem1000`, by the same searches; elsewhere they stand at their defaults
+  "mnist_perm": {"ewc": 0.1, "cotrain_ewc": 1.0, "cotrain_si": 0.03},
+  "mnist_rot": {"ewc": 100.0, "cotrain_ewc": 0.1, "cotrain_si": 0.03},
+}
 
 
 def pins(arg: str) -> dict[str, str]:
@@ -85,7 +89,8 @@ def get_config(arg: str = "") -> ConfigDict:
     if method == "routing_frozen":
       config.method.router_lr = 0.0
   if guard := GUARDED.get(method, method if method in GUARDS else ""):
-    config.method.guard = GUARDS[guard]
+    found = {"strength": STRENGTHS[stream][method]} if preset == "gem1000" and method in STRENGTHS[stream] else {}
+    config.method.guard = {**GUARDS[guard], **found}
   if preset == "gem1000":
     config.stream.examples_per_task = 1000
   if preset == "smoke":
