@@ -252,6 +252,14 @@ def test_a_file_of_another_form_or_shape_is_refused(tmp_path):
     rules.filled(wide, SMALL, leaves, "f")
 
 
+@pytest.mark.parametrize("names", [(), ("a",), ("",), ("['first']['kernel']",), ("['a']['b']['c']",), ("it's",)])
+def test_a_file_without_a_rule_is_refused(names):
+  """An empty one, arrays of one's own, and a network, whatever its layers are called."""
+  tensors = shapes(MLP(2, 3, (5,)), (2, 2, 1))[2]
+  with pytest.raises(ConfigError, match=r"^f holds no rule of any form: a trained one is parts/seed_N/theta.npz in"):
+    rules.filled(tensors, SMALL, dict.fromkeys(names, np.ones(2)), "f")
+
+
 def test_what_the_rule_has_no_form_for_is_refused():
   class Grouped(nn.Module):
     @nn.compact

@@ -14,6 +14,7 @@ non-finite weights); each block of inputs is divided by its root mean square ove
 where delta is 1, so that the rule begins as plain SGD, bit for bit.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
@@ -35,6 +36,7 @@ LAYERS = 3  # of the stacked LSTM
 EPSILON = 1e-8  # beside a mean square
 MOST_HIDDEN = 4096
 BINS, WIDEST = 60, 3.0  # of a histogram of multipliers
+PLACE = re.compile(r"\['(static|lstm_[a-z]+_[a-z]+)'\]\['([^']*)'\]\['[^']*'\]")  # form and tensor of a number
 
 Theta = Mapping[str, Mapping[str, Array]]  # tensor, such as first/kernel -> its meta-parameters
 Memory = dict[str, Array]  # tensor -> [2, layers, neurons, H], h and c; {} of `static`
@@ -122,11 +124,16 @@ def filled(tensors: Mapping[str, Tensor], rule: Rule, leaves: Mapping[str, Array
     source: the file, for the message.
 
   Raises:
-    ConfigError: another form, or shapes that do not fit; both are named.
+    ConfigError: no rule, another form, or shapes that do not fit; says what is there and what is asked for.
   """
-  if leaves and not any(name.startswith(f"['{rule.label}']") for name in leaves):
-    there = next(iter(leaves)).split("'")[1]
-    raise ConfigError(f"{source} holds a rule of the form {there!r}, but {rule.label!r} is asked for here")
+  forms = [found[1] for found in map(PLACE.fullmatch, leaves) if found]
+  if not forms:
+    raise ConfigError(
+      f"{source} holds no rule of any form: a trained one is parts/seed_N/theta.npz in the work dir of "
+      "`python -m launch.meta` with config.trains='rule'"
+    )
+  if rule.label not in forms:
+    raise ConfigError(f"{source} holds a rule of the form {forms[0]!r}, but {rule.label!r} is asked for here")
   template = jax.eval_shape(lambda key: part(init_theta(key, tensors, rule, 1.0), rule), jax.random.key(0))
   return fill(template, leaves, source)[rule.label]
 
