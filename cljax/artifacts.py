@@ -64,6 +64,15 @@ def numbers(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   return arrays
 
 
+def check_finite(leaves: Mapping[str, np.ndarray], source: Any) -> None:
+  """
+  Raises:
+    ConfigError: a leaf that no training can go on from; names the first.
+  """
+  if bad := [name for name, array in leaves.items() if not np.isfinite(array).all()]:
+    raise ConfigError(f"{source}: {bad[0]} holds NaN or infinity: its run had diverged")
+
+
 def tree(path: epath.Path | str) -> dict[str, Any]:
   """What `launch.export` wrote: {"params": ..., and the net's other collections}, as `net.apply` takes them.
 

@@ -157,6 +157,15 @@ def test_files_that_do_not_fit_are_refused_with_both(tmp_path, rule, shape, mess
     read_parts(method, (0,))
 
 
+def test_a_rule_of_a_training_that_diverged_is_refused(tmp_path):
+  theta, _, paths = files(tmp_path)
+  theta["first/bias"]["scale"] = np.float32(np.inf)
+  artifacts.write(tmp_path, {"theta": part(theta, STATIC)})
+  spec, _ = toys.stream()
+  with pytest.raises(ConfigError, match=r"theta\.npz: .*'first/bias'.*'scale'\] holds NaN or infinity: its run had"):
+    read_parts(made(spec, theta=paths["theta"]), (0,))
+
+
 def test_a_missing_file_is_refused(tmp_path):
   files(tmp_path)
   spec, data = toys.stream()

@@ -156,6 +156,14 @@ def test_a_network_to_begin_with_that_has_changed_is_refused(tmp_path):
   assert train(config, folder, quiet=True)["environment"]["own_files"]["start"] == told
 
 
+def test_a_network_to_begin_with_that_had_diverged_is_refused(tmp_path):
+  params = untrained(tmp_path)
+  params["first"]["bias"][3] = np.nan
+  artifacts.write(artifacts.folder_of(tmp_path, 0), {"start": params})
+  with pytest.raises(ConfigError, match=r"start\.npz: \['first'\]\['bias'\] holds NaN or infinity: its run had"):
+    train(begun_by(tmp_path), tmp_path / "run", quiet=True)
+
+
 @pytest.mark.parametrize(
   ("given", "words"), [({"quiet": 3}, "quiet=3 must be"), ({"stop_asked": 3}, "stop_asked=3 must be a function")]
 )
