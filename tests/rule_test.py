@@ -260,6 +260,23 @@ def test_a_file_without_a_rule_is_refused(names):
     rules.filled(tensors, SMALL, dict.fromkeys(names, np.ones(2)), "f")
 
 
+@pytest.mark.parametrize(
+  ("trained", "asked", "words"),
+  [
+    ((5, 4), (5,), "4 parameter tensors .* has 2, and hidden_1/bias is in the file alone"),
+    ((5,), (5, 4), "2 parameter tensors .* has 4, and hidden_1/bias is not in the file"),
+  ],
+)
+def test_a_file_of_another_net_is_refused(trained, asked, words):
+  """Whose other tensors would fit."""
+  theirs, own = (shapes(MLP(2, 3, hidden), (2, 2, 1))[2] for hidden in (trained, asked))
+  leaves = {f"['static']['{name}']['bias']": np.ones(one.outputs, np.float32) for name, one in theirs.items()}
+  leaves |= {f"['static']['{name}']['scale']": np.ones((), np.float32) for name in theirs}
+  assert rules.filled(theirs, STATIC, leaves, "f").keys() == theirs.keys()
+  with pytest.raises(ConfigError, match=f"^f holds the rule of a net of {words}: set config.net to the net that"):
+    rules.filled(own, STATIC, leaves, "f")
+
+
 def test_what_the_rule_has_no_form_for_is_refused():
   class Grouped(nn.Module):
     @nn.compact

@@ -124,16 +124,24 @@ def filled(tensors: Mapping[str, Tensor], rule: Rule, leaves: Mapping[str, Array
     source: the file, for the message.
 
   Raises:
-    ConfigError: no rule, another form, or shapes that do not fit; says what is there and what is asked for.
+    ConfigError: no rule, or one of another form, net or shape; says what is there and what is asked for.
   """
-  forms = [found[1] for found in map(PLACE.fullmatch, leaves) if found]
-  if not forms:
+  places = [found.groups() for found in map(PLACE.fullmatch, leaves) if found]
+  if not places:
     raise ConfigError(
       f"{source} holds no rule of any form: a trained one is parts/seed_N/theta.npz in the work dir of "
       "`python -m launch.meta` with config.trains='rule'"
     )
-  if rule.label not in forms:
-    raise ConfigError(f"{source} holds a rule of the form {forms[0]!r}, but {rule.label!r} is asked for here")
+  own = {tensor for form, tensor in places if form == rule.label}
+  if not own:
+    raise ConfigError(f"{source} holds a rule of the form {places[0][0]!r}, but {rule.label!r} is asked for here")
+  unused, lacking = (sorted(set(some) - set(rest)) for some, rest in ((own, tensors), (tensors, own)))
+  if unused or lacking:
+    where = f"{unused[0]} is in the file alone" if unused else f"{lacking[0]} is not in the file"
+    raise ConfigError(
+      f"{source} holds the rule of a net of {len(own)} parameter tensors without those of heads, but the net here has "
+      f"{len(tensors)}, and {where}: set config.net to the net that the rule was trained with"
+    )
   template = jax.eval_shape(lambda key: part(init_theta(key, tensors, rule, 1.0), rule), jax.random.key(0))
   return fill(template, leaves, source)[rule.label]
 
