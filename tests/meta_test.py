@@ -93,6 +93,7 @@ def test_what_it_leaves(done):
   )
   theta, bias = theta_of(folder), "['static']['first/kernel']['bias']"
   assert theta[bias].shape == (64,) and np.abs(theta[bias] - 1).max() > 1e-4
+  assert artifacts.trained_at(theta) == {"alpha": np.float32(0.3)}
   start = artifacts.read(folder / "parts" / "seed_0" / "start.npz")
   assert start["['head']['kernel']"].shape == (8, 2 * 5)
   assert json.loads((folder / "start" / "result.json").read_text())["accuracy"][0][1][0] > 0.6

@@ -111,9 +111,10 @@ def init_one(key: Key, tensor: Tensor, rule: Rule, scale: Any) -> dict[str, Arra
   }
 
 
-def part(theta: Theta, rule: Rule) -> PyTree:
-  """What the file of a theta holds: the numbers below the form that they belong to."""
-  return {rule.label: theta}
+def part(theta: Theta, rule: Rule, alpha: float | None = None) -> PyTree:
+  """What the file of a theta holds: the numbers below the form that they belong to, beside them the rate at which they
+  were trained, where it is known."""
+  return {rule.label: theta} | ({} if alpha is None else {"config.method.alpha": np.float32(alpha)})
 
 
 def filled(tensors: Mapping[str, Tensor], rule: Rule, leaves: Mapping[str, Array], source: str) -> Theta:
