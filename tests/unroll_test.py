@@ -16,6 +16,7 @@ from cljax.ops.trees import where
 from cljax.pieces.neurons import tensors_of_net
 from cljax.pieces.rule import Learned, Rule, init_theta, learned
 from cljax.types import Batch, Place
+from tests.tiers import at_release
 
 RULE = Rule(hidden=3, hidden_vectors=2)
 STATIC = Rule("static")  # where the rule is not the point: its programs are small
@@ -178,6 +179,31 @@ def test_how_a_segment_is_computed_changes_no_number(option, trace):
   assert trace not in plain and trace in other
   np.testing.assert_allclose(slope, the_same, rtol=1e-4, atol=1e-6)
   assert np.abs(slope).max() > 0.01
+
+
+@functools.cache
+def stepwise(rule=STATIC, **options):
+  """(text of the program, (norm of the derivative, theta, networks, losses)) of a segment whose steps move theta."""
+  pair, batches = pair_of(rule, update="step", **options), batches_of()
+  theta, nets = begun(pair, dtype=jnp.float32)
+
+  def down(theta, opt_state, slope):
+    return jax.tree.map(lambda leaf, g: leaf - 0.01 * g, theta, slope), opt_state
+
+  def run(theta, nets):
+    theta, _, nets, losses, norm = pair.by_step(theta, (), nets, batches, down)
+    return norm, theta, nets, losses
+
+  return str(jax.make_jaxpr(run)(theta, nets)), jax.jit(run)(theta, nets)
+
+
+@pytest.mark.parametrize("rule", [STATIC, *at_release((RULE,))], ids=lambda rule: rule.form)
+def test_steps_that_are_computed_again_change_no_number(rule):
+  """Each kept apart from the step that it repeats, which no loop does here."""
+  (plain, one), (other, the_same) = stepwise(rule), stepwise(rule, remat=True)
+  assert "prevent_cse" not in plain and other.count("prevent_cse=True") >= S
+  chex.assert_trees_all_close(one, the_same, rtol=1e-4, atol=1e-6)
+  assert one[0] > 0.01
 
 
 def test_the_teacher_gets_no_derivative():
