@@ -186,6 +186,16 @@ def test_another_alpha_than_that_of_the_training_is_told(tmp_path):
   chex.assert_trees_all_equal(loaded.theta, theta)
 
 
+def test_a_rule_that_no_task_would_use_is_refused():
+  spec, _ = toys.stream()
+  one = spec._replace(T=1, heads=1, rows=spec.rows[:1])
+  with pytest.raises(
+    ConfigError, match="config.method.theta='x.npz' is for tasks after the first, .* take a stream of"
+  ):
+    made(one, theta="x.npz")
+  made(one)
+
+
 def test_a_missing_file_is_refused(tmp_path):
   files(tmp_path)
   spec, data = toys.stream()

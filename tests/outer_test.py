@@ -170,7 +170,6 @@ def test_a_start_keeps_its_old_head_and_gets_new_ones():
 @pytest.mark.parametrize(
   ("old", "pool", "tasks", "message"),
   [
-    ((0, 1), (2, 3), 1, "config.data.tasks=0: an episode has"),
     ((0, 11), (2, 3), 2, r"no rows of the classes \[11\]"),
     ((0, 0), (2, 3), 2, "must not name a class twice"),
     ((0, 1), (1, 3), 2, r"classes of config.data.old: \[1\]"),
