@@ -35,7 +35,7 @@ class Inner(NamedTuple):
   """Inner steps, and how they are differentiated."""
 
   alpha: Annotated[float, above(0, "the learning rate of teacher and student")] = 0.1
-  old_batch: Annotated[int, at_least(0, "of the teacher's batch that are old", 100_000)] = 64
+  old_batch: Annotated[int, at_least(1, "of the teacher's batch that are old", 100_000)] = 64
   new_batch: Annotated[int, at_least(1, "of the teacher's batch that are new, which the student sees", 100_000)] = 64
   loss_scale: Annotated[float, above(0, "of the mean Huber loss")] = 300.0
   second_order: Annotated[bool, free("derivatives go through the student's gradient")] = False
