@@ -100,6 +100,15 @@ def test_what_it_leaves(done):
   assert result["seeds"] == [0, 1] and not np.array_equal(*(theta_of(folder, n)[bias] for n in (0, 1)))
 
 
+def test_the_number_of_unrolled_steps_is_drawn_where_it_varies(done):
+  _, result = done
+  assert len(training_figures(result)["training"].axes) == 2
+  grown = [[3, 3, 5], [3, 5, 7]]
+  axes = training_figures(cut(result, "curve", "truncation", value=grown))["training"].axes
+  assert [line.get_ydata().tolist() for line in axes[2].get_lines()] == grown
+  assert axes[2].get_ylabel() == "unrolled steps (dashed)"
+
+
 def test_a_finished_run_is_only_read(done):
   folder, result = done
   before = (folder / "meta.json").stat().st_mtime_ns
