@@ -200,12 +200,15 @@ def test_stopping_and_the_length_of_a_call_change_no_number(done, tmp_path):
   np.testing.assert_allclose(losses, result["curve"]["loss"][0], rtol=1e-5)
 
 
-def test_with_several_networks_the_one_that_is_kept_starts_no_episode(tmp_path, monkeypatch):
-  """Each seed has its own, in the order in which they are trained."""
+@pytest.mark.parametrize("most", [6, 5])
+def test_with_several_networks_the_one_that_is_kept_starts_no_episode(tmp_path, monkeypatch, most):
+  """Each seed has its own, in the order in which they are trained; many of them one after the other."""
+  monkeypatch.setattr(start, "AT_ONCE", most)
   asked, trained = [], {}
 
-  def fit(learner, spec, stream, *, seeds, workdir, **_):
+  def fit(learner, spec, stream, *, seeds, workdir, seed_executor, **_):
     asked.extend(seeds)
+    assert seed_executor == ("auto" if most > 5 else "map")
     trained.update({seed: untrained(workdir, seed) for seed in seeds})
 
   monkeypatch.setattr(start, "fit", fit)

@@ -24,6 +24,8 @@ from cljax.run import fit
 from cljax.settings import Labels
 from cljax.types import Method, PyTree, Spec, Stream
 
+AT_ONCE = 16  # networks that an accelerator trains side by side; of a ResNet-32 more may not fit
+
 
 def source_of(data: Data, data_dir: str | None) -> Source:
   """The data set, or several as one.
@@ -121,6 +123,7 @@ def starts_of(
     labels=labels,
     stop_asked=stop_asked,
     quiet=quiet,
+    seed_executor="map" if len(flat) > AT_ONCE else "auto",
   )
 
   known: Any = shapes_of(net, spec.x_shape)["params"]
