@@ -173,6 +173,28 @@ def test_a_permutation_of_neurons_permutes_the_updates():
   chex.assert_trees_all_close(states_other, {name: s[:, :, order] for name, s in states.items()}, atol=1e-6)
 
 
+def test_a_permutation_of_channels_permutes_the_updates():
+  """Of a convolution and of the normalisation behind it, whose groups stay together."""
+  bench, order = Bench(Normalised(), (4, 4, 2), noise=0.3), np.array([3, 2, 0, 1])
+
+  def permuted(params):
+    conv, norm, head = (params[name] for name in ("conv", "norm", "head"))
+    norm = {leaf: own[order] for leaf, own in norm.items()}
+    return {
+      "conv": {"kernel": conv["kernel"][..., order]},
+      "norm": norm,
+      "head": {**head, "kernel": head["kernel"][order]},
+    }
+
+  params, memory = bench.run(2)
+  after, states, _ = bench.step(params, memory)
+  mixed = {name: state[:, :, order] for name, state in memory.items()}
+  after_other, states_other, _ = bench.step(permuted(params), mixed)
+  assert not np.allclose(after["conv"]["kernel"], after_other["conv"]["kernel"])
+  chex.assert_trees_all_close(after_other, permuted(after), atol=1e-5)
+  chex.assert_trees_all_close(states_other, {name: s[:, :, order] for name, s in states.items()}, atol=1e-5)
+
+
 def test_neurons_share_weights_but_no_state():
   """Two equal neurons get equal multipliers; once their states differ, others. A theta fits any number of neurons."""
   bench = noisy()
