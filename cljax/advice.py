@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from cljax.artifacts import trained_at
 from cljax.experiment import Experiment
 from cljax.types import Bank, Method, Rows
 
@@ -13,7 +14,13 @@ from cljax.types import Bank, Method, Rows
 def advice(experiment: Experiment) -> list[str]:
   """A line for each thing."""
   platform = experiment.mesh.devices.flat[0].platform
-  return [*idle(experiment), *trivial(experiment), *untested(experiment), *slow(experiment.method, platform)]
+  return [
+    *idle(experiment),
+    *trivial(experiment),
+    *untested(experiment),
+    *elsewhere(experiment),
+    *slow(experiment.method, platform),
+  ]
 
 
 def idle(experiment: Experiment) -> list[str]:
@@ -69,6 +76,20 @@ def trivial(experiment: Experiment) -> list[str]:
     f"task {numbered(single)} has one class only, and the readout {main!r} chooses among a task's classes: its "
     "accuracy is 1 whatever is learnt. Lower config.stream.tasks, or set config.stream.scenario='class'"
   ]
+
+
+def elsewhere(experiment: Experiment) -> list[str]:
+  """Of keywords of the method at which the training that left a file had other numbers than the run has."""
+  found: dict[str, None] = {}
+  for part, leaves in experiment.parts.items():
+    for key, value in trained_at(leaves).items():
+      there = float(here(value, 0))
+      for config in experiment.configs:
+        own = config.get("method", {}).get(key)
+        if isinstance(own, int | float) and not np.isclose(own, there, rtol=1e-5, atol=0):
+          path = experiment.method.reads[part]
+          found[f"{path} was trained at config.method.{key}={there:.6g}, and runs at {own:g} here"] = None
+  return [*found]
 
 
 def slow(method: Method, platform: str) -> list[str]:

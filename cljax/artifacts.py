@@ -15,6 +15,7 @@ from cljax.types import PyTree
 
 MEAN, STD = "pictures.mean", "pictures.std"  # [T, channels] beside the weights of a run that normalised its pictures
 KEY = re.compile(r"\['([^']*)'\]")  # of a dict, in a leaf's path
+TRAINED_AT = re.compile(r"\['config\.method\.(\w+)'\]")  # beside the numbers of a part
 
 
 def folder_of(workdir: epath.Path | str, seed: int) -> epath.Path:
@@ -62,6 +63,20 @@ def numbers(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if array.dtype.kind in "USMm":
       raise ValueError(f"{name} holds {array.dtype}, no numbers")
   return arrays
+
+
+def trained_at(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """{keyword of config.method: its number in the training that left these leaves}, of those that a part tells."""
+  return {found[1]: leaf for name, leaf in leaves.items() if (found := TRAINED_AT.fullmatch(name))}
+
+
+def check_finite(leaves: Mapping[str, np.ndarray], source: Any) -> None:
+  """
+  Raises:
+    ConfigError: a leaf that no training can go on from; names the first.
+  """
+  if bad := [name for name, array in leaves.items() if not np.isfinite(array).all()]:
+    raise ConfigError(f"{source}: {bad[0]} holds NaN or infinity: its run had diverged")
 
 
 def tree(path: epath.Path | str) -> dict[str, Any]:

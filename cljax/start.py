@@ -34,7 +34,8 @@ def read_parts(method: Method, seeds: Sequence[int]) -> tuple[Parts, dict[str, i
   """(the leaves of every file that the method reads, by part; the axis of the seeds of each part, 0 or None).
 
   Raises:
-    ConfigError: a file is missing or damaged, or does not fit the method's state or those of other seeds.
+    ConfigError: a file is missing or damaged, holds NaN or infinity, or does not fit the method's state or those of
+      other seeds.
   """
   parts: Parts = {}
   axes: dict[str, int | None] = {}
@@ -47,8 +48,8 @@ def read_parts(method: Method, seeds: Sequence[int]) -> tuple[Parts, dict[str, i
     for seed in own:
       files[seed][name] = artifacts.read(path_of(path, seed)) if axes[name] == 0 else parts[name]
   for seed in own:
-    if bad := [leaf for leaf, array in files[seed].get(START, {}).items() if not np.isfinite(array).all()]:
-      raise ConfigError(f"{path_of(method.reads[START], seed)}: {bad[0]} holds NaN or infinity: its run had diverged")
+    for name, part in files[seed].items():
+      artifacts.check_finite(part, path_of(method.reads[name], seed))
   if files[seeds[0]]:
     for seed in own if 0 in axes.values() else seeds[:1]:
       jax.eval_shape(lambda key, found: method.load(method.init(key), found), jax.random.key(0), files[seed])

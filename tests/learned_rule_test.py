@@ -10,6 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from cljax import artifacts
+from cljax.advice import elsewhere
 from cljax.errors import ConfigError
 from cljax.experiment import assemble
 from cljax.methods import METHODS
@@ -155,6 +156,44 @@ def test_files_that_do_not_fit_are_refused_with_both(tmp_path, rule, shape, mess
   method = made(spec._replace(x_shape=shape), rule=rule, theta=paths["theta"])
   with pytest.raises(ConfigError, match=message):
     read_parts(method, (0,))
+
+
+def test_a_rule_of_a_training_that_diverged_is_refused(tmp_path):
+  theta, _, paths = files(tmp_path)
+  theta["first/bias"]["scale"] = np.float32(np.inf)
+  artifacts.write(tmp_path, {"theta": part(theta, STATIC)})
+  spec, _ = toys.stream()
+  with pytest.raises(ConfigError, match=r"theta\.npz: .*'first/bias'.*'scale'\] holds NaN or infinity: its run had"):
+    read_parts(made(spec, theta=paths["theta"]), (0,))
+
+
+def test_another_alpha_than_that_of_the_training_is_told(tmp_path):
+  """Where the file tells it, as those of earlier versions do not; by each value of a sweep, and from the first seed."""
+  theta, _, paths = files(tmp_path)
+  spec, data = toys.stream()
+
+  def told(*alphas):
+    experiment = toys.experiment(made(spec, theta=paths["theta"]), spec, data, seeds=(0, 1))
+    return elsewhere(experiment._replace(configs=tuple({"method": {"alpha": alpha}} for alpha in alphas)))
+
+  assert told(0.1) == []
+  artifacts.write(tmp_path, {"theta": part(theta, STATIC, 0.3)})
+  assert told(0.3) == [] and elsewhere(toys.experiment(made(spec, theta=paths["theta"]), spec, data)) == []
+  lines = [f"{paths['theta']} was trained at config.method.alpha=0.3, and runs at {own} here" for own in (0.1, 0.5)]
+  assert told(0.1, 0.3, 0.5) == lines
+  method = made(spec, theta=paths["theta"])
+  loaded = method.load(method.init(jax.random.key(0)), {"theta": artifacts.read(paths["theta"])})
+  chex.assert_trees_all_equal(loaded.theta, theta)
+
+
+def test_a_rule_that_no_task_would_use_is_refused():
+  spec, _ = toys.stream()
+  one = spec._replace(T=1, heads=1, rows=spec.rows[:1])
+  with pytest.raises(
+    ConfigError, match="config.method.theta='x.npz' is for tasks after the first, .* take a stream of"
+  ):
+    made(one, theta="x.npz")
+  made(one)
 
 
 def test_a_missing_file_is_refused(tmp_path):

@@ -89,6 +89,8 @@ def test_a_config_of_python_becomes_plain():
   [
     ({"lenght": {}}, "config key='lenght' is not known. Did you mean length"),
     ({"inner": {"unroll": True, "remat": True}}, "remat saves memory in a loop only"),
+    ({"inner": {"old_batch": 0}}, "config.inner.old_batch=0 "),
+    ({"inner": {"unroll": True, "update": "step"}}, "config.inner.unroll=True means nothing to .*='step', where"),
     ({"start": {"epochs": 1, "last_epochs": 2}}, "config.start.last_epochs=2 is more than"),
     ({"start": {"file": "x", "networks": 2}}, "config.start.file is one network"),
     ({"method": {"name": "hat"}}, "config.method.name='hat' trains networks .* set config.trains"),

@@ -93,10 +93,20 @@ def test_what_it_leaves(done):
   )
   theta, bias = theta_of(folder), "['static']['first/kernel']['bias']"
   assert theta[bias].shape == (64,) and np.abs(theta[bias] - 1).max() > 1e-4
+  assert artifacts.trained_at(theta) == {"alpha": np.float32(0.3)}
   start = artifacts.read(folder / "parts" / "seed_0" / "start.npz")
   assert start["['head']['kernel']"].shape == (8, 2 * 5)
   assert json.loads((folder / "start" / "result.json").read_text())["accuracy"][0][1][0] > 0.6
   assert result["seeds"] == [0, 1] and not np.array_equal(*(theta_of(folder, n)[bias] for n in (0, 1)))
+
+
+def test_the_number_of_unrolled_steps_is_drawn_where_it_varies(done):
+  _, result = done
+  assert len(training_figures(result)["training"].axes) == 2
+  grown = [[3, 3, 5], [3, 5, 7]]
+  axes = training_figures(cut(result, "curve", "truncation", value=grown))["training"].axes
+  assert [line.get_ydata().tolist() for line in axes[2].get_lines()] == grown
+  assert axes[2].get_ylabel() == "unrolled steps (dashed)"
 
 
 def test_a_finished_run_is_only_read(done):
@@ -156,6 +166,14 @@ def test_a_network_to_begin_with_that_has_changed_is_refused(tmp_path):
   assert train(config, folder, quiet=True)["environment"]["own_files"]["start"] == told
 
 
+def test_a_network_to_begin_with_that_had_diverged_is_refused(tmp_path):
+  params = untrained(tmp_path)
+  params["first"]["bias"][3] = np.nan
+  artifacts.write(artifacts.folder_of(tmp_path, 0), {"start": params})
+  with pytest.raises(ConfigError, match=r"start\.npz: \['first'\]\['bias'\] holds NaN or infinity: its run had"):
+    train(begun_by(tmp_path), tmp_path / "run", quiet=True)
+
+
 @pytest.mark.parametrize(
   ("given", "words"), [({"quiet": 3}, "quiet=3 must be"), ({"stop_asked": 3}, "stop_asked=3 must be a function")]
 )
@@ -182,12 +200,15 @@ def test_stopping_and_the_length_of_a_call_change_no_number(done, tmp_path):
   np.testing.assert_allclose(losses, result["curve"]["loss"][0], rtol=1e-5)
 
 
-def test_with_several_networks_the_one_that_is_kept_starts_no_episode(tmp_path, monkeypatch):
-  """Each seed has its own, in the order in which they are trained."""
+@pytest.mark.parametrize("most", [6, 5])
+def test_with_several_networks_the_one_that_is_kept_starts_no_episode(tmp_path, monkeypatch, most):
+  """Each seed has its own, in the order in which they are trained; many of them one after the other."""
+  monkeypatch.setattr(start, "AT_ONCE", most)
   asked, trained = [], {}
 
-  def fit(learner, spec, stream, *, seeds, workdir, **_):
+  def fit(learner, spec, stream, *, seeds, workdir, seed_executor, **_):
     asked.extend(seeds)
+    assert seed_executor == ("auto" if most > 5 else "map")
     trained.update({seed: untrained(workdir, seed) for seed in seeds})
 
   monkeypatch.setattr(start, "fit", fit)

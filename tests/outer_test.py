@@ -64,9 +64,16 @@ def test_the_curriculum_of_the_paper():
   assert [float(PAPER.threshold_at(1799, task)) for task in (1, 2)] == [45, 50]
 
 
-def test_a_curriculum_that_does_not_grow_upwards_is_refused():
+def test_a_curriculum_that_does_not_grow_upwards_or_ends_no_episode_is_refused():
   with pytest.raises(ConfigError, match="threshold_most=10 is below config.curriculum.threshold=20"):
     Curriculum(threshold_most=10.0).checked()
+  with pytest.raises(ConfigError, match="threshold=20 is so many times plain SGD's loss by .*unit='sgd'"):
+    Curriculum(unit="sgd").checked()
+  shares = Curriculum(unit="sgd", threshold=0.3, threshold_most=0.6)
+  assert shares.checked() == shares
+  for name in ("threshold_most", "later"):
+    with pytest.raises(ConfigError, match=f"config.curriculum.{name}=30 is so many times"):
+      shares._replace(**{name: 30.0}).checked()
   with pytest.raises(ConfigError, match="truncation_most=9 is more than the config.curriculum.steps=8"):
     Curriculum(steps=8).checked()
   assert PAPER.checked() == PAPER
@@ -170,7 +177,6 @@ def test_a_start_keeps_its_old_head_and_gets_new_ones():
 @pytest.mark.parametrize(
   ("old", "pool", "tasks", "message"),
   [
-    ((0, 1), (2, 3), 1, "config.data.tasks=0: an episode has"),
     ((0, 11), (2, 3), 2, r"no rows of the classes \[11\]"),
     ((0, 0), (2, 3), 2, "must not name a class twice"),
     ((0, 1), (1, 3), 2, r"classes of config.data.old: \[1\]"),

@@ -173,6 +173,28 @@ def test_a_permutation_of_neurons_permutes_the_updates():
   chex.assert_trees_all_close(states_other, {name: s[:, :, order] for name, s in states.items()}, atol=1e-6)
 
 
+def test_a_permutation_of_channels_permutes_the_updates():
+  """Of a convolution and of the normalisation behind it, whose groups stay together."""
+  bench, order = Bench(Normalised(), (4, 4, 2), noise=0.3), np.array([3, 2, 0, 1])
+
+  def permuted(params):
+    conv, norm, head = (params[name] for name in ("conv", "norm", "head"))
+    norm = {leaf: own[order] for leaf, own in norm.items()}
+    return {
+      "conv": {"kernel": conv["kernel"][..., order]},
+      "norm": norm,
+      "head": {**head, "kernel": head["kernel"][order]},
+    }
+
+  params, memory = bench.run(2)
+  after, states, _ = bench.step(params, memory)
+  mixed = {name: state[:, :, order] for name, state in memory.items()}
+  after_other, states_other, _ = bench.step(permuted(params), mixed)
+  assert not np.allclose(after["conv"]["kernel"], after_other["conv"]["kernel"])
+  chex.assert_trees_all_close(after_other, permuted(after), atol=1e-5)
+  chex.assert_trees_all_close(states_other, {name: s[:, :, order] for name, s in states.items()}, atol=1e-5)
+
+
 def test_neurons_share_weights_but_no_state():
   """Two equal neurons get equal multipliers; once their states differ, others. A theta fits any number of neurons."""
   bench = noisy()
@@ -250,6 +272,31 @@ def test_a_file_of_another_form_or_shape_is_refused(tmp_path):
   wide = shapes(MLP(2, 3, (5,)), (3, 2, 1))[2]
   with pytest.raises(ConfigError, match=r"'bias'\] has the shape \(4,\), but \(6,\) is needed"):
     rules.filled(wide, SMALL, leaves, "f")
+
+
+@pytest.mark.parametrize("names", [(), ("a",), ("",), ("['first']['kernel']",), ("['a']['b']['c']",), ("it's",)])
+def test_a_file_without_a_rule_is_refused(names):
+  """An empty one, arrays of one's own, and a network, whatever its layers are called."""
+  tensors = shapes(MLP(2, 3, (5,)), (2, 2, 1))[2]
+  with pytest.raises(ConfigError, match=r"^f holds no rule of any form: a trained one is parts/seed_N/theta.npz in"):
+    rules.filled(tensors, SMALL, dict.fromkeys(names, np.ones(2)), "f")
+
+
+@pytest.mark.parametrize(
+  ("trained", "asked", "words"),
+  [
+    ((5, 4), (5,), "4 parameter tensors .* has 2, and hidden_1/bias is in the file alone"),
+    ((5,), (5, 4), "2 parameter tensors .* has 4, and hidden_1/bias is not in the file"),
+  ],
+)
+def test_a_file_of_another_net_is_refused(trained, asked, words):
+  """Whose other tensors would fit."""
+  theirs, own = (shapes(MLP(2, 3, hidden), (2, 2, 1))[2] for hidden in (trained, asked))
+  leaves = {f"['static']['{name}']['bias']": np.ones(one.outputs, np.float32) for name, one in theirs.items()}
+  leaves |= {f"['static']['{name}']['scale']": np.ones((), np.float32) for name in theirs}
+  assert rules.filled(theirs, STATIC, leaves, "f").keys() == theirs.keys()
+  with pytest.raises(ConfigError, match=f"^f holds the rule of a net of {words}: set config.net to the net that"):
+    rules.filled(own, STATIC, leaves, "f")
 
 
 def test_what_the_rule_has_no_form_for_is_refused():

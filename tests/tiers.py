@@ -125,6 +125,7 @@ RELEASE = {  # file -> its tests, by their names, with a parameter where others 
     "test_its_options_are_what_they_say[rates]",
   ),
   "rule_test": (
+    "test_a_permutation_of_channels_permutes_the_updates",
     "test_it_begins_as_plain_sgd[conv]",
     "test_neurons_share_weights_but_no_state",
     "test_with_a_scale_of_one_it_begins_as_a_slower_sgd",
@@ -153,7 +154,7 @@ RELEASE = {  # file -> its tests, by their names, with a parameter where others 
   "unroll_test": (
     "test_what_is_cut_is_held_fixed[False-True]",
     "test_the_exact_derivative_of_a_static_rule_is_that_of_central_differences",
-    "test_how_a_segment_is_computed_changes_no_number[remat-prevent_cse=False]",
+    "test_how_a_segment_is_computed_changes_no_number[static-remat-prevent_cse=False]",
     "test_a_teacher_that_sees_what_the_student_sees_is_the_student",
   ),
   "watching_test": ("test_the_mask_of_the_task_before_or_the_loss_may_be_watched[loss]",),

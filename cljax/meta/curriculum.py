@@ -12,6 +12,8 @@ from cljax.declared import above, at_least, one_of
 from cljax.errors import ConfigError
 from cljax.types import Array
 
+MOST_OF_SGD = 10.0  # times the loss of plain SGD, which no student passes
+
 
 class Curriculum(NamedTuple):
   """The threshold, the truncation and the length of episodes."""
@@ -36,12 +38,18 @@ class Curriculum(NamedTuple):
     """Itself.
 
     Raises:
-      ConfigError: a most below the first.
+      ConfigError: a most below the first, or thresholds that no episode would pass.
     """
     for name in ("threshold", "truncation"):
       first, most = getattr(self, name), getattr(self, f"{name}_most")
       if most < first:
         raise ConfigError(f"config.curriculum.{name}_most={most:g} is below config.curriculum.{name}={first:g}")
+    for name in ("threshold", "threshold_most", "later") if self.unit == "sgd" else ():
+      if (value := getattr(self, name)) > MOST_OF_SGD:
+        raise ConfigError(
+          f"config.curriculum.{name}={value:g} is so many times plain SGD's loss by config.curriculum.unit='sgd', and "
+          f"no episode passes it: use {MOST_OF_SGD:g} at most, such as .3 to .6, or set config.curriculum.unit='loss'"
+        )
     if self.truncation_most > self.steps:
       raise ConfigError(
         f"config.curriculum.truncation_most={self.truncation_most} is more than the config.curriculum.steps="

@@ -114,15 +114,13 @@ def check_classes(old: tuple[int, ...], pool: tuple[int, ...], tasks: int, width
   """Refuses classes that do not make episodes.
 
   Args:
-    tasks: K, the old one among them.
+    tasks: K, 2 or more, the old one among them.
     width: C.
     count: [classes] rows of each.
 
   Raises:
     ConfigError: says which.
   """
-  if tasks < 2:
-    raise ConfigError("config.data.tasks=0: an episode has the old task and one new one at least; set it to 1 or more")
   missing = sorted({one for one in (*old, *pool) if one >= len(count) or not count[one]})
   if missing:
     raise ConfigError(f"config.data.source has no rows of the classes {missing} that config.data.old or new asks for")

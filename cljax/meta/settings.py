@@ -117,10 +117,6 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
   outer = {name: check(f"config.{name}", config[name], field) for name, field in OUTER.items()}
   read = {name: record(**checked(name, fields(record), config[name])) for name, record in RECORDS.items()}
   data, inner, curriculum, start = (read[name] for name in ("data", "inner", "curriculum", "start"))
-  if inner.unroll and inner.remat:
-    raise ConfigError(
-      "config.inner.unroll and config.inner.remat do not go together: remat saves memory in a loop only"
-    )
   if start.last_epochs > start.epochs:
     raise ConfigError(
       f"config.start.last_epochs={start.last_epochs} is more than the config.start.epochs={start.epochs}"
@@ -151,7 +147,7 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
       f"config.net.name={net['name']!r} makes {type(made).__name__}, which has no fields heads and classes; a "
       "teacher's net gives Outputs of (x, slot) with a head for each task, as cljax.nets.MLP does"
     )
-  read |= {"curriculum": curriculum.checked(), "length": length}
+  read |= {"inner": inner.checked(), "curriculum": curriculum.checked(), "length": length}
   return Settings(**read, net=made, learner=learner, trains=outer["trains"], seeds=seeds)
 
 

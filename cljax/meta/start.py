@@ -24,6 +24,8 @@ from cljax.run import fit
 from cljax.settings import Labels
 from cljax.types import Method, PyTree, Spec, Stream
 
+AT_ONCE = 16  # networks that an accelerator trains side by side; of a ResNet-32 more may not fit
+
 
 def source_of(data: Data, data_dir: str | None) -> Source:
   """The data set, or several as one.
@@ -96,14 +98,16 @@ def starts_of(
     head: the path of the net's heads.
 
   Raises:
-    ConfigError: a file that does not fit.
+    ConfigError: a file that does not fit, or holds NaN or infinity.
   """
   both = settings.start.of == "both"
   spec, stream = both_tasks(source, settings.data) if both else old_task(source, settings.data)
   net = settings.net.clone(heads=1, classes=spec.C) if both else settings.net
   like: Any = shapes_of(settings.net, spec.x_shape)["params"]
   if settings.start.file:
-    one = artifacts.fill(like, artifacts.read(settings.start.file), settings.start.file)
+    leaves = artifacts.read(settings.start.file)
+    artifacts.check_finite(leaves, settings.start.file)
+    one = artifacts.fill(like, leaves, settings.start.file)
     return {seed: (jax.tree.map(lambda leaf: leaf[None], one), one) for seed in settings.seeds}
   n = settings.start.networks
   each = n + (n > 1)
@@ -119,6 +123,7 @@ def starts_of(
     labels=labels,
     stop_asked=stop_asked,
     quiet=quiet,
+    seed_executor="map" if len(flat) > AT_ONCE else "auto",
   )
 
   known: Any = shapes_of(net, spec.x_shape)["params"]

@@ -180,8 +180,8 @@ def train_seeds(
   try:
     for seed, one in begun.items():
       state, progress = Loop(settings, outer, monitor, stop_asked, runs, whose).drive(one)
-      theta = state.theta
-      parts = {"start": theta} if isinstance(outer, Query) else {"theta": part(theta, settings.rule)}
+      theta, alpha = state.theta, settings.inner.alpha
+      parts = {"start": theta} if isinstance(outer, Query) else {"theta": part(theta, settings.rule, alpha)}
       artifacts.write(artifacts.folder_of(folder, seed), {"start": starts[seed][1], **parts})
       ended[seed] = (progress, {name: float(value) for name, value in state.place._asdict().items()})
   finally:

@@ -20,6 +20,7 @@ import optax
 from flax import linen as nn
 
 from cljax.declared import above, at_least, free, one_of
+from cljax.errors import ConfigError
 from cljax.nets.modes import at_rest
 from cljax.nets.taps import Layer, tapped
 from cljax.ops.losses import cross_entropy, rows
@@ -34,7 +35,7 @@ class Inner(NamedTuple):
   """Inner steps, and how they are differentiated."""
 
   alpha: Annotated[float, above(0, "the learning rate of teacher and student")] = 0.1
-  old_batch: Annotated[int, at_least(0, "of the teacher's batch that are old", 100_000)] = 64
+  old_batch: Annotated[int, at_least(1, "of the teacher's batch that are old", 100_000)] = 64
   new_batch: Annotated[int, at_least(1, "of the teacher's batch that are new, which the student sees", 100_000)] = 64
   loss_scale: Annotated[float, above(0, "of the mean Huber loss")] = 300.0
   second_order: Annotated[bool, free("derivatives go through the student's gradient")] = False
@@ -44,6 +45,23 @@ class Inner(NamedTuple):
   )
   remat: Annotated[bool, free("a step is computed again on the way back: less memory, a third more time")] = False
   unroll: Annotated[bool, free("a segment is no loop: faster for convolutions in second order")] = False
+
+  def checked(self) -> "Inner":
+    """Itself.
+
+    Raises:
+      ConfigError: options that do not go together.
+    """
+    if self.unroll and self.remat:
+      raise ConfigError(
+        "config.inner.unroll and config.inner.remat do not go together: remat saves memory in a loop only"
+      )
+    if self.unroll and self.update == "step":
+      raise ConfigError(
+        "config.inner.unroll=True means nothing to config.inner.update='step', where a segment is no loop in any case: "
+        "set config.inner.unroll=False, or config.inner.update='segment'"
+      )
+    return self
 
 
 class Nets(NamedTuple):
@@ -121,7 +139,10 @@ class Pair(NamedTuple):
     self, theta: Theta, opt_state: Any, nets: Nets, batches: Batch, move: Step
   ) -> tuple[Theta, Any, Nets, Array, Array]:
     """The same with a move after each step (line 24): step t's loss goes back through all steps of the segment so far,
-    each with the theta that it was made with. The norm is the last one's."""
+    each with the theta that it was made with. The norm is the last one's.
+
+    With `remat` a step is computed again each time that a loss goes back through it: S (S + 1) / 2 times in all."""
+    step: Any = jax.checkpoint(self.step) if self.inner.remat else self.step  # no loop, so what is equal is shared
     pulls: list[Any] = []
     losses: list[Array] = []
     norm = jnp.zeros(())
@@ -129,7 +150,7 @@ class Pair(NamedTuple):
       batch = jax.tree.map(lambda leaf, t=t: leaf[t], batches)
 
       def moved(theta, student, memory, teacher=nets.teacher, batch=batch):
-        after, loss = self.step(theta, Nets(teacher, student, memory), batch)
+        after, loss = step(theta, Nets(teacher, student, memory), batch)
         return (after.student, after.memory, loss), after.teacher
 
       (student, memory, loss), pull, teacher = jax.vjp(moved, theta, nets.student, nets.memory, has_aux=True)

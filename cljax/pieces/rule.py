@@ -14,6 +14,7 @@ non-finite weights); each block of inputs is divided by its root mean square ove
 where delta is 1, so that the rule begins as plain SGD, bit for bit.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
@@ -35,6 +36,7 @@ LAYERS = 3  # of the stacked LSTM
 EPSILON = 1e-8  # beside a mean square
 MOST_HIDDEN = 4096
 BINS, WIDEST = 60, 3.0  # of a histogram of multipliers
+PLACE = re.compile(r"\['(static|lstm_[a-z]+_[a-z]+)'\]\['([^']*)'\]\['[^']*'\]")  # form and tensor of a number
 
 Theta = Mapping[str, Mapping[str, Array]]  # tensor, such as first/kernel -> its meta-parameters
 Memory = dict[str, Array]  # tensor -> [2, layers, neurons, H], h and c; {} of `static`
@@ -109,9 +111,10 @@ def init_one(key: Key, tensor: Tensor, rule: Rule, scale: Any) -> dict[str, Arra
   }
 
 
-def part(theta: Theta, rule: Rule) -> PyTree:
-  """What the file of a theta holds: the numbers below the form that they belong to."""
-  return {rule.label: theta}
+def part(theta: Theta, rule: Rule, alpha: float | None = None) -> PyTree:
+  """What the file of a theta holds: the numbers below the form that they belong to, beside them the rate at which they
+  were trained, where it is known."""
+  return {rule.label: theta} | ({} if alpha is None else {"config.method.alpha": np.float32(alpha)})
 
 
 def filled(tensors: Mapping[str, Tensor], rule: Rule, leaves: Mapping[str, Array], source: str) -> Theta:
@@ -122,11 +125,24 @@ def filled(tensors: Mapping[str, Tensor], rule: Rule, leaves: Mapping[str, Array
     source: the file, for the message.
 
   Raises:
-    ConfigError: another form, or shapes that do not fit; both are named.
+    ConfigError: no rule, or one of another form, net or shape; says what is there and what is asked for.
   """
-  if leaves and not any(name.startswith(f"['{rule.label}']") for name in leaves):
-    there = next(iter(leaves)).split("'")[1]
-    raise ConfigError(f"{source} holds a rule of the form {there!r}, but {rule.label!r} is asked for here")
+  places = [found.groups() for found in map(PLACE.fullmatch, leaves) if found]
+  if not places:
+    raise ConfigError(
+      f"{source} holds no rule of any form: a trained one is parts/seed_N/theta.npz in the work dir of "
+      "`python -m launch.meta` with config.trains='rule'"
+    )
+  own = {tensor for form, tensor in places if form == rule.label}
+  if not own:
+    raise ConfigError(f"{source} holds a rule of the form {places[0][0]!r}, but {rule.label!r} is asked for here")
+  unused, lacking = (sorted(set(some) - set(rest)) for some, rest in ((own, tensors), (tensors, own)))
+  if unused or lacking:
+    where = f"{unused[0]} is in the file alone" if unused else f"{lacking[0]} is not in the file"
+    raise ConfigError(
+      f"{source} holds the rule of a net of {len(own)} parameter tensors without those of heads, but the net here has "
+      f"{len(tensors)}, and {where}: set config.net to the net that the rule was trained with"
+    )
   template = jax.eval_shape(lambda key: part(init_theta(key, tensors, rule, 1.0), rule), jax.random.key(0))
   return fill(template, leaves, source)[rule.label]
 

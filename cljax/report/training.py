@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 
 from cljax.report.plots import COLOURS, canvas
 
-NAMES = ("segment", "loss", "threshold", "episode")
+NAMES = ("segment", "loss", "threshold", "episode", "truncation")
 
 
 def training_figures(result: Mapping[str, Any]) -> dict[str, Figure]:
-  """Of the fields of a meta.json: {"training": loss and threshold, and episodes, over segments}; {} where no segment
-  was trained. A colour for each seed."""
+  """Of the fields of a meta.json: {"training": loss and threshold, and episodes, over segments, with the number of
+  unrolled steps where it varies}; {} where no segment was trained. A colour for each seed."""
   curves = [
     dict(zip(NAMES, seed, strict=True)) for seed in zip(*(result["curve"][name] for name in NAMES), strict=True)
   ]
@@ -29,6 +29,12 @@ def training_figures(result: Mapping[str, Any]) -> dict[str, Figure]:
     axes[0, 1].plot(curve["segment"], curve["episode"], color=colour, linewidth=1)
   axes[0, 0].set(xlabel="segment", ylabel="loss (dotted: threshold)", yscale="log")
   axes[0, 1].set(xlabel="segment", ylabel="episode")
+  if len({steps for curve in curves for steps in curve["truncation"]}) > 1:
+    twin = axes[0, 1].twinx()
+    for s, curve in enumerate(curves):
+      colour = COLOURS[s % len(COLOURS)]
+      twin.step(curve["segment"], curve["truncation"], where="pre", color=colour, linestyle="--", linewidth=1)
+    twin.set(ylabel="unrolled steps (dashed)", ylim=(0, None))
   for axis in axes[0]:
     axis.grid(alpha=0.3)
   axes[0, 0].legend(frameon=False, fontsize=8)

@@ -16,6 +16,7 @@ import optax
 from flax import linen as nn
 
 from cljax.declared import at_least, declared, free, one_of
+from cljax.errors import ConfigError
 from cljax.nets.modes import begin
 from cljax.nets.taps import tapped
 from cljax.ops.trees import parameters
@@ -33,6 +34,19 @@ class State(Trained):
   memory: Any = None  # h and c of each neuron
   largest: Any = None  # [] the largest |c| so far
   counts: Any = None  # tensor -> [BINS] multipliers of the task's steps; {} where they are not counted
+
+
+def check_used(theta: str, spec: Spec) -> None:
+  """
+  Raises:
+    ConfigError: the file of a rule, and a stream without a task for it.
+  """
+  if theta and spec.T == 1:
+    raise ConfigError(
+      f"config.method.theta={theta!r} is for tasks after the first, which is learnt by the optimizer, and this stream "
+      "has one: take a stream of several tasks, with config.start_from and config.given_tasks=1 where a network knows "
+      "the first already, or leave theta out"
+    )
 
 
 @declared("method", given=3)
@@ -53,8 +67,10 @@ def learned_rule(
   """Fine-tuning whose later tasks are learnt by the rule, heads by plain SGD at alpha.
 
   Raises:
-    ConfigError: a net with parameters that the rule has no form for; files of another form or other shapes.
+    ConfigError: a net with parameters that the rule has no form for; files of another form or other shapes; a theta
+      where there is no later task.
   """
+  check_used(theta, spec)
   learner = supervised(net, tx, spec)
   params, collections = jax.eval_shape(lambda key: begin(net, key, spec.x_shape), jax.random.key(0))
   called, tensors = tensors_of_net(net, {"params": params, **collections}, spec.x_shape)
