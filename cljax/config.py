@@ -161,7 +161,8 @@ def complete_section(config: ConfigDict, name: str) -> None:
   for key, value in list(own.items()):
     others = [defaults(other, given) for other in table.values()]
     if key not in known and any(key in other for other in others):
-      if not any(key in other and other[key] == value for other in others):
+      chosen = isinstance(value, Mapping) and value.get("name", "none") != "none"  # a guard, say: never left over
+      if chosen or not any(key in other and other[key] == value for other in others):
         raise ConfigError(
           f"config.{name}.{key}={value!r} means nothing to config.{name}.name={config[name].name!r}, "
           f"which takes {', '.join(known)}"

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from cljax.advice import idle, trivial, untested
 from cljax.config import complete, default
@@ -293,3 +294,12 @@ def test_every_keyword_of_the_optimizer_can_be_given_and_goes_with_another_choic
   it.optimizer.momentum = 0.9
   with pytest.raises(ConfigError, match=r"config\.optimizer\.momentum=0\.9 means nothing to .*'adamw'"):
     complete(it)
+
+
+@pytest.mark.parametrize("method", ["hat", "mer", "lwf", "packnet", "joint", "expert_gate"])
+@pytest.mark.parametrize("guard", ["ewc", "si", "gem"])
+def test_a_guard_of_a_method_that_takes_none_is_refused(method, guard):
+  """Whatever another method has by default: nothing that was chosen goes without a word."""
+  with pytest.raises(ConfigError, match=rf"config\.method\.guard=.*'{guard}'.* means nothing to .*'{method}'"):
+    complete(ConfigDict({"method": {"name": method, "guard": {"name": guard}}}))
+  assert "guard" not in complete(ConfigDict({"method": {"name": method, "guard": {"name": "none"}}})).method
