@@ -50,7 +50,7 @@ the penalty stays in the integral, which moves weights from the third task on.
 LwF: Avalanche takes the divergence where the paper has the cross-entropy, which has the same gradient; weight and
 temperature are defined alike. It does not warm up new heads, so ours does not here; with one head there is none to warm
 up. Its teacher is a copy in the mode of training: with dropout, which this net has not, its answers would be random.
-Nothing has to be made alike.
+Nothing has to be made alike. In some earlier versions its term was zero; in this one it is not.
 """,
   "agem": """
 A-GEM: the paper draws each step's rows from the whole memory at random. Avalanche takes an equal share of each earlier

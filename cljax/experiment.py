@@ -109,6 +109,12 @@ def build_timeline(
     ConfigError: a method that cannot learn where boundaries are hidden, or two of its phases have one name.
   """
   if not spec.boundaries and method.needs_boundaries:
+    if labels.method.partition("+")[0] in WITHOUT_BOUNDARIES:
+      raise ConfigError(
+        f"{name_of(labels)} with its guard, memory or gate has to know where tasks begin, and "
+        "config.stream.boundaries=False hides it; set it to True, or take the method without them "
+        "(config.method.guard.name=none, config.method.memory=reservoir, config.gate.name=none)"
+      )
     raise ConfigError(
       f"{name_of(labels)} has to know where tasks begin, and config.stream.boundaries=False hides it; set it to True, "
       f"or take a method that does without: {', '.join(WITHOUT_BOUNDARIES)}"

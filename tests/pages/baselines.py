@@ -105,4 +105,11 @@ def phrases():
     rate, number = TUNED[cell][method]
     own = settings(best(tried))
     assert own.get("lr", rate) == rate and (number is None or number in own.values()), (cell, method, own)
+  (searched,) = (best(tried) for cell, method, tried in searches() if (cell, method) == ("mnist_split_domain", "si"))
+  yield (
+    "SI without the task told had {:.3f} on the one seed of its search and has {:.3f} on the five",
+    *(float(searched[TEST]), result(f"{PAPER}/mnist_split_domain/si")["metrics"]["ACC"]["mean"]),
+  )
+  ends = [settings(best(tried))["lr"] in (0.01, 0.1) for cell, _, tried in searches() if "split" not in cell]
+  assert (sum(ends), len(ends)) == (9, 16)
   assert runs(PAPER)

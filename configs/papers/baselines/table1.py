@@ -31,6 +31,7 @@ SCENARIOS = ("task", "domain", "class")
 GUARDS = ("ewc", "online_ewc", "si", "mas", "agem", "gem", "ogd")  # fine-tuning under each
 REPLAY = ("er", "er_ring", "er_balanced", "der", "derpp")
 MER = {"batch_size": 1, "replay": 25, "reptile_batches": 5, "capacity": 5_120}  # rows one by one, as the paper has them
+PLAIN_SGD = ("mer", "ogd")  # whose papers have no moments
 HEADS = ("hat", "cat", "packnet", "wsn", "supsup", "spg", "single")  # are told the task, whatever the stream
 METHODS = ("finetune", *GUARDS, "lwf", *REPLAY, "mer", *HEADS, "joint")
 SEARCH = ("no", "yes")
@@ -135,12 +136,14 @@ def get_config(arg: str = "") -> ConfigDict:
   if stream == "mnist_split":
     config.optimizer = {"name": "adam", "lr": 1e-3}
     config.method.update({"batch_size": 128, "epochs": 21})  # 12,000 rows a task: some 2,000 steps
+    if method in PLAIN_SGD:
+      config.optimizer = {"name": "sgd", "lr": 0.03}
   if stream == "cifar100_split" and preset == "paper":
     config.net, config.optimizer.lr = {"name": "resnet", "depth": 20}, 0.03
   if method in REPLAY:
     config.method.replay = config.method.batch_size
   if method == "mer":
-    config.method.update(MER)
+    config.method.update({**MER, "epochs": 1})
   if method == "lwf" and stream == "mnist_split" and scenario != "task":  # as the published numbers have it
     config.method.update({"weigh_by_tasks": True, "distill_temperature": 2.0, "distill_weight": 2.0**2})
   tuned(config, cell, method)
