@@ -3,6 +3,7 @@
 import numpy as np
 
 from cljax.report.pages import read_published
+from configs.papers.cotraining.table1 import STRENGTHS
 from tests.prose import ROOT, arrays, bold, mean, named, result, row, runs, std, word, written
 
 LEFT_OUT = (
@@ -12,8 +13,15 @@ LEFT_OUT = (
   "lr .1",
   "stays at .1",
   "its rate, .1 here",
+  ".1 to 300 for EWC, .01 to 30 for SI; the mixture at its rate of .5",
 )
 
+BESIDE = (  # as the table of guards has it
+  ("co-training under EWC", "cotrain_ewc", "routing_cotrain"),
+  ("co-training under SI", "cotrain_si", "routing_cotrain"),
+  ("co-training under A-GEM", "cotrain_agem", "routing_cotrain"),
+  ("plain training under EWC", "ewc", "finetune"),
+)
 SHOWN = {"mnist_perm": "MNIST-Perm", "mnist_rot": "MNIST-Rot"}
 SEARCHED = {  # method: the rates at which it was run
   "finetune": ("0.01", "0.03", "0.1"),
@@ -102,7 +110,27 @@ def budget():
   return counts["er"], counts["routing"], others, mean(base), std(base), mean(base, "BWT")
 
 
+def gained(stream, method, base):
+  """(mean, deviation) of the points that a method adds to another, seed by seed, at `gem1000`."""
+  own, other = (
+    np.array(result(f"cotraining/gem1000/{stream}/{name}")["metrics"]["ACC"]["values"]) for name in (method, base)
+  )
+  points = 100 * (own - other[: len(own)])
+  return float(points.mean()), float(points.std(ddof=1))
+
+
+def guards():
+  """Co-training under a guard beside co-training, plain training under EWC beside plain training."""
+  for called, method, base in BESIDE:
+    own = [written("{:.2f} ± {:.2f}", *gained(stream, method, base)) for stream in SHOWN]
+    yield row(
+      called, *(f"{STRENGTHS[stream][method]:g}" if method in STRENGTHS[stream] else "-" for stream in SHOWN), *own
+    )
+  assert all(len(result(f"cotraining/gem1000/mnist_perm/{method}")["seeds"]) == 5 for _, method, _ in BESIDE)
+
+
 def phrases():
+  yield from guards()
   perm, rot = ({method: paper(stream, method) for method in SEARCHED} for stream in SHOWN)
   yield "19 in both layers: {:,} parameters", result(perm["routing"])["parameters"]
   yield from rows_of_the_search()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cljax.methods.subnetwork.exhibits import hidden_frozen, onsets_of
-from tests.prose import arrays, asked, inferred, last, mean, named, result, row, word, written
+from tests.prose import arrays, asked, inferred, last, mean, named, result, row, runs, word, written
 
 LEFT_OUT = (
   "the paper's figure has 9.3 and 8.1",  # published, as what is read off
@@ -12,6 +12,7 @@ LEFT_OUT = (
   "| layer 2, published | 4.0 | 6.5 | 6.9 | 7.8 | 8.0 | 8.1 |",
   "| output, published | 10 | 19.5 | 26.7 | 34.8 | 38.5 | 39.2 |",
   "(chance is .05)",
+  "the subnetworks' rate of .001",  # a setting
   "chance is .17",
   "30, 15, 4 and 10 % of the layers",  # settings
   "the scores on them .8 MB",  # sizes and memory
@@ -24,6 +25,15 @@ def at(place):
   return f"subnetwork/{place}"
 
 
+MASKED = {  # as the table has them
+  "HAT": "hat",
+  "PackNet": "packnet",
+  "WSN": "wsn",
+  "SupSup": "supsup",
+  "SPG": "spg",
+  "CAT": "cat",
+  "subnetworks, boundaries given": "subnetwork",
+}
 PAIRS, LONG, FASHION = (at(f"robust/{stream}") for stream in ("pairs", "long", "fashion"))
 DETECTED = "subnetwork_detected"
 
@@ -260,6 +270,17 @@ def not_run():
     )
 
 
+def masked():
+  """Methods that mask, their task told and found, beside the subnetworks."""
+  for called, name in MASKED.items():
+    cells = []
+    for stream in (PAIRS, LONG):
+      place = f"{stream}/{name}"
+      found = (mean(place), inferred(place)[0]) if place in runs(stream) else ()
+      cells += [written("{:.3f}", acc) for acc in found] or ["-", "-"]
+    yield row(called, *cells)
+
+
 def phrases():
-  for part in (claims, onsets, factors, watched, literal, twenty, rules, convolutions, not_run):
+  for part in (masked, claims, onsets, factors, watched, literal, twenty, rules, convolutions, not_run):
     yield from part()
