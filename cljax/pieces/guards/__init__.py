@@ -9,7 +9,10 @@ no row.
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from cljax.declared import chosen, shown
+import jax
+import numpy as np
+
+from cljax.declared import chosen, number_of, shown
 from cljax.errors import ConfigError
 from cljax.named import pick
 from cljax.pieces.guards.distillation import lwf
@@ -32,6 +35,12 @@ NO_GUARD: Mapping[str, Any] = {"name": "none"}
 Guarded = Annotated[Mapping[str, Any], chosen(lambda: GUARDS, "what holds the network to its past")]
 
 
+def is_zero(number: Any) -> bool:
+  """Whether it is a 0 of Python, numpy or JAX; what is traced is none."""
+  known = isinstance(number, int | float | np.generic | np.ndarray | jax.Array)
+  return known and not isinstance(number, jax.core.Tracer) and number_of(number) == 0
+
+
 def guarding(guard: Mapping[str, Any] | Guard, spec: Spec) -> Callable[[AnswerFn], Guard] | None:
   """What makes the guard that a method was given; None where it is none, or its strength is the number 0.
 
@@ -52,7 +61,6 @@ def guarding(guard: Mapping[str, Any] | Guard, spec: Spec) -> Callable[[AnswerFn
     return None
   # a wrong keyword is refused here and not in a trace
   made = factory(lambda params, batch: batch.y, spec, **keywords)
-  strength = keywords.get("strength")
-  if made == FREE or (isinstance(strength, int | float) and strength == 0):
+  if made == FREE or is_zero(keywords.get("strength")):
     return None
   return lambda answer: factory(answer, spec, **keywords)
