@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from cljax.data.sample import fetch
+from cljax.data.sample import fetch, view_at
 from cljax.errors import ConfigError
 from cljax.loops import edge
 from cljax.methods import METHODS
@@ -283,3 +283,52 @@ def test_a_method_that_is_named_by_its_guard_takes_no_other(other):
   spec = setting()[0]
   with pytest.raises(ConfigError, match=rf"config.method.guard.name='{other}' is another: .*name='finetune'"):
     METHODS["ewc"](MLP(3, 4, (8,)), sgd(RATE), spec, guard={"name": other})
+
+
+def begun(method, views):
+  """The states as task 1 ended and as task 2 begins, after one step in each of tasks 0 and 1."""
+  phase = method.phases[0]
+
+  @jax.jit
+  def learn(key):
+    state = method.init(key)
+    for t in range(2):
+      state = edge(phase, "enter", key, state, views[t], START)
+      batch = fetch(views[t], Place(jnp.full(B, t, jnp.int32), jnp.arange(B)))
+      state = phase.step(key, state, batch, START, views[t])[0]
+      state = edge(phase, "exit", key, state, views[t], START)
+    return state, edge(phase, "enter", key, state, views[2], START)
+
+  return learn(jax.random.key(0))
+
+
+def test_lwf_holds_the_routes_of_all_earlier_tasks_through_one_head():
+  spec, data = toys.stream(heads=1)
+  views = [jax.jit(view_at, static_argnums=2)(data, jnp.int32(t), 3) for t in range(3)]
+  own = {"sample": "none", "cotrain": False, "capacity": 0, "replay": 0, "gate_scale": 1.0, "batch_size": B}
+  free, held = (
+    METHODS["routing"](toys.routed(spec, 4), RATE, spec, guard={"name": name}, **own) for name in ("none", "lwf")
+  )
+  assert held.told
+  _, state = begun(held, views)
+  np.testing.assert_array_equal(state.past.old.any(axis=1), [True, True, False])
+  noise = jax.random.normal(jax.random.key(1), state.router.shape)
+  state = state.replace(router=state.router + noise)  # so that there is something to hold
+
+  @jax.jit
+  def routers(state):
+    batch = fetch(views[2], Place(jnp.full(B, 2, jnp.int32), jnp.arange(B)))
+    given = (held, state), (free, state.replace(past=None))
+    return [method.phases[0].step(jax.random.key(0), own, batch, START, views[2])[0].router for method, own in given]
+
+  with_guard, without = routers(state)
+  pulled = np.abs(with_guard - without).max(axis=(0, 2))
+  assert (pulled[:2] > 1e-6).all() and pulled[2] == 0, pulled
+
+
+def test_lwf_holds_a_network_of_its_own_to_that_of_the_task_before():
+  """`single` begins each task with another network, which teaches nothing."""
+  before, state = begun(method_of("single", "lwf"), setting()[2])
+  chex.assert_trees_all_equal(state.past.params, jax.tree.map(lambda leaf: leaf[1], before.store))
+  assert not np.array_equal(state.past.params["first"]["kernel"], state.params["first"]["kernel"])
+  assert state.past.t == 2

@@ -117,7 +117,7 @@ def routing(
     return net.apply({"params": theta}, batch.x, batch.task, gates.kept(theta["router"], batch.task)).logits
 
   protect = guarding(guard, spec)
-  own = protect(Answer(answer, {})) if protect else FREE
+  own = protect(Answer(answer, {}, by_task=True)) if protect else FREE
   rates, replays = Rates.of(lr, routes, cotraining), replay.capacity > 0
   algorithm = Algorithm(net, gates, rates, cotraining, fit.batch_size, replays, update == "union", own)
 

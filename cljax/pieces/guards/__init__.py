@@ -16,7 +16,7 @@ from cljax.declared import chosen, number_of, shown
 from cljax.errors import ConfigError
 from cljax.named import pick
 from cljax.pieces.guards.distillation import lwf
-from cljax.pieces.guards.examples import AnswerFn
+from cljax.pieces.guards.examples import Answer, AnswerFn
 from cljax.pieces.guards.penalties import ewc, mas, online_ewc, si
 from cljax.pieces.guards.projections import agem, gem, ogd
 from cljax.types import FREE, Guard, Spec
@@ -60,7 +60,7 @@ def guarding(guard: Mapping[str, Any] | Guard, spec: Spec) -> Callable[[AnswerFn
   if (factory := pick("method.guard", name, {"none": None, **GUARDS}, 2)) is None:
     return None
   # a wrong keyword is refused here and not in a trace
-  made = factory(lambda params, batch: batch.y, spec, **keywords)
+  made = factory(Answer(lambda params, collections, batch: batch.y, {}), spec, **keywords)
   if made == FREE or is_zero(keywords.get("strength")):
     return None
   return lambda answer: factory(answer, spec, **keywords)
