@@ -167,8 +167,9 @@ def at_numbers(method: Method | MakeFn, numbers: Mapping[str, np.ndarray]) -> tu
   own = {name: float(rows[0]) for name, rows in numbers.items()}
   if not isinstance(made := method(own), Method):  # a wrong number is refused here
     raise ConfigError(f"method is a function that gives {type(made).__name__} for hyper={own}, and no method")
-  # As arrays: what is static about the method must not hang on the first row's numbers, a strength of 0 say.
-  return method({name: np.asarray(value, np.float32) for name, value in own.items()}), method
+  # What is static about the method must not hang on a 0 of the first row, a strength say: a least number stands for it.
+  least = np.finfo(np.float32).tiny
+  return method({name: np.asarray(value or least, np.float32) for name, value in own.items()}), method
 
 
 def readouts_of(wanted: Sequence[str], spec: Spec, method: Method) -> tuple[str, ...]:

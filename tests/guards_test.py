@@ -1,6 +1,7 @@
 """The law of guards, and what all of them have in common."""
 
 import functools
+import json
 
 import chex
 import jax
@@ -9,18 +10,18 @@ import numpy as np
 import optax
 import pytest
 
-from cljax.data.sample import fetch
+from cljax.data.sample import fetch, view_at
 from cljax.errors import ConfigError
 from cljax.loops import edge
 from cljax.methods import METHODS
 from cljax.nets import MLP
 from cljax.ops.losses import cross_entropy
-from cljax.ops.trees import inner
+from cljax.ops.trees import amount, inner
 from cljax.pieces.descent import descend
 from cljax.pieces.guards import GUARDS, guarding
 from cljax.pieces.optimizers import PlainSGD, sgd
 from cljax.run import fit
-from cljax.types import At, Batch, Guard, Place
+from cljax.types import At, Batch, Guard, Place, Spec
 from tests import toys
 from tests.guarded import RATE, START, B, Numpy, flat, is_close, like, mean, rows_of, setting, trained
 
@@ -107,6 +108,11 @@ def test_strength_zero_is_no_guard_and_wrong_words_are_refused():
   spec, _ = toys.stream()
   for off in ({"name": "none"}, Guard(), *({"name": name, **OFF[name]} for name in GUARDS)):
     assert guarding(off, spec) is None
+  for zero in (0.0, np.float32(0), np.float64(0), np.zeros(()), jnp.float32(0), jnp.int32(0)):
+    assert guarding({"name": "ewc", "strength": zero}, spec) is None
+    assert jax.jit(lambda zero=zero: guarding({"name": "ewc", "strength": zero}, spec) is None)()
+  jax.jit(lambda traced: guarding({"name": "ewc", "strength": traced}, spec)(None) and None)(0.0)  # not known yet
+  assert guarding({"name": "ewc", "strength": np.float32(0.1)}, spec) is not None
   for wrong, word in (
     ({"name": "ewcc"}, "Did you mean ewc"),
     ({"name": "ewc", "strength": -1.0}, "config.method.guard.strength=-1"),
@@ -126,15 +132,20 @@ def test_a_guarded_phase_has_no_blocks():
     free = METHODS[name](MLP(3, 4, (8,)), tx, spec)
     held = METHODS[name](MLP(3, 4, (8,)), tx, spec, guard={"name": "ewc"})
     assert free.phases[0].block is not None and held.phases[0].block is None
+    for zero in (0, np.float32(0), jnp.float32(0)):
+      off = METHODS[name](MLP(3, 4, (8,)), tx, spec, guard={"name": "ewc", "strength": zero})
+      assert off.phases[0].block is not None and off.needs_boundaries == free.needs_boundaries
 
 
-def test_a_sweep_whose_first_strength_is_zero_guards_the_others():
+@pytest.mark.parametrize("times", [None, 2.0])
+def test_a_sweep_whose_first_strength_is_zero_guards_the_others(times):
   """What is static about a method does not hang on its first row; a traced 0 is no guard, to rounding."""
   spec, data = toys.stream()
   net = MLP(3, 4, (8,))
 
   def guarded(hyper):
-    return METHODS["ewc"](net, optax.adam(0.01), spec, epochs=4, guard={"name": "ewc", **hyper})
+    strength = hyper["strength"] if times is None else times * hyper["strength"]
+    return METHODS["ewc"](net, optax.adam(0.01), spec, epochs=4, guard={"name": "ewc", "strength": strength})
 
   state = fit(guarded, spec, data, seeds=(0, 0), hyper={"strength": [0.0, 5.0]}, quiet=True, evaluate_group=16).state
   free = fit(METHODS["finetune"](net, optax.adam(0.01), spec, epochs=4), spec, data, quiet=True, evaluate_group=16)
@@ -170,6 +181,22 @@ def test_rows_that_a_guard_stores_are_counted(name):
     method = method_of(name, guard)
     held = jax.jit(lambda key, method=method: method.report(method.init(key))["memory_bytes"])(jax.random.key(0))
     assert held == (rows + METHODS_WITH[name].get("capacity", 0)) * (16 + 8)
+
+
+@pytest.mark.parametrize("name", ("er", "derpp", "mer", "routing", "finetune", "single"))
+def test_a_memory_beyond_int32_is_reported(name):
+  """3e9 bytes, to the digits of float32; a memory that int32 holds stays whole."""
+  spec = Spec((1000, 1000, 3), 3, 4, 3)
+  net, tx = (toys.routed(spec, 4), RATE) if name == "routing" else (MLP(3, 4, (8,)), sgd(RATE))
+  by_guard = name in ("finetune", "single")
+  for rows, kind in ((700, jnp.int32), (1000, jnp.float32)):
+    own = {"guard": {"name": "agem", "per_task": rows // 3}} if by_guard else {"replay": 10, "capacity": rows}
+    method = METHODS[name](net, tx, spec, **own)
+    told = jax.eval_shape(lambda key, method=method: method.report(method.init(key)), jax.random.key(0))
+    assert told["memory_bytes"].dtype == kind
+  assert amount(2**31 - 1) == 2**31 - 1 and amount(2**31 - 1).dtype == jnp.int32
+  assert int(amount(3 * 10**9)) == 3 * 10**9
+  assert json.dumps(int(np.asarray([[amount(3 * 10**9)]])[0, -1]), allow_nan=False) == "3000000000"
 
 
 def test_both_steps_of_replay_are_projected():
@@ -256,3 +283,52 @@ def test_a_method_that_is_named_by_its_guard_takes_no_other(other):
   spec = setting()[0]
   with pytest.raises(ConfigError, match=rf"config.method.guard.name='{other}' is another: .*name='finetune'"):
     METHODS["ewc"](MLP(3, 4, (8,)), sgd(RATE), spec, guard={"name": other})
+
+
+def begun(method, views):
+  """The states as task 1 ended and as task 2 begins, after one step in each of tasks 0 and 1."""
+  phase = method.phases[0]
+
+  @jax.jit
+  def learn(key):
+    state = method.init(key)
+    for t in range(2):
+      state = edge(phase, "enter", key, state, views[t], START)
+      batch = fetch(views[t], Place(jnp.full(B, t, jnp.int32), jnp.arange(B)))
+      state = phase.step(key, state, batch, START, views[t])[0]
+      state = edge(phase, "exit", key, state, views[t], START)
+    return state, edge(phase, "enter", key, state, views[2], START)
+
+  return learn(jax.random.key(0))
+
+
+def test_lwf_holds_the_routes_of_all_earlier_tasks_through_one_head():
+  spec, data = toys.stream(heads=1)
+  views = [jax.jit(view_at, static_argnums=2)(data, jnp.int32(t), 3) for t in range(3)]
+  own = {"sample": "none", "cotrain": False, "capacity": 0, "replay": 0, "gate_scale": 1.0, "batch_size": B}
+  free, held = (
+    METHODS["routing"](toys.routed(spec, 4), RATE, spec, guard={"name": name}, **own) for name in ("none", "lwf")
+  )
+  assert held.told
+  _, state = begun(held, views)
+  np.testing.assert_array_equal(state.past.old.any(axis=1), [True, True, False])
+  noise = jax.random.normal(jax.random.key(1), state.router.shape)
+  state = state.replace(router=state.router + noise)  # so that there is something to hold
+
+  @jax.jit
+  def routers(state):
+    batch = fetch(views[2], Place(jnp.full(B, 2, jnp.int32), jnp.arange(B)))
+    given = (held, state), (free, state.replace(past=None))
+    return [method.phases[0].step(jax.random.key(0), own, batch, START, views[2])[0].router for method, own in given]
+
+  with_guard, without = routers(state)
+  pulled = np.abs(with_guard - without).max(axis=(0, 2))
+  assert (pulled[:2] > 1e-6).all() and pulled[2] == 0, pulled
+
+
+def test_lwf_holds_a_network_of_its_own_to_that_of_the_task_before():
+  """`single` begins each task with another network, which teaches nothing."""
+  before, state = begun(method_of("single", "lwf"), setting()[2])
+  chex.assert_trees_all_equal(state.past.params, jax.tree.map(lambda leaf: leaf[1], before.store))
+  assert not np.array_equal(state.past.params["first"]["kernel"], state.params["first"]["kernel"])
+  assert state.past.t == 2

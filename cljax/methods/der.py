@@ -20,7 +20,7 @@ from flax import linen as nn
 from cljax.declared import at_least, declared
 from cljax.nets.modes import in_training
 from cljax.ops.losses import accuracy, cross_entropy, mean_live, rows
-from cljax.ops.trees import parameters
+from cljax.ops.trees import amount, parameters
 from cljax.pieces import replay as reservoirs
 from cljax.pieces.descent import descend
 from cljax.pieces.guards import NO_GUARD, Guarded
@@ -93,7 +93,7 @@ def replaying(
 
   def report(state: State) -> dict[str, Array]:
     held = reservoirs.memory_bytes(spec, replay.capacity) + state.logits.nbytes + learner.memory_bytes
-    return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(held), "seen": state.memory.seen}
+    return {"parameters": parameters(state.params), "memory_bytes": amount(held), "seen": state.memory.seen}
 
   phase = Phase(
     "fit",

@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from cljax.declared import declared, one_of
 from cljax.ops.losses import rows
-from cljax.ops.trees import parameters
+from cljax.ops.trees import amount, parameters
 from cljax.pieces.guards import NO_GUARD, Guarded
 from cljax.pieces.learner import Fit, Trained, supervised
 from cljax.pieces.memories import MEMORIES, memory_of
@@ -71,7 +71,7 @@ def er(
 
   def report(state: State) -> dict[str, Array]:
     held, seen = memory_bytes(spec, replay.capacity) + learner.memory_bytes, state.memory.seen.sum(dtype=jnp.int32)
-    return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(held), "seen": seen}
+    return {"parameters": parameters(state.params), "memory_bytes": amount(held), "seen": seen}
 
   phase = Phase(
     "fit",

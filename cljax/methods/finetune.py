@@ -6,13 +6,12 @@ et al. 2020 (https://arxiv.org/abs/2009.04381). Penalty methods are this method 
 
 from collections.abc import Callable, Mapping
 
-import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
 from cljax.declared import declared
 from cljax.errors import ConfigError
-from cljax.ops.trees import parameters
+from cljax.ops.trees import amount, parameters
 from cljax.pieces.guards import GUARDS, NO_GUARD, Guarded
 from cljax.pieces.learner import Fit, Trained, supervised
 from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Phase, Spec, View
@@ -37,7 +36,7 @@ def finetune(
     return learner.step(At(key, clock, view), state, batch, alike=True)
 
   def report(state: Trained) -> dict[str, Array]:
-    return {"parameters": parameters(state.params), "memory_bytes": jnp.int32(learner.memory_bytes)}
+    return {"parameters": parameters(state.params), "memory_bytes": amount(learner.memory_bytes)}
 
   phase = Phase(
     "fit",

@@ -21,7 +21,7 @@ from flax import linen as nn
 from cljax.declared import at_least, declared
 from cljax.errors import ConfigError
 from cljax.ops.losses import rows
-from cljax.ops.trees import parameters
+from cljax.ops.trees import amount, parameters
 from cljax.pieces import replay as reservoirs
 from cljax.pieces.learner import Trained, supervised
 from cljax.pieces.replay import Replay, memory_bytes
@@ -91,7 +91,7 @@ def mer(
     return after.replace(params=drawn_back(state.params, after.params, gamma)), info
 
   def report(state: State) -> dict[str, Array]:
-    held = jnp.int32(memory_bytes(spec, capacity))
+    held = amount(memory_bytes(spec, capacity))
     return {
       "parameters": parameters(state.params),
       "memory_bytes": held,

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from cljax.declared import declared
 from cljax.ops.slots import apply_by_slot
-from cljax.ops.trees import parameters, put, take
+from cljax.ops.trees import amount, parameters, put, take
 from cljax.pieces.guards import NO_GUARD, Guarded
 from cljax.pieces.learner import Fit, Trained, supervised
 from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, View
@@ -69,7 +69,7 @@ def single(
     return apply_by_slot(answer, (state.store, state.store_collections), x, slot)
 
   def report(state: State) -> dict[str, Array]:
-    return {"parameters": parameters(state.store), "memory_bytes": jnp.int32(learner.memory_bytes)}
+    return {"parameters": parameters(state.store), "memory_bytes": amount(learner.memory_bytes)}
 
   together = learner.block(step, fit.batch_size, fit.block)
   phase = Phase("fit", fit.batch_size, step, epochs=fit.epochs, block=together, enter=enter, exit=leave)

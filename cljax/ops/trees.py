@@ -24,9 +24,14 @@ def inner(one: Any, other: Any) -> Array:
   return sum(jax.tree.leaves(each))
 
 
+def amount(n: int) -> Array:
+  """[] n for a report: int32 where it holds n, else float32, which has its first seven digits."""
+  return jnp.int32(n) if n <= jnp.iinfo(jnp.int32).max else jnp.float32(n)
+
+
 def parameters(tree: Any) -> Array:
-  """[] int32: how many numbers a tree of arrays holds."""
-  return jnp.int32(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)))
+  """[] how many numbers a tree of arrays holds, as an `amount`."""
+  return amount(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)))
 
 
 def take(stacked: Any, slot: Array | int) -> Any:

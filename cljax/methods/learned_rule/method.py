@@ -19,7 +19,7 @@ from cljax.declared import at_least, declared, free, one_of
 from cljax.errors import ConfigError
 from cljax.nets.modes import begin
 from cljax.nets.taps import tapped
-from cljax.ops.trees import parameters
+from cljax.ops.trees import amount, parameters
 from cljax.pieces.learner import Passes, Trained, supervised
 from cljax.pieces.neurons import activations, tensors_of_net
 from cljax.pieces.rule import Rule, blank_counts, counting, filled, init_theta, largest_cell, learned
@@ -109,7 +109,7 @@ def learned_rule(
 
   def report(state: State) -> dict[str, Array]:
     held = sum(leaf.nbytes for leaf in jax.tree.leaves((state.theta, state.memory)))
-    told = {"parameters": parameters(state.params), "memory_bytes": jnp.int32(held)}
+    told = {"parameters": parameters(state.params), "memory_bytes": amount(held)}
     return {**told, "largest_cell": state.largest, **{f"multipliers/{name}": n for name, n in state.counts.items()}}
 
   def faults(state: State) -> dict[str, Array]:

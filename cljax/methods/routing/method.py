@@ -25,7 +25,7 @@ from cljax.methods.routing.algorithm import Algorithm, Rates, State
 from cljax.methods.routing.gates import Gates
 from cljax.methods.routing.keywords import Balancing, Cotraining, Routing, Sampling, check, experts_by_layer
 from cljax.ops import gating
-from cljax.ops.trees import parameters
+from cljax.ops.trees import amount, parameters
 from cljax.pieces import replay as memories
 from cljax.pieces.guards import NO_GUARD, Guarded, guarding
 from cljax.pieces.guards.examples import Answer
@@ -75,7 +75,7 @@ class Mixture(NamedTuple):
     """Which experts each task uses, and how many are left."""
     return {
       "parameters": parameters(state.theta),
-      "memory_bytes": jnp.int32(memories.memory_bytes(self.spec, self.capacity + self.own.stored)),
+      "memory_bytes": amount(memories.memory_bytes(self.spec, self.capacity + self.own.stored)),
       "routing": jnp.stack([gating.top_k_gates(state.router[l], k) for l, k in enumerate(self.gates.ks)]),  # [L, T, E]
       "used": state.used,  # [L, T, E]
       "unused": (~state.used.any(axis=1)).sum(axis=-1),  # [L] experts that no task uses
@@ -117,7 +117,7 @@ def routing(
     return net.apply({"params": theta}, batch.x, batch.task, gates.kept(theta["router"], batch.task)).logits
 
   protect = guarding(guard, spec)
-  own = protect(Answer(answer, {})) if protect else FREE
+  own = protect(Answer(answer, {}, by_task=True)) if protect else FREE
   rates, replays = Rates.of(lr, routes, cotraining), replay.capacity > 0
   algorithm = Algorithm(net, gates, rates, cotraining, fit.batch_size, replays, update == "union", own)
 

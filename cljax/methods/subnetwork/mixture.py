@@ -23,7 +23,7 @@ from cljax.ops.infer import Known, infer
 from cljax.ops.losses import mean_live, moments
 from cljax.ops.masking import Layers
 from cljax.ops.slots import by_slot, over_live
-from cljax.ops.trees import parameters, put, take
+from cljax.ops.trees import amount, parameters, put, take
 from cljax.pieces.descent import descend
 from cljax.types import Array, Batch, Info, Key, Outputs, Spec
 
@@ -250,7 +250,7 @@ class Mixture(NamedTuple):
     return {
       "parameters": parameters(subnets.store),
       "memory_bytes": jnp.int32(0),
-      "mask_bytes": jnp.int32(sum(bits.nbytes for bits in subnets.bits.values())),
+      "mask_bytes": amount(sum(bits.nbytes for bits in subnets.bits.values())),
       "slot": state.slot,
       "expert": subnets.expert_of,
       "reused": state.reused,

@@ -85,7 +85,7 @@ class HiddenBoundaries(NamedTuple):
     """What is told of the search for boundaries."""
     places = watching.window.place.row.size + watching.held.place.row.size
     return {
-      "memory_bytes": jnp.int32(memory_bytes(self.mixture.spec, places)),
+      "memory_bytes": trees.amount(memory_bytes(self.mixture.spec, places)),
       "onset_step": watching.decided,
       "onset_slot": watching.slots,
       "fired": watching.fired,

@@ -9,11 +9,14 @@ no row.
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from cljax.declared import chosen, shown
+import jax
+import numpy as np
+
+from cljax.declared import chosen, number_of, shown
 from cljax.errors import ConfigError
 from cljax.named import pick
 from cljax.pieces.guards.distillation import lwf
-from cljax.pieces.guards.examples import AnswerFn
+from cljax.pieces.guards.examples import Answer, AnswerFn
 from cljax.pieces.guards.penalties import ewc, mas, online_ewc, si
 from cljax.pieces.guards.projections import agem, gem, ogd
 from cljax.types import FREE, Guard, Spec
@@ -30,6 +33,12 @@ GUARDS: dict[str, Callable[..., Guard]] = {
 }
 NO_GUARD: Mapping[str, Any] = {"name": "none"}
 Guarded = Annotated[Mapping[str, Any], chosen(lambda: GUARDS, "what holds the network to its past")]
+
+
+def is_zero(number: Any) -> bool:
+  """Whether it is a 0 of Python, numpy or JAX; what is traced is none."""
+  known = isinstance(number, int | float | np.generic | np.ndarray | jax.Array)
+  return known and not isinstance(number, jax.core.Tracer) and number_of(number) == 0
 
 
 def guarding(guard: Mapping[str, Any] | Guard, spec: Spec) -> Callable[[AnswerFn], Guard] | None:
@@ -51,8 +60,7 @@ def guarding(guard: Mapping[str, Any] | Guard, spec: Spec) -> Callable[[AnswerFn
   if (factory := pick("method.guard", name, {"none": None, **GUARDS}, 2)) is None:
     return None
   # a wrong keyword is refused here and not in a trace
-  made = factory(lambda params, batch: batch.y, spec, **keywords)
-  strength = keywords.get("strength")
-  if made == FREE or (isinstance(strength, int | float) and strength == 0):
+  made = factory(Answer(lambda params, collections, batch: batch.y, {}), spec, **keywords)
+  if made == FREE or is_zero(keywords.get("strength")):
     return None
   return lambda answer: factory(answer, spec, **keywords)

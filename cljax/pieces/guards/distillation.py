@@ -14,9 +14,9 @@ from cljax.types import Array, Batch, Guard, Key, Spec, View
 class Teacher(NamedTuple):
   """The past of `lwf`."""
 
-  params: Any  # as the task in training began
+  params: Any  # as the task before the one in training ended
   collections: Any
-  old: Array  # [heads, C] bool, live logits of earlier tasks
+  old: Array  # [heads or T, C] bool, live logits of earlier tasks
   t: Array  # [] int32, the task in training
 
 
@@ -30,24 +30,26 @@ def lwf(
 ) -> Guard:
   """Learning without forgetting (Li and Hoiem 2016, https://arxiv.org/abs/1606.09282).
 
-  loss = strength * sum over the heads of earlier tasks of the distillation from the net as the task began, on the
-  task's own rows; rows that a method replays are left out. The method of this name warms up new heads as well.
+  loss = strength * sum over the heads of earlier tasks of the distillation from the net as the task before ended, on
+  the task's own rows, replayed ones too; rows of earlier tasks are left out. A method with one head that answers by
+  more than the head, such as `routing`, is held to its answer for each earlier task. The method of this name warms up
+  new heads as well.
   """
-  heads = jnp.arange(spec.heads)
+  ways = max(spec.heads, spec.T if getattr(answer, "by_task", False) else 1)
 
   def init(params: Any) -> Teacher:
-    return Teacher(params, answer.collections, jnp.zeros((spec.heads, spec.C), bool), jnp.int32(0))
+    return Teacher(params, answer.collections, jnp.zeros((ways, spec.C), bool), jnp.int32(0))
 
   def enter(key: Key, past: Teacher, params: Any, view: View) -> Teacher:
-    return past._replace(params=params, collections=answer.collections, t=jnp.asarray(view.t, jnp.int32))
+    return past._replace(t=jnp.asarray(view.t, jnp.int32))
 
   def all_heads(params: Any, collections: Any, batch: Batch) -> Array:
-    """[B, heads, C] what each head answers."""
+    """[B, heads or T, C] what each head, or each task, answers."""
 
-    def one(head):
-      return answer.given(params, collections, batch._replace(task=jnp.full_like(batch.task, head)))
+    def one(task):
+      return answer.given(params, collections, batch._replace(task=jnp.full_like(batch.task, task)))
 
-    return jax.vmap(one, out_axes=1)(heads)
+    return jax.vmap(one, out_axes=1)(jnp.arange(ways))
 
   def loss(past: Teacher, params: Any, batch: Batch) -> Array:
     before = all_heads(past.params, past.collections, batch)
@@ -55,7 +57,9 @@ def lwf(
     return strength * held_to(now, before, past.old, batch.live & (batch.task == past.t), temperature)
 
   def leave(key: Key, past: Teacher, params: Any, view: View) -> Teacher:
-    head = jnp.minimum(view.t, spec.heads - 1)
-    return past._replace(old=past.old.at[head].set(past.old[head] | view.tasks.classes[view.t]))
+    # taken here and not in `enter`: `single` begins each task with another network
+    own = jnp.minimum(view.t, ways - 1)
+    old = past.old.at[own].set(past.old[own] | view.tasks.classes[view.t])
+    return past._replace(params=params, collections=answer.collections, old=old)
 
   return Guard(init=init, enter=enter, loss=loss, exit=leave)

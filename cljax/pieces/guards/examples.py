@@ -23,6 +23,7 @@ class Answer:
 
   given: Callable[[Any, Any, Batch], Array]  # (params, collections, batch) -> [B, C]
   collections: Any  # the net's others, as they are in this step
+  by_task: bool = False  # whether it answers by what belongs to the row's task, however many heads there are
 
   def __call__(self, params: Any, batch: Batch) -> Array:
     return self.given(params, self.collections, batch)
@@ -51,7 +52,8 @@ def fisher_of(answer: AnswerFn, params: Any, view: View, labels: Key | None = No
 
   Args:
     labels: a key, where they are drawn from the model's answers; None takes the data's.
-    most: rows of the task that it is taken over; 0 is all.
+    most: rows of the task that it is taken over, the first of its table: in the order of the data where a stream
+      takes all rows of a task, so that sorted data shows few classes; 0 is all.
   """
 
   def squares(batch):

@@ -17,7 +17,7 @@ class Fisher(NamedTuple):
   labels: Annotated[str, one_of(("data", "model"), "of the Fisher: the data's, or drawn from the model's answers")] = (
     "data"
   )
-  fisher_rows: Annotated[int, at_least(0, "rows of the task that the Fisher is taken over; 0: all")] = 0
+  fisher_rows: Annotated[int, at_least(0, "first rows of the task that the Fisher is taken over; 0: all")] = 0
 
   def of(self, answer: AnswerFn, params: Any, view: View, key: Key) -> Any:
     """The diagonal for task t, a tree like the params."""
