@@ -16,7 +16,7 @@ from cljax.data.sample import view_at
 from cljax.errors import ConfigError
 from cljax.methods import METHODS
 from cljax.nets.features import FEATURES, feature_function
-from cljax.pieces.experts import FINETUNE, LWF
+from cljax.pieces.experts import EWC, FINETUNE, LWF
 from cljax.types import Clock
 from tests import gates, toys
 from tests.subjects import Subject
@@ -109,6 +109,24 @@ def test_weight_zero_is_fine_tuning_and_more_is_not():
   chex.assert_trees_all_equal(*(jax.tree.map(lambda leaf: leaf[0], each.store) for each in (held, tuned)))
 
 
+def test_ewc_stands_in_lwf_s_place_above_the_threshold():
+  """One program: at the same threshold strength 0 is fine-tuning to the bit, and more is not."""
+  base = gates.subject(*toys.stream(), mode="auto_ewc", ewc_strength=0.0)
+  pulled = gates.subject(*toys.stream(), mode="auto_ewc", ewc_strength=1e3)
+  plain = first_two(threshold=9.0).experts
+
+  def run_two(base, threshold):
+    it = gates.at_numbers(base, threshold=threshold)
+    return gates.state_of(it.run(gates.training(it, 2)))
+
+  tuned, nothing = (run_two(base, threshold).experts for threshold in (9.0, -9e9))
+  held = run_two(pulled, -9e9).experts
+  assert int(tuned.mode[1]) == FINETUNE and int(nothing.mode[1]) == int(held.mode[1]) == EWC
+  chex.assert_trees_all_equal(nothing.store, tuned.store, plain.store)
+  np.testing.assert_array_equal(held.store["first"]["kernel"][0], tuned.store["first"]["kernel"][0])
+  assert np.abs(held.store["first"]["kernel"][1] - tuned.store["first"]["kernel"][1]).max() > 1e-3
+
+
 def test_warmup_moves_the_new_head_only():
   params = finished().params
   before, behind = params["enter", 1], params["chunk", 1]
@@ -153,6 +171,7 @@ def test_relatedness_sees_validation_rows_only():
     ({"mode": "finetune"}, 0, FINETUNE),
     ({"mode": "lwf", "parent": "previous"}, 0, LWF),
     ({"mode": "lwf", "parent": "none"}, -1, 0),
+    ({"mode": "ewc", "parent": "none"}, -1, 0),
   ],
 )
 def test_parent_and_mode_are_as_told(keywords, parent, mode):
@@ -239,12 +258,13 @@ def test_gates_that_diverge_stop_the_run():
   ("keywords", "words"),
   [
     ({"parent": "nearest"}, ("config.method.parent='nearest'", "related, previous, none")),
-    ({"mode": "ewc"}, ("config.method.mode='ewc'", "auto, finetune, lwf")),
+    ({"mode": "mas"}, ("config.method.mode='mas'", "auto, auto_ewc, finetune, lwf, ewc")),
     ({"activate": "all"}, ("config.method.activate='all'", "one, several")),
     ({"phi": "flaten"}, ("config.method.phi='flaten'", "Did you mean flatten")),
     ({"autoencoder_optimizer": "sgd"}, ("autoencoder_optimizer='sgd'", "adam, adagrad")),
     ({"autoencoder_init": "zeros"}, ("autoencoder_init='zeros'", "sparse")),
     ({"parent": "none"}, ("config.method.mode='finetune'",)),
+    ({"parent": "none", "mode": "auto_ewc"}, ("config.method.mode='finetune'",)),
     ({"phi": lambda x: x}, ("(2, 4, 4, 1)", "[2, d]")),
     ({"gate_temperature": 0}, ("config.method.gate_temperature=0", "above 0")),
     ({"root": "/nowhere/expert_0.npz"}, ("/nowhere/gate.npz", "does not exist")),

@@ -44,7 +44,7 @@ def confident(
   """
   if spec.heads == 1:
     raise ConfigError("config.method.name='confident' compares experts of tasks: set config.stream.scenario='task'")
-  learner = expert_learner(net, tx, spec, training)
+  learner = expert_learner(net, tx, spec, training, chain.consolidates)
 
   def init(key: Key) -> State:
     return State(learner.init(key))

@@ -157,7 +157,7 @@ def discriminative(
   features, d = feature_function(classifier.phi, spec.x_shape)
   machine = nn.Sequential([nn.Dense(classifier.hidden), nn.relu, nn.Dense(spec.T)])
   gates = GateLearner(spec.T, features, d, machine, optax.adam(classifier.gate_lr), classifier)
-  experts = expert_learner(net, tx, spec, training)
+  experts = expert_learner(net, tx, spec, training, chain.consolidates)
 
   def init(key: Key) -> State:
     begin, grow = jax.random.split(key)

@@ -2,7 +2,9 @@
 
 An expert is the net with one head. In training it also carries a copy of its parent's head, through which learning
 without forgetting (Li and Hoiem 2016, https://arxiv.org/abs/1606.09282) holds it to the parent's answers on the new
-task's rows; that head is dropped at the end. A net's other collections, such as BatchNorm's statistics, belong to each
+task's rows; that head is dropped at the end. In its place, elastic weight consolidation (Kirkpatrick et al. 2017,
+https://arxiv.org/abs/1612.00796) holds the weights to the parent's, each by the Fisher information of the parent's
+task; the new head is free. A net's other collections, such as BatchNorm's statistics, belong to each
 expert: a new one goes on from its parent's. Methods keep the experts as `state.experts` and say by `decide` where a new
 one comes from.
 """
@@ -28,10 +30,12 @@ from cljax.ops.losses import accuracy, cross_entropy, distillation, mean_live
 from cljax.ops.slots import apply_by_slot
 from cljax.ops.trees import put, take
 from cljax.pieces.descent import LossFn, descend
+from cljax.pieces.guards.examples import fisher_of
+from cljax.pieces.guards.penalties import pull
 from cljax.types import Array, At, Batch, Clock, Info, Key, Outputs, Phase, Spec, State, View
 
-SCRATCH, FINETUNE, LWF = range(3)  # how an expert was trained
-MODES = ("scratch", "finetune", "lwf")
+SCRATCH, FINETUNE, LWF, EWC = range(4)  # how an expert was trained
+MODES = ("scratch", "finetune", "lwf", "ewc")
 
 
 @flax.struct.dataclass
@@ -44,14 +48,16 @@ class Experts:
   classes: Array  # [T + 1, C] bool, live logits of each
   labels: Array  # [T + 1, C] int32, the global label of each logit
   parent: Array  # [T] int32 slot that a task's expert started from, -1 none
-  mode: Array  # [T] int32, SCRATCH, FINETUNE or LWF
+  mode: Array  # [T] int32, SCRATCH, FINETUNE, LWF or EWC
   finished: Array  # [T + 1] bool
   collections: Any = flax.struct.field(default_factory=dict)  # of the expert in training
   store_collections: Any = flax.struct.field(default_factory=dict)  # [T + 1, ...]
+  fisher: Any = flax.struct.field(default_factory=dict)  # [T + 1, ...] of all but heads; {} where none learns by EWC
 
 
 class Training(NamedTuple):
-  """How an expert learns its task: L_new + distill_weight * L_old under LwF, L_new alone in the other modes."""
+  """How an expert learns its task: L_new + distill_weight * L_old under LwF, L_new alone from scratch and fine-tuned,
+  L_new + ewc_strength / 2 * sum F (w - w_parent)^2 under EWC, over all weights but the head's."""
 
   batch_size: Annotated[int, at_least(1, "rows a step of an expert", 1_000_000)] = 64
   epochs: Annotated[int, at_least(1, "passes of an expert over its task", 1_000_000)] = 5
@@ -60,6 +66,8 @@ class Training(NamedTuple):
   ] = 1
   distill_weight: Annotated[Array | float, at_least(0, "of L_old, the `distillation` from the frozen parent")] = 1.0
   distill_temperature: Annotated[Array | float, above(0, "that softens parent and child")] = 2.0
+  ewc_strength: Annotated[Array | float, at_least(0, "of EWC's pull to the parent; 0 is fine-tuning")] = 10.0
+  fisher_rows: Annotated[int, at_least(0, "rows of a task that EWC's Fisher is taken over; 0: all")] = 0
 
 
 class Chain(NamedTuple):
@@ -74,18 +82,25 @@ class Chain(NamedTuple):
     """(state, parent [], mode []) of a new expert."""
     return state, chained(self.parent, view.t), jnp.int32(MODES.index(self.mode))
 
+  @property
+  def consolidates(self) -> bool:
+    """Whether an expert may learn by EWC."""
+    return self.mode == MODES[EWC]
+
 
 # (key, state, view) -> (state, parent [], mode []); parent -1 starts from scratch, whatever the mode
 DecideFn = Callable[[Key, State, View], tuple[State, Array, Array]]
 
 
 class ExpertLearner(NamedTuple):
-  """The functions of experts that grow, on states with a field `experts`; all modes run the same program."""
+  """The functions of experts that grow, on states with a field `experts`; all modes run the same program, to which
+  EWC's pull is added where an expert may learn by it."""
 
   net: Any  # of one expert, with one head
   tx: Any
   spec: Spec
   training: Training
+  consolidates: bool = False  # each expert keeps the Fisher of its task
 
   def init(self, key: Key) -> Experts:
     """Before the first task: every slot holds a net of its own, and none has learnt."""
@@ -106,6 +121,7 @@ class ExpertLearner(NamedTuple):
       finished=off,
       collections=collections,
       store_collections=store_collections,
+      fisher=jax.tree.map(jnp.zeros_like, body(store)) if self.consolidates else {},
     )
 
   def enter(self, decide: DecideFn, key: Key, state: Any, view: View, clock: Clock) -> Any:
@@ -137,10 +153,21 @@ class ExpertLearner(NamedTuple):
     own = experts.params["net"], experts.collections
     store, collections = put((experts.store, experts.store_collections), t, own)
     finished = experts.finished.at[t].set(True)
-    return state.replace(experts=experts.replace(store=store, store_collections=collections, finished=finished))
+    experts = experts.replace(store=store, store_collections=collections, finished=finished)
+    if self.consolidates:
+      experts = experts.replace(fisher=put(experts.fisher, t, body(self.fisher(*own, view))))
+    return state.replace(experts=experts)
+
+  def fisher(self, params: Any, collections: Any, view: View) -> Any:
+    """The diagonal of the Fisher matrix of task t at an expert's weights, with the labels of the data."""
+
+    def answer(params: Any, batch: Batch) -> Array:
+      return self.answer(params, collections, batch.x).logits
+
+    return fisher_of(answer, params, view, most=self.training.fisher_rows)
 
   def loss(self, experts: Experts, at: At) -> LossFn:
-    """(params, batch) -> (L_new, under LwF with L_old; (info, collections))."""
+    """(params, batch) -> (L_new, under LwF with L_old, under EWC with its pull; (info, collections))."""
     weight, temperature = self.training.distill_weight, self.training.distill_temperature
     head, t = Heads(1, self.spec.C, parent=None), at.view.t
     parent = jnp.maximum(experts.parent[t], 0)
@@ -153,6 +180,9 @@ class ExpertLearner(NamedTuple):
       before = at_rest(self.net, teacher, teacher_collections, batch.x, slot).logits
       held = mean_live(distillation(student, before, experts.classes[parent], temperature), batch.live)
       value = cross_entropy(out.logits, batch) + jnp.where(experts.mode[t] == LWF, weight, 0.0) * held
+      if self.consolidates:
+        strength = jnp.where(experts.mode[t] == EWC, self.training.ewc_strength, 0.0)
+        value += strength / 2 * pull(take(experts.fisher, parent), body(params["net"]), body(teacher))
       return value, ({"loss": value, "accuracy": accuracy(out.logits, batch)}, moved)
 
     return loss
@@ -203,21 +233,32 @@ class ExpertLearner(NamedTuple):
     return jax.vmap(lambda own: self.answer(own[0], own[1], x).logits)(self.of_tasks(experts))
 
 
-def expert_learner(net: nn.Module, tx: optax.GradientTransformation, spec: Spec, training: Training) -> ExpertLearner:
+def body(params: Any) -> Any:
+  """The params of an expert but for its head, which is its own."""
+  return {name: tree for name, tree in params.items() if name != "head"}
+
+
+def expert_learner(
+  net: nn.Module, tx: optax.GradientTransformation, spec: Spec, training: Training, consolidates: bool = False
+) -> ExpertLearner:
   """The learner of experts of one net, whatever heads that has.
+
+  Args:
+    consolidates: whether an expert may learn by EWC, so that each keeps the Fisher of its task.
 
   Raises:
     ConfigError: a net without heads.
   """
   if hasattr(net, "experts") or not hasattr(net, "heads"):
     raise ConfigError("this method trains nets with heads and without gates: set config.net.name='mlp'")
-  return ExpertLearner(net.clone(heads=1, parent=None), tx, spec, training)
+  return ExpertLearner(net.clone(heads=1, parent=None), tx, spec, training, consolidates)
 
 
 def part(experts: Experts, slot: int) -> dict[str, Any]:
-  """One expert as a file of its own holds it."""
+  """One expert as a file of its own holds it, with the Fisher of its task where one is kept."""
   net, collections = take((experts.store, experts.store_collections), slot)
-  return {"net": net, "classes": experts.classes[slot], "labels": experts.labels[slot], "collections": collections}
+  own = {"net": net, "classes": experts.classes[slot], "labels": experts.labels[slot], "collections": collections}
+  return own | {"fisher": take(experts.fisher, slot)}
 
 
 def with_root(experts: Experts, leaves: Mapping[str, Array], source: str) -> Experts:
@@ -234,6 +275,7 @@ def with_root(experts: Experts, leaves: Mapping[str, Array], source: str) -> Exp
   return experts.replace(
     store=put(experts.store, -1, root["net"]),
     store_collections=put(experts.store_collections, -1, root["collections"]),
+    fisher=put(experts.fisher, -1, root["fisher"]),
     classes=experts.classes.at[-1].set(root["classes"]),
     labels=experts.labels.at[-1].set(root["labels"]),
     finished=experts.finished.at[-1].set(True),

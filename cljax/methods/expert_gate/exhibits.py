@@ -38,6 +38,7 @@ def relatedness_figure(arrays: Arrays, title: str) -> Figure:
 def turned_figure(result: Result, arrays: Arrays, title: str) -> Figure:
   """Relatedness of each turned copy to the first task against its angle; one line a seed."""
   angles = result["config"]["stream"]["angles"]
+  held = "EWC" if result["config"]["method"].get("mode") == "auto_ewc" else "LwF"
   figure, axes = canvas(5.5, 4)
   axis = axes[0, 0]
   for related in arrays["relatedness"][:, -1]:
@@ -49,7 +50,7 @@ def turned_figure(result: Result, arrays: Arrays, title: str) -> Figure:
   return captioned(
     figure,
     f"{title}: relatedness of the first task to copies of it that are turned, one line a seed. Above the dashed "
-    "threshold an expert is trained by LwF, below it by fine-tuning.",
+    f"threshold an expert is trained by {held}, below it by fine-tuning.",
   )
 
 

@@ -6,7 +6,8 @@ For each new task, in this order:
 2. its error and those of all earlier autoencoders on the task's validation rows give the relatedness to each earlier
    task, Rel = 2 - Er_a / Er_k (3.3);
 3. a new expert starts as a copy of the most related one and learns the task, by learning without forgetting where the
-   relatedness exceeds the threshold, else by fine-tuning.
+   relatedness exceeds the threshold, else by fine-tuning. In LwF's place may stand elastic weight consolidation, which
+   the paper doesn't have (`auto_ewc`).
 
 A picture of no known task goes to the expert whose autoencoder reconstructs it best (3.2); nothing learnt earlier ever
 changes. Deviations from the paper, each an option: the encoder sees the target less its task's mean (`center`), for
@@ -31,7 +32,7 @@ from cljax.ops import gate
 from cljax.ops.losses import probabilities
 from cljax.ops.trees import parameters
 from cljax.pieces import experts as grown
-from cljax.pieces.experts import FINETUNE, LWF, MODES, ExpertLearner, Experts, Training, expert_learner
+from cljax.pieces.experts import EWC, FINETUNE, LWF, MODES, ExpertLearner, Experts, Training, expert_learner
 from cljax.pieces.gates import autoencoders as gates_of
 from cljax.pieces.gates.autoencoders import Autoencoders, GateLearner, Gates, gate_learner
 from cljax.types import Array, Key, Method, Outputs, Routes, Serve, Spec, View
@@ -46,6 +47,9 @@ class State:
   relatedness: Array  # [T, T + 1] Rel(row's task, column's), NaN where it was not asked; column T is the root
 
 
+BY_RELATEDNESS = {"auto": LWF, "auto_ewc": EWC}  # what is taken above the threshold
+
+
 class Parents(NamedTuple):
   """Where a new expert starts, and how it learns."""
 
@@ -53,9 +57,18 @@ class Parents(NamedTuple):
     str, one_of(("related", "previous", "none"), "where an expert starts: at the most related, the one before, nowhere")
   ] = "related"
   mode: Annotated[
-    str, one_of(("auto", *MODES[1:]), "how it learns; auto: LwF above the threshold, else by fine-tuning")
+    str,
+    one_of(
+      (*BY_RELATEDNESS, *MODES[1:]),
+      "how it learns; auto: LwF above the threshold, else by fine-tuning; auto_ewc: EWC in place of LwF",
+    ),
   ] = "auto"
   threshold: Annotated[Array | float, any_number("of the relatedness")] = 0.85
+
+  @property
+  def consolidates(self) -> bool:
+    """Whether an expert may learn by EWC."""
+    return self.mode == MODES[EWC] or BY_RELATEDNESS.get(self.mode) == EWC
 
 
 class Answers(NamedTuple):
@@ -108,9 +121,9 @@ class ExpertGate(NamedTuple):
     state = state.replace(relatedness=state.relatedness.at[t].set(related))
     most = gate.gate_choice(-related)  # -1 where no relatedness is finite
     chosen = most if parent == "related" else grown.chained(parent, t, T if self.root else -1)
-    if mode != "auto":
+    if mode not in BY_RELATEDNESS:
       return state, chosen, jnp.int32(MODES.index(mode))
-    return state, chosen, jnp.where(related[jnp.maximum(chosen, 0)] > threshold, LWF, FINETUNE)
+    return state, chosen, jnp.where(related[jnp.maximum(chosen, 0)] > threshold, BY_RELATEDNESS[mode], FINETUNE)
 
   def apply(self, state: State, x: Array, slot: Array | None) -> Outputs:
     """What the experts of the given slots answer, or those that the gates choose."""
@@ -202,13 +215,14 @@ def expert_gate(
   Raises:
     ConfigError: choices or shapes that do not fit, both named; a root that is no expert's file.
   """
-  if parents.mode == "auto" and parents.parent == "none":
+  if parents.mode in BY_RELATEDNESS and parents.parent == "none":
     mode = f"config.method.mode={MODES[FINETUNE]!r}"
     raise ConfigError(f"config.method.parent='none' leaves nothing to learn from: set {mode}")
   if root:
     expert_of(root)
   gates = gate_learner(spec, autoencoders, has_root=bool(root))
-  it = ExpertGate(spec, gates, expert_learner(net, tx, spec, training), parents, answers, root)
+  learner = expert_learner(net, tx, spec, training, parents.consolidates)
+  it = ExpertGate(spec, gates, learner, parents, answers, root)
   return Method(
     it.init,
     (gates.phase(), *it.experts.phases(it.decide)),
