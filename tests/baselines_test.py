@@ -7,6 +7,7 @@ from cljax.recipe import recipe
 from cljax.types import Spec
 from configs import baselines
 from configs.papers.baselines.table1 import HEADS, METHODS, SCENARIOS, SEARCHED, STREAMS
+from configs.papers.subnetwork import table1 as subnetwork
 from launch.presets import published_of
 
 
@@ -33,6 +34,12 @@ def test_a_published_number_has_its_cell():
   assert sum(scenario in cell for scenario in SCENARIOS for cell in cells) >= 3 * (len(METHODS) - len(HEADS))
 
 
-def test_the_smoke_preset_builds_on_digits():
+def test_every_smoke_cell_builds_on_digits():
+  """With the data that it asks for: validation rows, say."""
+  for method in METHODS:
+    experiment = build(baselines.get_config(f"preset=smoke,method={method},stream=mnist_split"))
+    assert experiment.spec.T == 5 and experiment.readouts[0] == "task"
+  for method in subnetwork.BASELINES:
+    assert build(subnetwork.get_config(f"preset=smoke,method={method}")).spec.T == 6
   experiment = build(baselines.get_config("preset=smoke,method=gem,stream=mnist_split,scenario=domain"))
   assert experiment.spec.T == 5 and experiment.readouts == ("domain",)

@@ -140,6 +140,8 @@ def get_config(arg: str = "") -> ConfigDict:
       config.optimizer = {"name": "sgd", "lr": 0.03}
   if stream == "cifar100_split" and preset == "paper":
     config.net, config.optimizer.lr = {"name": "resnet", "depth": 20}, 0.03
+  if method == "cat":  # which tasks are similar is judged by these
+    config.stream.valid_per_task = 20 if preset == "smoke" else 1000 if split else 200
   if method in REPLAY:
     config.method.replay = config.method.batch_size
   if method == "mer":

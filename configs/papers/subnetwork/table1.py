@@ -133,6 +133,8 @@ def get_config(arg: str = "") -> ConfigDict:
       )
   if method in MASKS:
     config.stream.scenario, config.gate = "task", {"name": "entropy", "over": "batch"}
+  if method == "cat":  # which tasks are similar is judged by these
+    config.stream.valid_per_task = 20 if preset == "smoke" else 500
   if method in DETECTED:
     config.stream.update({"boundaries": False, "passes": config.method.epochs})
     config.method.epochs = 1
