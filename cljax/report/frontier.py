@@ -81,13 +81,11 @@ def beside(result: Result, results: Sequence[Result]) -> dict[str, Summary | str
   base = [other for other in frontier_of(results) if other["seeds"] == result["seeds"]]
   if len(base) < LEAST or any(other is result for other in base):
     return {}
-  points = [late(one) for one in (result, *base)]
-  told = "old task beyond the rate's frontier"
-  if all(point is not None for point in points):
-    told += f" (mean of the last {LATE} places)"
-  else:
-    points = [kept(one) for one in (result, *base)]
-  own, *line = (point for point in points if point is not None)
+  all_of = [result, *base]
+  places = [point for point in map(late, all_of) if point is not None]
+  everywhere = len(places) == len(all_of)
+  own, *line = places if everywhere else map(kept, all_of)
+  told = "old task beyond the rate's frontier" + (f" (mean of the last {LATE} places)" if everywhere else "")
   return {told: spread(beyond(own, line).tolist())}
 
 

@@ -35,7 +35,7 @@ def lwf(
   more than the head, such as `routing`, is held to its answer for each earlier task. The method of this name warms up
   new heads as well.
   """
-  ways = max(spec.heads, spec.T if getattr(answer, "by_task", False) else 1)
+  ways = max(spec.heads, spec.T if answer.by_task else 1)
 
   def init(params: Any) -> Teacher:
     return Teacher(params, answer.collections, jnp.zeros((ways, spec.C), bool), jnp.int32(0))
