@@ -23,6 +23,7 @@ from cljax.methods import METHODS
 from cljax.nets import MLP, NETS, RoutedMLP, Stack
 from cljax.pieces.gates import GATES
 from cljax.pieces.guards import GUARDS
+from cljax.pieces.guards.examples import Answer
 from cljax.pieces.optimizers import OPTIMIZERS, sgd
 from cljax.recipe import build_stream, recipe
 from cljax.types import Method, Spec
@@ -139,7 +140,7 @@ def made(section, name, **keywords):
   if section == "optimizer":
     return jax.eval_shape(factory(0.1, **keywords).init, {"w": jnp.zeros(3)})
   if section == "guard":
-    return factory(lambda params, batch: batch.y, spec, **keywords)
+    return factory(Answer(lambda params, collections, batch: batch.y, {}), spec, **keywords)
   if section == "gate":
     return factory(spec, **keywords)
   method: Method = factory(*arguments(factory), **keywords)

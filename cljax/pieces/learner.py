@@ -16,7 +16,7 @@ from cljax.ops.losses import accuracy, cross_entropy, rows
 from cljax.pieces import blocks
 from cljax.pieces.descent import GradientFn, LossFn, descend, gradient_of
 from cljax.pieces.guards import guarding
-from cljax.pieces.guards.examples import Answer, AnswerFn
+from cljax.pieces.guards.examples import Answer
 from cljax.pieces.optimizers import PlainSGD
 from cljax.pieces.replay import memory_bytes
 from cljax.types import (
@@ -71,7 +71,7 @@ class Learner(NamedTuple):
   tx: Any
   spec: Spec
   current: int | None  # leading rows of a batch that the reported accuracy is about; None is all
-  protect: Callable[[AnswerFn], Guard] | None  # makes the guard, where there is one
+  protect: Callable[[Answer], Guard] | None  # makes the guard, where there is one
 
   @property
   def plain(self) -> bool:

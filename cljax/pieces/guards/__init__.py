@@ -16,7 +16,7 @@ from cljax.declared import chosen, number_of, shown
 from cljax.errors import ConfigError
 from cljax.named import pick
 from cljax.pieces.guards.distillation import lwf
-from cljax.pieces.guards.examples import Answer, AnswerFn
+from cljax.pieces.guards.examples import Answer
 from cljax.pieces.guards.penalties import ewc, mas, online_ewc, si
 from cljax.pieces.guards.projections import agem, gem, ogd
 from cljax.types import FREE, Guard, Spec
@@ -41,7 +41,7 @@ def is_zero(number: Any) -> bool:
   return known and not isinstance(number, jax.core.Tracer) and number_of(number) == 0
 
 
-def guarding(guard: Mapping[str, Any] | Guard, spec: Spec) -> Callable[[AnswerFn], Guard] | None:
+def guarding(guard: Mapping[str, Any] | Guard, spec: Spec) -> Callable[[Answer], Guard] | None:
   """What makes the guard that a method was given; None where it is none, or its strength is the number 0.
 
   Args:
