@@ -50,6 +50,7 @@ def test_drawn_classes_are_those_that_meta_training_never_saw():
   stream = table1.get_config("preset=paper,experiment=2").stream
   assert stream.new == tuple(range(60, 110)) and stream.new_classes == 5 and stream.half == "all"
   unseen = table1.get_config("preset=paper,experiment=4").stream
+  assert table1.get_config("preset=paper,experiment=4,method=sgd").cell == "cifar10_tiny_imagenet/sgd"
   assert unseen.source == "cifar10+tiny_imagenet" and unseen.new == tuple(range(10, 210)) and unseen.new_classes == 5
 
 

@@ -75,7 +75,7 @@ def get_config(arg: str = "") -> ConfigDict:
   trained = meta.get_config(asked)
   data, alpha, steps = trained.data, trained.inner.alpha, trained.curriculum.steps
   config = default()
-  config.paper, config.preset, config.cell = "metateacher", preset, f"{data.source.replace('+', '_')}/{method}"
+  config.paper, config.preset = "metateacher", preset
   networks = trained.num_seeds
   config.num_seeds = networks * ORDERS
   seed = f"seed_{{seed%{networks}}}"
@@ -90,6 +90,7 @@ def get_config(arg: str = "") -> ConfigDict:
   stream = {"name": "transfer", "source": data.source, "old": data.old, "new": held_out(data.new, classes)}
   if pinned.get("experiment") == "4" and preset == "paper":  # classes of a data set that meta-training never saw
     stream |= {"source": "cifar10+tiny_imagenet", "new": tuple(range(10, 210))}
+  config.cell = f"{stream['source'].replace('+', '_')}/{method}"
   config.stream = {**stream, "new_tasks": data.tasks, "new_classes": classes, "half": half}
   config.net = trained.net.to_dict()
   kept = (1 + data.tasks) * MOST_ROWS[preset]
