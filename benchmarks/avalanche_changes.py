@@ -11,6 +11,8 @@ from unittest import mock
 
 import numpy as np
 
+from benchmarks import problem
+
 SOLVER = "quadprog"  # what Avalanche's GEM asks qpsolvers for; it may be left out where its requirements are
 RIDGE = 1e-3  # what it adds to the diagonal of its program
 
@@ -24,6 +26,7 @@ class Called(NamedTuple):
   strategy: str  # of `avalanche.training.supervised`
   keywords: Mapping[str, Any] = {}
   change: Change = contextlib.nullcontext
+  rows: int = problem.BATCH  # a step
 
 
 def least(P: np.ndarray, q: np.ndarray, bound: np.ndarray) -> np.ndarray:

@@ -80,7 +80,7 @@ class Strategy:
 
     torch.manual_seed(0)
     self.called, self.params, self.test, self.shuffle = called, params, test, shuffle
-    self.steps = len(train[0][0]) // problem.BATCH
+    self.steps = len(train[0][0]) // called.rows
     self.training, self.declared = load()
     from avalanche.benchmarks import benchmark_from_datasets
     from avalanche.benchmarks.utils import DataAttribute, TaskAwareClassificationDataset
@@ -113,7 +113,7 @@ class Strategy:
       model=net,
       optimizer=torch.optim.SGD(net.parameters(), lr=problem.LR),
       criterion=torch.nn.CrossEntropyLoss(),
-      train_mb_size=problem.BATCH,
+      train_mb_size=self.called.rows,
       train_epochs=1,
       eval_mb_size=500,
       evaluator=evaluator,

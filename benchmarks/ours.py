@@ -18,7 +18,7 @@ from cljax.monitor import Monitor
 from cljax.recipe import build_stream, seeds_of
 from cljax.run import compile_events
 
-REPLAYING = ("er", "routing")
+REPLAYING = ("er", "derpp", "routing")
 WORK = ("view", "enter", "chunk", "tick", "exit")  # the units of a task besides evaluations and saves
 
 

@@ -49,6 +49,10 @@ AVALANCHE = (  # what these learn is compared by parity.py: the orders of two ru
   ("lwf", "LwF step against Avalanche's LwF", 6),
   ("agem", "A-GEM step against Avalanche's AGEM", 8),
   ("gem", "GEM step against Avalanche's GEM", 8),
+  ("naive", "fine-tuning step against Avalanche's Naive", None),
+  ("mas", "MAS step against Avalanche's MAS, importance over all rows: of each row here, of batches there", None),
+  ("derpp", "DER++ step, which replays two draws, against Avalanche's DER, which replays one", None),
+  ("mer", "MER step of one row, 5 batches of it and 4 replayed ones, against Avalanche's MER", None),
 )
 ROWS = (
   Row("stacked", f"{COTRAIN} against eager PyTorch, stacked experts", "cljax.cotrain", "torch.stacked", 7.5, True),

@@ -15,6 +15,8 @@ from benchmarks.timing import Subject
 SEEDS = 15
 FISHER_ROWS = 200  # of 20,000 of a task, so that steps are what is timed
 EWC = {"guard": {"name": "ewc", "fisher_rows": FISHER_ROWS}}
+DARK, REPTILE = {"alpha": 0.1, "beta": 0.5}, {"beta": 1.0, "gamma": 0.5}  # of DER++ and of MER
+FEWER = {"seeds": SEEDS, "mer": 40}  # steps of these, or they would take longer than the others together
 STRENGTH = 0.1  # of what pulls weights back: whatever it is, a step costs as much
 PER_TASK = problem.CAPACITY // problem.TASKS  # rows of each task in the memory
 
@@ -42,6 +44,10 @@ LIBRARY: dict[str, tuple[str, dict[str, Any]]] = {
   "agem": one_head({"name": "agem", "per_task": PER_TASK, "drawn_rows": problem.REPLAY}),
   "gem": one_head({"name": "gem", "per_task": PER_TASK, "margin_as": "bound"}),
   "lwf": ("lwf", {"scenario": "domain", "epochs": 1, "warmup_epochs": 0}),
+  "naive": ("finetune", {"scenario": "domain"}),
+  "mas": one_head({"name": "mas", "strength": STRENGTH}),
+  "derpp": ("derpp", {"scenario": "domain", **DARK}),
+  "mer": ("mer", {"scenario": "domain", "batch_size": 1, "replay": 20, "reptile_batches": 5, **REPTILE}),
 }
 COTRAINING = bare.Setting(problem.LR, problem.BATCH, problem.EXPERTS, problem.K, problem.NOISE, cotrain=True)
 SCANS = {  # name -> (setting, steps of a block, the library's subject whose initial weights it takes)
@@ -59,6 +65,10 @@ def called(name: str) -> Called:
     "ewc_all": Called("EWC", {"ewc_lambda": STRENGTH / 2}),
     "si": Called("SynapticIntelligence", {"si_lambda": 2 * STRENGTH, "eps": 0.1}),
     "lwf": Called("LwF", {"alpha": 1.0, "temperature": 2.0}),
+    "naive": Called("Naive"),
+    "mas": Called("MAS", {"lambda_reg": STRENGTH}),
+    "derpp": Called("DER", {"mem_size": problem.CAPACITY, "batch_size_mem": problem.REPLAY, **DARK}),
+    "mer": Called("MER", {"mem_size": problem.CAPACITY, "batch_size_mem": 4, "n_inner_steps": 5, **REPTILE}, rows=1),
     "agem": Called("AGEM", {"patterns_per_exp": PER_TASK, "sample_size": problem.REPLAY}),
     "gem": Called("GEM", {"patterns_per_exp": PER_TASK, "memory_strength": 0.5}, solved_somehow),
   }[name]
@@ -92,9 +102,6 @@ class Workshop:
 
   def library(self, name: str) -> Subject:
     method, fields = LIBRARY[name.removesuffix("_plain")]
-    if name == "seeds":  # as many steps in all as the others, or it would take longer than they together
-      few = Workshop(max(self.steps // SEEDS, 8))
-      return Library(few.experiment(method, **fields))
     return Library(self.experiment(method, **fields, **({"block": 1} if name.endswith("_plain") else {})))
 
   def bare(self, name: str) -> Subject:
@@ -123,8 +130,9 @@ class Workshop:
 
   def one(self, name: str) -> Subject:
     """The subject of this name, `room.name`."""
-    rooms = {"cljax": self.library, "bare": self.bare, "torch": self.torch, "avalanche": self.avalanche}
     room, name = name.split(".")
+    shop = Workshop(max(self.steps // FEWER[name], 8)) if name in FEWER else self
+    rooms = {"cljax": shop.library, "bare": shop.bare, "torch": shop.torch, "avalanche": shop.avalanche}
     return rooms[room](name)
 
   def make(self, names: Sequence[str]) -> dict[str, Subject]:

@@ -21,7 +21,9 @@ from tests.tiers import at_release
 from tests.toys import mlp, routed, stream
 
 LR, EXPERTS, K = 0.1, 6, 2
-AVALANCHE = [f"avalanche_{name}" for name in ("ewc", "ewc_all", "si", "lwf", "agem", "gem")]
+AVALANCHE = [
+  f"avalanche_{name}" for name in ("ewc", "ewc_all", "si", "lwf", "agem", "gem", "naive", "mas", "derpp", "mer")
+]
 COUNTS, STEPS = (60, 60), 6  # full batches only, so that no row of task 1 is dead
 
 

@@ -27,12 +27,11 @@ import optax
 from flax import linen as nn
 
 from cljax.declared import declared, free
-from cljax.loops import mean_over
 from cljax.nets.modes import at_rest
 from cljax.ops.losses import cross_entropy
 from cljax.ops.slots import largest_of_live
 from cljax.ops.trees import parameters
-from cljax.pieces.guards.examples import GROUP, row_gradients
+from cljax.pieces.guards.examples import mean_of_rows, row_gradients
 from cljax.pieces.learner import Passes, Trained, supervised
 from cljax.pieces.owners import first_owners
 from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Phase, Spec, View
@@ -113,7 +112,7 @@ def spg(
       asked = batch._replace(task=jnp.where(own, batch.task, head))
       return row_gradients(answer, value, below_heads(state.params), asked)
 
-    return jax.tree.map(softened, mean_over(each, view, view.tasks.train, group=GROUP))
+    return jax.tree.map(softened, mean_of_rows(each, view, view.tasks.train))
 
   def leave(key: Key, state: State, view: View, clock: Clock) -> State:
     heads, last = jnp.arange(spec.heads), jnp.minimum(view.t, spec.heads - 1)
