@@ -6,7 +6,7 @@ from cljax.experiment import build
 from cljax.recipe import recipe
 from cljax.types import Spec
 from configs import baselines
-from configs.papers.baselines.table1 import HEADS, METHODS, SCENARIOS, SEARCHED, STREAMS
+from configs.papers.baselines.table1 import HEADS, LONG, METHODS, SCENARIOS, SEARCHED, STREAMS
 from configs.papers.subnetwork import table1 as subnetwork
 from launch.presets import published_of
 
@@ -21,7 +21,7 @@ def test_every_method_can_be_asked_for_and_searched(stream):
       spec = Spec((32, 32, 3) if stream == "cifar100_split" else (28, 28, 1), 5, 10, 5 if scenario == "task" else 1)
       assert recipe(config, spec)({}).phases
       swept = {name: len(values) for name, values in config.sweep.items() if values}
-      rates = 1 if stream == "mnist_split" else 3
+      rates = 1 if stream in LONG else 3
       numbers = {SEARCHED[method][0]: 8} if method in SEARCHED else {}
       assert swept == ({} if search == "no" else {"lr": rates, **numbers})
       assert search == "no" or (config.looks == ("valid",) and config.stream.valid_per_task)

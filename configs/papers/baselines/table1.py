@@ -10,6 +10,8 @@ COMMAND, the search behind a strength or a rate, judged by validation rows:
 Streams:
   mnist_permuted, mnist_rotated  20 tasks of 1,000 pictures, seen once in batches of 10, an MLP of 100-100 under one
                                  head (Lopez-Paz and Ranzato 2017; Riemer et al. 2019); with heads for those in HEADS
+  mnist_permuted10               10 tasks of all 60,000 pictures, 20 epochs of 256 rows under Adam, the same MLP under
+                                 one head (Nguyen et al. 2018)
   mnist_split                    5 tasks of two digits, some 2,000 steps of 128 rows each under Adam, an MLP of 400-400,
                                  `scenario=task|domain|class` (van de Ven and Tolias 2019)
   cifar100_split                 20 tasks of five classes, seen once in batches of 10, a residual net with GroupNorm, a
@@ -26,7 +28,8 @@ from cljax.config import complete, default, variant
 from cljax.sections import numbers_of
 
 PRESETS = ("paper", "smoke")
-STREAMS = ("mnist_permuted", "mnist_rotated", "mnist_split", "cifar100_split")
+STREAMS = ("mnist_permuted", "mnist_rotated", "mnist_permuted10", "mnist_split", "cifar100_split")
+LONG = ("mnist_permuted10", "mnist_split")  # twenty times the steps and more, at a published rate
 SCENARIOS = ("task", "domain", "class")
 GUARDS = ("ewc", "online_ewc", "si", "mas", "agem", "gem", "ogd")  # fine-tuning under each
 REPLAY = ("er", "er_ring", "er_balanced", "der", "derpp")
@@ -41,7 +44,7 @@ THREES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)  # where plain SGD sees 
 WEIGHTS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 MARGINS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
 ALPHAS = (0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
-SEARCHED = {  # method -> (the number that a search varies beside the rate, its values on split MNIST, elsewhere)
+SEARCHED = {  # method -> (what a search varies beside the rate, its values on the streams of LONG, elsewhere)
   **dict.fromkeys(("ewc", "online_ewc", "mas"), ("guard_strength", DECADES, THREES)),
   "si": ("guard_strength", tuple(each / 1e4 for each in DECADES), tuple(each / 10 for each in THREES)),
   "lwf": ("distill_weight", WEIGHTS, WEIGHTS),
@@ -71,10 +74,10 @@ def pins(arg: str) -> dict[str, str]:
 
 
 def sweep(arg: str = "") -> list[dict[str, str]]:
-  """The cells that `arg` leaves open: MNIST permuted and rotated, and split in its three scenarios."""
+  """The cells that `arg` leaves open: MNIST permuted, rotated, and split in its three scenarios."""
   pinned = {"preset": "paper"} | pins(arg)
   cells = []
-  for stream in (pinned["stream"],) if "stream" in pinned else STREAMS[:3]:
+  for stream in (pinned["stream"],) if "stream" in pinned else STREAMS[:-1]:
     for name in (pinned["method"],) if "method" in pinned else METHODS:
       usual = SCENARIOS if stream == "mnist_split" else ("task",) if stream == "cifar100_split" else ("domain",)
       asked = (pinned["scenario"],) if "scenario" in pinned else ("task",) if name in HEADS else usual
@@ -84,10 +87,12 @@ def sweep(arg: str = "") -> list[dict[str, str]]:
 
 def data_of(stream: str, scenario: str, smoke: bool) -> dict[str, Any]:
   """The fields of config.stream."""
-  source, name = stream.split("_")
+  source, name = stream.removesuffix("10").split("_")
   source = "digits" if smoke else source
   found = {"name": name, "source": source, "scenario": scenario, "tasks": 5 if name == "split" else 20}
-  if name != "split":
+  if stream == "mnist_permuted10":
+    found["tasks"] = 10
+  elif name != "split":
     found["examples_per_task"] = 1000
   if source == "cifar100":
     found["tasks"] = 20
@@ -133,9 +138,10 @@ def get_config(arg: str = "") -> ConfigDict:
   config.net = {"name": "mlp", "hidden": (400, 400) if split else (100, 100)}
   config.method = {**method_of(method), "batch_size": 10, "epochs": 1}
   config.optimizer = {"name": "sgd", "lr": 0.1}
-  if stream == "mnist_split":
+  if stream in LONG:
     config.optimizer = {"name": "adam", "lr": 1e-3}
-    config.method.update({"batch_size": 128, "epochs": 21})  # 12,000 rows a task: some 2,000 steps
+    # 12,000 rows a task: some 2,000 steps
+    config.method.update({"batch_size": 128, "epochs": 21} if split else {"batch_size": 256, "epochs": 20})
     if method in PLAIN_SGD:
       config.optimizer = {"name": "sgd", "lr": 0.03}
   if stream == "cifar100_split" and preset == "paper":
@@ -153,14 +159,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.method.epochs = 3
   if pinned["search"] == "yes":
     config.stream.valid_per_task, config.looks = (200 if not split else 1000) if preset == "paper" else 20, ("valid",)
-    long = stream == "mnist_split"  # twenty times the steps, and a published rate
-    config.seed, config.num_seeds, config.evaluate = (
-      100,
-      1 if long else 2,
-      "ends",
-    )  # other seeds than those of the table
+    long = stream in LONG
+    # other seeds than those of the table
+    config.seed, config.num_seeds, config.evaluate = 100, 1 if long else 2, "ends"
     config.sweep = {"lr": (config.optimizer.lr,) if long else RATES}
     if method in SEARCHED:
-      name, on_split, elsewhere = SEARCHED[method]
-      config.sweep[name] = on_split if long else elsewhere
+      name, on_long, elsewhere = SEARCHED[method]
+      config.sweep[name] = on_long if long else elsewhere
   return complete(config)
