@@ -142,10 +142,10 @@ def test_the_published_means_agree_with_what_is_derived_from_them():
 
 
 def test_what_a_state_takes_is_told_where_it_is_known():
-  """All that a method keeps for one seed; results of older versions do not know it."""
-  known, unknown = fake("er", state_bytes=1_254_321), fake("routing_cotrain", state_bytes=None)
+  """All that a method keeps for one seed, stored rows among it; results of older versions do not know it."""
+  known, unknown = fake("er", state_bytes=1_254_321, memory_bytes=500_000), fake("routing_cotrain", state_bytes=None)
   headings, line = line_of([known, unknown], "er")
-  assert line[headings.index("state, MB")] == "1.25"
+  assert line[headings.index("memory, MB")] == "1.75"
   headings, line = line_of([known, unknown], "routing_cotrain")
-  assert line[headings.index("state, MB")] == "-"
-  assert "state, MB" not in tables.rows([unknown], PUBLISHED)[0]
+  assert line[headings.index("memory, MB")] == "-"
+  assert "memory, MB" not in tables.rows([unknown], PUBLISHED)[0]

@@ -92,7 +92,7 @@ def replaying(
     return state.replace(**moved, logits=logits), info
 
   def report(state: State) -> dict[str, Array]:
-    held = reservoirs.memory_bytes(spec, replay.capacity) + state.logits.nbytes + learner.memory_bytes
+    held = reservoirs.memory_bytes(spec, replay.capacity) + learner.memory_bytes  # logits are of the state
     return {"parameters": parameters(state.params), "memory_bytes": amount(held), "seen": state.memory.seen}
 
   phase = Phase(

@@ -14,7 +14,7 @@ HEADINGS = {
   "learning_accuracy": "learning accuracy (average)",
 }
 PEAK = "peak (test at best validation)"
-SIZE = "state, MB"  # of one seed
+SIZE = "memory, MB"  # of one seed: its state, and the rows that it stores
 SECOND = {  # how other readouts than the main one are called; those that have columns of their own are not here
   "task": "task given",
   "class": "task not given, classes so far",
@@ -107,7 +107,8 @@ def rows(
         line.append("-" if value is None or mean is None else verdict(metric, mean, std, value))
     line += inferred_texts(result) if infers else []
     line += [cell_text(result["peak"]) if result["peak"] else "-"] if watched else []
-    line += [f"{result['state_bytes'] / 1e6:.3g}" if result["state_bytes"] else "-"] if sized else []
+    whole = result["state_bytes"] and result["state_bytes"] + result["memory_bytes"]
+    line += [f"{whole / 1e6:.3g}" if whole else "-"] if sized else []
     line += [texts[i] for texts in beside.values()]
     for heading in extra:
       told = own[i].get(heading, "-")
@@ -127,7 +128,7 @@ def beside_of(results: Sequence[Result]) -> dict[str, list[str]]:
   return {
     **found,
     "parameters": [str(result["parameters"]) for result in results],
-    "stored examples, MB": [f"{result['memory_bytes'] / 1e6:.3g}" for result in results],
+    "of it stored examples, MB": [f"{result['memory_bytes'] / 1e6:.3g}" for result in results],
     "minutes, all seeds": [f"{minutes:.3g}" for minutes in spent],
   }
 
