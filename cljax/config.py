@@ -202,7 +202,7 @@ def complete_choice(choice: Choice, given: Any) -> ConfigDict:
   if not isinstance(given, Mapping):
     raise ConfigError(f"{where}={shown(given)} must be a mapping, such as {{'name': '{next(iter(table))}'}}")
   own = dict(given)
-  name = str(own.pop("name", "none"))
+  name = str(own.pop("name", choice.usual))
   taken = choice.fields(name)
   all_fields = {key: field for each in (*table, name) for key, field in choice.fields(each).items()}
   for key, value in own.items():

@@ -77,6 +77,7 @@ class Choice(NamedTuple):
   key: str
   table: Mapping[str, Callable]
   given: int  # first parameters of what it picks, which the engine or the method passes
+  usual: str = "none"  # the name that it has by default
 
   def place(self) -> str:
     """Its dotted name."""
@@ -101,7 +102,11 @@ class Choice(NamedTuple):
 def choices(config: ConfigDict) -> tuple[Choice, ...]:
   """The keywords of the method that are chosen from a table, and the gate."""
   found = fields(factory_of("method", config.method.name), 3)
-  of_method = [Choice(("method",), key, field.bound.table(), 2) for key, field in found.items() if field.bound.table]
+  of_method = [
+    Choice(("method",), key, field.bound.table(), 2, field.default["name"])
+    for key, field in found.items()
+    if field.bound.table
+  ]
   return *of_method, Choice((), "gate", GATES, 1)
 
 

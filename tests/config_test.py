@@ -296,6 +296,13 @@ def test_every_keyword_of_the_optimizer_can_be_given_and_goes_with_another_choic
     complete(it)
 
 
+def test_a_guard_without_a_name_is_the_usual_one():
+  """Of a penalty method its own, and elsewhere none, which has no strength."""
+  assert complete(ConfigDict({"method": {"name": "ewc", "guard": {"strength": 5}}})).method.guard.name == "ewc"
+  with pytest.raises(ConfigError, match=r"guard\.strength=5 means nothing to config\.method\.guard\.name='none'"):
+    complete(ConfigDict({"method": {"name": "finetune", "guard": {"strength": 5}}}))
+
+
 @pytest.mark.parametrize("method", ["hat", "mer", "lwf", "packnet", "joint", "expert_gate"])
 @pytest.mark.parametrize("guard", ["ewc", "si", "gem"])
 def test_a_guard_of_a_method_that_takes_none_is_refused(method, guard):

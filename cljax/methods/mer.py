@@ -59,9 +59,10 @@ def mer(
     ConfigError: replayed rows that the batches cannot share equally.
   """
   total, capacity = replay
-  if total % reptile_batches:
+  if capacity and total % reptile_batches:
     raise ConfigError(
-      f"config.method.replay={total} does not share out among config.method.reptile_batches={reptile_batches}"
+      f"config.method.replay={total} does not share out among config.method.reptile_batches={reptile_batches}: set "
+      f"config.method.replay={-(-total // reptile_batches) * reptile_batches}"
     )
   each = total // reptile_batches if capacity else 0
   learner = supervised(net, tx, spec, current=batch_size)

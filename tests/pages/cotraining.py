@@ -20,7 +20,9 @@ BESIDE = (  # as the table of guards has it
   ("co-training under EWC", "cotrain_ewc", "routing_cotrain"),
   ("co-training under SI", "cotrain_si", "routing_cotrain"),
   ("co-training under A-GEM", "cotrain_agem", "routing_cotrain"),
+  ("co-training under GEM", "cotrain_gem", "routing_cotrain"),
   ("plain training under EWC", "ewc", "finetune"),
+  ("plain training under GEM", "gem", "finetune"),
 )
 SHOWN = {"mnist_perm": "MNIST-Perm", "mnist_rot": "MNIST-Rot"}
 SEARCHED = {  # method: the rates at which it was run
@@ -120,12 +122,19 @@ def gained(stream, method, base):
 
 
 def guards():
-  """Co-training under a guard beside co-training, plain training under EWC beside plain training."""
+  """Co-training under a guard beside co-training, plain training under one beside plain training."""
   for called, method, base in BESIDE:
     own = [written("{:.2f} ± {:.2f}", *gained(stream, method, base)) for stream in SHOWN]
     yield row(
       called, *(f"{STRENGTHS[stream][method]:g}" if method in STRENGTHS[stream] else "-" for stream in SHOWN), *own
     )
+  yield "GEM on MNIST-Perm, which adds {:.1f} points", gained("mnist_perm", "cotrain_gem", "routing_cotrain")[0]
+  yield "and GEM {:.0f}", gained("mnist_rot", "gem", "finetune")[0]
+  alone = [mean(f"cotraining/gem1000/{stream}/gem") for stream in SHOWN]
+  yield "GEM alone ({:.3f} and {:.3f}) is ahead of co-training", *alone
+  for stream, acc in zip(SHOWN, alone, strict=True):
+    own = {method: mean(f"cotraining/gem1000/{stream}/{method}") for method in ("routing_cotrain", "cotrain_gem", "er")}
+    assert own["routing_cotrain"] < acc < own["er"] and own["cotrain_gem"] < acc
   yield "ahead of all rows of that table, {:.3f} and {:.3f}", *(mean(f"cotraining/gem1000/{s}/mer") for s in SHOWN)
   assert all(mean(place) <= mean(place.rsplit("/", 1)[0] + "/mer") for place in runs("cotraining/gem1000"))
   assert all(len(result(f"cotraining/gem1000/mnist_perm/{method}")["seeds"]) == 5 for _, method, _ in BESIDE)
