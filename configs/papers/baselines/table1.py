@@ -45,7 +45,7 @@ THREES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)  # where plain SGD sees 
 WEIGHTS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 MARGINS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
 ALPHAS = (0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
-SEARCHED = {  # method -> (what a search varies beside the rate, its values on the streams of LONG, elsewhere)
+SEARCHED = {  # method -> (the number that a search varies beside the rate, its values on split MNIST, elsewhere)
   **dict.fromkeys(("ewc", "online_ewc", "mas"), ("guard_strength", DECADES, THREES)),
   "si": ("guard_strength", tuple(each / 1e4 for each in DECADES), tuple(each / 10 for each in THREES)),
   "lwf": ("distill_weight", WEIGHTS, WEIGHTS),
@@ -166,6 +166,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seed, config.num_seeds, config.evaluate = 100, 1 if long else 2, "ends"
     config.sweep = {"lr": (config.optimizer.lr,) if long else RATES}
     if method in SEARCHED:
-      name, on_long, elsewhere = SEARCHED[method]
-      config.sweep[name] = on_long if long else elsewhere
+      name, on_split, elsewhere = SEARCHED[method]
+      config.sweep[name] = on_split if split else elsewhere
   return complete(config)
