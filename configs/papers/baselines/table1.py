@@ -167,5 +167,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sweep = {"lr": (config.optimizer.lr,) if long else RATES}
     if method in SEARCHED:
       name, on_split, elsewhere = SEARCHED[method]
-      config.sweep[name] = on_split if split else elsewhere
+      config.sweep[name] = on_split if stream == "mnist_split" else elsewhere
   return complete(config)
