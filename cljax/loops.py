@@ -144,11 +144,19 @@ def edge(phase: Phase, name: str, key: Key, state: State, view: View, clock: Clo
   return getattr(phase, name)(use(key, purpose, clock.position), state, view, clock)
 
 
-def mean_over(fn: Callable[[Batch], Any], view: View, rows: Rows, task: Array | None = None, group: int = 100) -> Any:
+def mean_over(
+  fn: Callable[[Batch], Any],
+  view: View,
+  rows: Rows,
+  task: Array | None = None,
+  group: int = 100,
+  summed: bool = False,
+) -> Any:
   """The mean of a per-example function over one split of a task, in batches of `group` rows.
 
   Args:
-    fn: Batch -> tree of [group, ...]; a dead row may give anything finite or not.
+    fn: Batch -> tree of [group, ...]; a dead row may give anything finite or not. With `summed` it is the tree of the
+      sums over a batch's live rows.
     rows: `view.tasks.valid` or `view.tasks.train`, leaves [T, ...].
     task: [] the task; by default `view.t`.
 
@@ -164,6 +172,8 @@ def mean_over(fn: Callable[[Batch], Any], view: View, rows: Rows, task: Array | 
 
   def sum_live(g):
     now = batch(g)
+    if summed:
+      return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), fn(now))
 
     def of(leaf):
       live = now.live.reshape((-1,) + (1,) * (leaf.ndim - 1))

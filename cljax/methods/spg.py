@@ -27,11 +27,11 @@ import optax
 from flax import linen as nn
 
 from cljax.declared import declared, free
+from cljax.loops import mean_over
 from cljax.nets.modes import at_rest
 from cljax.ops.losses import cross_entropy
 from cljax.ops.slots import largest_of_live
 from cljax.ops.trees import parameters
-from cljax.pieces.guards.examples import mean_of_rows, row_gradients
 from cljax.pieces.learner import Passes, Trained, supervised
 from cljax.pieces.owners import first_owners
 from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Phase, Spec, View
@@ -105,14 +105,16 @@ def spg(
     def answer(params: Any, batch: Batch) -> Array:
       return at_rest(net, state.params | params, state.collections, batch.x, batch.task).logits
 
-    def value(logits: Array, row: Batch) -> Array:
-      return jnp.where(own, cross_entropy(logits, row), jnp.where(view.tasks.classes[head], logits, 0).sum())
-
-    def each(batch: Batch) -> Any:
+    def value(below: Any, batch: Batch) -> Array:
+      """Summed over the live rows, so that one gradient is that of them all."""
       asked = batch._replace(task=jnp.where(own, batch.task, head))
-      return row_gradients(answer, value, below_heads(state.params), asked)
+      logits = answer(below, asked)
+      others = jnp.where(batch.live[:, None] & view.tasks.classes[head], logits, 0).sum()
+      return jnp.where(own, cross_entropy(logits, asked) * batch.live.sum(), others)
 
-    return jax.tree.map(softened, mean_of_rows(each, view, view.tasks.train))
+    below = below_heads(state.params)
+    mean = mean_over(lambda batch: jax.grad(value)(below, batch), view, view.tasks.train, summed=True)
+    return jax.tree.map(softened, mean)
 
   def leave(key: Key, state: State, view: View, clock: Clock) -> State:
     heads, last = jnp.arange(spec.heads), jnp.minimum(view.t, spec.heads - 1)
