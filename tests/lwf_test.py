@@ -90,6 +90,35 @@ def test_one_head_is_held_to_the_classes_seen_before():
   assert before.old.shape == (1, 4) and before.old.all()
 
 
+@pytest.mark.parametrize("rivals", ["old", "seen"])
+def test_old_answers_compete_with_old_classes_or_with_all_seen(rivals):
+  """Two of four classes are old: the student's softmax is over these, or over those of the new task, too."""
+  spec, data = toys.stream(heads=1)
+  data = jax.tree.map(jnp.asarray, data)
+  method = METHODS["lwf"](
+    toys.mlp(spec), optax.sgd(0.5), spec, warmup_epochs=0, batch_size=6, distill_weight=0.7, rivals=rivals
+  )
+  view, clock, old = View(data.bank, data.tasks, jnp.int32(1)), Clock(*map(jnp.int32, (0, 0, 3, 0))), [1, 1, 0, 0]
+  state = method.init(jax.random.key(0)).replace(old=jnp.array([old], bool))
+  state = state.replace(params=jax.tree.map(lambda leaf: leaf + 0.05, state.params))
+  batch = fetch(view, Place(jnp.full(6, 1, jnp.int32), data.tasks.train.idx[1, :6]))
+  after, _ = method.phases[-1].step(jax.random.key(1), state, batch, clock, view)
+
+  def loss(params):
+    def logits(params):
+      h = jax.nn.relu(batch.x.reshape(6, -1) @ params["first"]["kernel"] + params["first"]["bias"])
+      h = jax.nn.relu(h @ params["hidden_1"]["kernel"] + params["hidden_1"]["bias"])
+      return h @ params["head"]["kernel"] + params["head"]["bias"]
+
+    new = logits(params)
+    among = new if rivals == "seen" else new[:, :2]
+    held = jax.nn.softmax(logits(state.teacher)[:, :2] / 2) * jax.nn.log_softmax(among / 2)[:, :2]
+    return -jax.nn.log_softmax(new)[jnp.arange(6), batch.y].mean() - 0.7 * held.sum(axis=1).mean()
+
+  expected = jax.tree.map(lambda leaf, slope: leaf - 0.5 * slope, state.params, jax.grad(loss)(state.params))
+  jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6), after.params, expected)
+
+
 @pytest.mark.slow
 def test_it_forgets_less_than_fine_tuning_on_related_tasks():
   """Split digits, three seeds: BWT nearer zero at the same learning rate."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from cljax.declared import above, at_least, declared, free
+from cljax.declared import above, at_least, declared, free, one_of
 from cljax.errors import ConfigError
 from cljax.nets.modes import at_rest, in_training
 from cljax.ops.losses import accuracy, cross_entropy, held_to
@@ -42,11 +42,15 @@ def lwf(
   distill_weight: Annotated[Array | float, at_least(0, "of the sum over old heads of `distillation`")] = 1.0,
   distill_temperature: Annotated[Array | float, above(0, "that softens teacher and student")] = 2.0,
   weigh_by_tasks: Annotated[bool, free("L_new counts 1/t and L_old 1 - 1/t of it, in task t of 1, 2, ...")] = False,
+  rivals: Annotated[
+    str, one_of(("old", "seen"), "what an old answer competes with: old classes, or those of the new task, too")
+  ] = "old",
 ) -> Method:
   """Fine-tuning with distillation from the network before the task: L = L_new + distill_weight * L_old.
 
   With `weigh_by_tasks` the more tasks there are the more the old ones count, as van de Ven and Tolias (2019) have it;
-  their L_old is the square of the temperature times that of `distillation`.
+  their L_old is the square of the temperature times that of `distillation`. So is `seen` theirs: under one head old
+  answers hold classes of the new task down, too.
 
   Raises:
     ConfigError: a net without heads, or with gates.
@@ -82,7 +86,11 @@ def lwf(
       out, moved = in_training(net, params, state.collections, batch.x, batch.task, at.key, batch.live)
       features = at_rest(net, state.teacher, state.teacher_collections, batch.x, batch.task).features
       before = all_heads(state.teacher, features)
-      held = held_to(all_heads(params, out.features), before, state.old, batch.live, distill_temperature)
+      others = None
+      if rivals == "seen":
+        head = jnp.minimum(at.view.t, H - 1)
+        others = state.old.at[head].set(state.old[head] | at.view.tasks.classes[at.view.t])
+      held = held_to(all_heads(params, out.features), before, state.old, batch.live, distill_temperature, others)
       value = cross_entropy(out.logits, batch)
       if weigh_by_tasks:
         value = value / (at.view.t + 1) + distill_weight * held * at.view.t / (at.view.t + 1)

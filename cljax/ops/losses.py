@@ -53,33 +53,39 @@ def rows(batch: Batch, start: int, stop: int | None = None) -> Batch:
   return jax.tree.map(lambda leaf: leaf[start:stop], batch)
 
 
-def distillation(logits: Array, teacher: Array, classes: Array, temperature: Array | float) -> Array:
+def distillation(
+  logits: Array, teacher: Array, classes: Array, temperature: Array | float, rivals: Array | None = None
+) -> Array:
   """[...] cross-entropy between two softened softmaxes, -sum_c y'_c log p'_c with y' = softmax(teacher / T) and
   p' = softmax(logits / T) (Hinton et al. 2015; LwF, Li and Hoiem 2016); 0 where no class is live.
 
   Args:
     logits, teacher: [..., C]; gradients flow into the first only.
     classes: [..., C] bool, the logits that compete.
+    rivals: [..., C] bool, those that compete with them in p' alone, `classes` among them; None is no other.
   """
   chex.assert_equal_shape([logits, teacher])
   chex.assert_type([logits, teacher, classes], [float, float, bool])
   live = classes.any(axis=-1, keepdims=True)
   where = classes | ~live
   teacher = jax.nn.softmax(jax.lax.stop_gradient(teacher) / temperature, axis=-1, where=where)
-  each = jax.nn.log_softmax(logits / temperature, axis=-1, where=where)
+  each = jax.nn.log_softmax(logits / temperature, axis=-1, where=where if rivals is None else where | rivals)
   return jnp.where(live[..., 0], -jnp.where(where, teacher * jnp.where(where, each, 0), 0).sum(axis=-1), 0)
 
 
-def held_to(logits: Array, teacher: Array, old: Array, live: Array, temperature: Array | float) -> Array:
+def held_to(
+  logits: Array, teacher: Array, old: Array, live: Array, temperature: Array | float, rivals: Array | None = None
+) -> Array:
   """[] mean over the live rows of the sum over heads of `distillation`, the L_old of LwF (Li and Hoiem 2016).
 
   Args:
     logits, teacher: [B, H, C] what each head answers; gradients flow into the first only.
     old: [H, C] bool, the logits of each head that earlier tasks have.
     live: [B] bool.
+    rivals: [H, C] bool, see `distillation`.
   """
   chex.assert_rank([logits, old, live], [3, 2, 1])
-  held = distillation(logits, teacher, old, temperature)
+  held = distillation(logits, teacher, old, temperature, rivals)
   return mean_live(held.sum(axis=-1), live)
 
 

@@ -156,6 +156,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.method.update({**MER, "epochs": 1})
   if method == "lwf" and stream == "mnist_split" and scenario != "task":  # as the published numbers have it
     config.method.update({"weigh_by_tasks": True, "distill_temperature": 2.0, "distill_weight": 2.0**2})
+    config.method.rivals = "seen" if scenario == "class" else "old"
   tuned(config, cell, method)
   if preset == "smoke":
     config.method.epochs = 3
