@@ -279,6 +279,12 @@ def masked():
       found = (mean(place), inferred(place)[0]) if place in runs(stream) else ()
       cells += [written("{:.3f}", acc) for acc in found] or ["-", "-"]
     yield row(called, *cells)
+  lost = {name: -100 * mean(f"{LONG}/{name}", "BWT") for name in MASKED.values()}
+  yield (
+    "{:.0f} points on twenty tasks, and HAT and CAT there, {:.1f} and {:.1f} points",
+    *map(lost.get, ("spg", "hat", "cat")),
+  )
+  assert lost["packnet"] == lost["wsn"] == lost["supsup"] == 0
 
 
 def phrases():
