@@ -62,9 +62,12 @@ TUNED: dict[str, dict[str, tuple[float, float | None]]] = {  # README.md has the
     **{"finetune": (0.01, None), "ewc": (0.01, 10.0), "si": (0.01, 3.0), "lwf": (0.03, 30.0)},
     **{"er": (0.1, None), "derpp": (0.1, 0.3), "agem": (0.01, None), "mer": (0.03, None)},
   },
-  "mnist_split_task": {"ewc": (1e-3, 1e9), "si": (1e-3, 10.0)},
-  "mnist_split_domain": {"ewc": (1e-3, 1e8), "si": (1e-3, 1e4)},
-  "mnist_split_class": {"ewc": (1e-3, 1e8), "si": (1e-3, 1e4)},  # those of `domain`; not searched
+  "mnist_permuted10": {"ewc": (1e-3, 10.0)},
+  "mnist_split_task": {"ewc": (1e-3, 1e9), "online_ewc": (1e-3, 1e9), "si": (1e-3, 10.0)},
+  "mnist_split_domain": {"ewc": (1e-3, 1e8), "online_ewc": (1e-3, 1e6), "si": (1e-3, 1e4)},
+  "mnist_split_class": {  # but for LwF those of `domain`; not searched
+    **{"ewc": (1e-3, 1e8), "online_ewc": (1e-3, 1e6), "si": (1e-3, 1e4), "lwf": (1e-3, 1.0)}
+  },
 }
 ROWS = 5_120  # of a memory, as in Riemer et al.; 256 a task for those that keep some of each task
 
