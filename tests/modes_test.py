@@ -15,6 +15,7 @@ from cljax.loops import fit_chunk
 from cljax.methods import METHODS
 from cljax.nets.heads import Heads
 from cljax.nets.modes import at_rest, begin, in_training
+from cljax.ops.losses import cross_entropy
 from cljax.types import Clock, Outputs, Place
 from tests import toys
 from tests.rows import fetch, view_at
@@ -94,6 +95,55 @@ def test_dropout_is_drawn_by_the_key_and_not_at_rest():
   params, collections = new()
   rest = jax.jit(lambda x: at_rest(net(), params, collections, x, batch().task))
   chex.assert_trees_all_equal(rest(batch().x), rest(batch().x))
+
+
+class Fixed(Modal):
+  """The same with BatchNorm's choice as a field of its own."""
+
+  @nn.compact
+  def __call__(self, x: Any, slot: Any, train: bool = False) -> Outputs:
+    x = nn.Dense(8, name="first")(x.reshape(x.shape[0], -1))
+    x = nn.BatchNorm(momentum=MOMENTUM)(x, use_running_average=not train)
+    return Outputs(Heads(self.heads, self.classes, name="head")(x, slot), x, slot)
+
+
+@pytest.mark.parametrize("module", [Modal(3, 4, rate=0.0), Fixed(3, 4)])
+def test_statistics_that_stay_normalise_the_batch(module):
+  """Whether they stay is traced: answers and gradients are those at rest, or those of a batch's own statistics."""
+  params, collections = begin(module, jax.random.key(0), (4, 4, 1))
+  collections = jax.tree.map(lambda leaf: leaf + 0.5, collections)
+  x, live = batch().x, jnp.ones(10, bool)
+
+  def total(answered):
+    return lambda params: (lambda out, moved: ((out.logits**2).sum(), moved))(*answered(params))
+
+  def training(params, **still):
+    return in_training(module, params, collections, x, batch().task, jax.random.key(1), live, **still)
+
+  wanted = {
+    True: lambda params: (at_rest(module, params, collections, x, batch().task), collections),
+    False: training,
+  }
+  own = jax.jit(lambda still: jax.value_and_grad(total(lambda p: training(p, still=still)), has_aux=True)(params))
+  for still, answered in wanted.items():
+    found = jax.jit(jax.value_and_grad(total(answered), has_aux=True))(params)
+    chex.assert_trees_all_close(own(jnp.bool_(still)), found, rtol=1e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize("name", ["packnet", "wsn", "supsup"])
+def test_masked_methods_learn_a_later_task_as_they_answer_it(name):
+  """By the statistics that the first task left: the loss of a step is that of what the state answered before it."""
+  spec, data = toys.stream()
+  method = METHODS[name](Modal(3, 4, rate=0.0), optax.sgd(0.1), spec, epochs=1)
+  view, phase = view_at(data, jnp.int32(1), 3), method.phases[0]
+  state = jax.jit(method.init)(jax.random.key(0)).replace(finished=jnp.int32(1))
+  state = state.replace(collections=jax.tree.map(lambda leaf: leaf + 0.5, state.collections))
+  rows = fetch(view, Place(jnp.ones(10, jnp.int32), jnp.asarray(data.tasks.train.idx[1, :10])))
+  clock = Clock(*(jnp.int32(n) for n in (0, 0, 3, 0)))
+  after, info = jax.jit(phase.step)(jax.random.key(1), state, rows, clock, view)
+  logits = jax.jit(method.apply)(state, rows.x, rows.task).logits
+  assert float(info["loss"]) == pytest.approx(float(cross_entropy(logits, rows)), rel=1e-5)
+  chex.assert_trees_all_equal(after.collections, state.collections)
 
 
 def method_of(name):

@@ -20,7 +20,7 @@ from cljax.declared import at_least, declared
 from cljax.nets.modes import at_rest
 from cljax.ops.masks import keep_only, ranked
 from cljax.ops.slots import by_slot
-from cljax.ops.trees import parameters, where
+from cljax.ops.trees import parameters
 from cljax.pieces.learner import Trained, supervised
 from cljax.pieces.owners import FREE, first_owners, is_shared
 from cljax.types import Array, At, Batch, Clock, Info, Key, Method, Outputs, Phase, Spec, StepFn, View, in_turn
@@ -70,9 +70,7 @@ def packnet(
   def stepping(pruned: bool) -> StepFn:
     def step(key: Key, state: State, batch: Batch, clock: Clock, view: View) -> tuple[State, Info]:
       frozen = jax.tree.map(lambda owner: (owner != view.t) & (pruned | (owner != FREE)), state.owner)
-      after, info = learner.step(At(key, clock, view), state, batch, frozen=frozen)
-      kept = where(view.t > 0, state.collections, after.collections)
-      return after.replace(collections=kept), info
+      return learner.step(At(key, clock, view), state, batch, frozen=frozen, still=view.t > 0)
 
     return step
 

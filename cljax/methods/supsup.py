@@ -37,7 +37,7 @@ from cljax.nets.modes import at_rest, in_training
 from cljax.ops.infer import entropy_slopes
 from cljax.ops.masks import ranked
 from cljax.ops.slots import by_slot
-from cljax.ops.trees import parameters, where
+from cljax.ops.trees import parameters
 from cljax.pieces.descent import descend
 from cljax.pieces.learner import Passes, supervised
 from cljax.pieces.owners import first_owners
@@ -135,7 +135,8 @@ def supsup(
       ranked = ranks(moved["scores"])
       whole = state.params | {name: leaf for name, leaf in moved.items() if name == "head"}
       params = within(whole, straight_through(chosen(ranked), ranked))
-      out, collections = in_training(net, params, state.collections, batch.x, batch.task, key, batch.live)
+      given = net, params, state.collections, batch.x, batch.task, key, batch.live
+      out, collections = in_training(*given, still=view.t > 0)
       competing = jnp.pad(batch.classes, ((0, 0), (0, spare_logits)), constant_values=True)
       value, info = learner.judged(out, batch._replace(classes=competing))
       return value, (info, collections)
@@ -144,9 +145,8 @@ def supsup(
     others = jax.tree.map(lambda owner: owner != view.t, first_owners(state.params, spec))
     frozen = {name: False if name == "scores" else others[name] for name in before}
     after, opt_state, _, (info, collections) = descend(tx, loss, before, state.opt_state, batch, frozen=frozen)
-    kept = where(view.t > 0, state.collections, collections)
     params = state.params | {name: leaf for name, leaf in after.items() if name == "head"}
-    return state.replace(params=params, scores=after["scores"], opt_state=opt_state, collections=kept), info
+    return state.replace(params=params, scores=after["scores"], opt_state=opt_state, collections=collections), info
 
   def leave(key: Key, state: Scored, view: View, clock: Clock) -> Scored:
     return state.ended(view.t, chosen(ranks(state.scores)))

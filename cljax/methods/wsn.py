@@ -22,7 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cljax.declared import above, declared, free, one_of
 from cljax.nets.modes import at_rest, in_training
 from cljax.ops.slots import by_slot
-from cljax.ops.trees import parameters, where
+from cljax.ops.trees import parameters
 from cljax.pieces.descent import descend
 from cljax.pieces.learner import Passes, supervised
 from cljax.pieces.owners import first_owners
@@ -65,7 +65,8 @@ def wsn(
     def loss(moving: Any, batch: Batch) -> tuple[Array, Any]:
       ranked = ranks(moving["scores"])
       params = within(moving["net"], straight_through(winners(ranked, winning_share), ranked))
-      out, moved = in_training(net, params, state.collections, batch.x, batch.task, key, batch.live)
+      given = net, params, state.collections, batch.x, batch.task, key, batch.live
+      out, moved = in_training(*given, still=view.t > 0)
       value, info = learner.judged(out, batch)
       return value, (info, moved)
 
@@ -73,8 +74,9 @@ def wsn(
     held = unflatten_dict(flatten_dict(owner, sep="/") | state.union(), sep="/")
     moving, frozen = {"net": state.params, "scores": state.scores}, {"net": held, "scores": False}
     moving, opt_state, _, (info, collections) = descend(tx, loss, moving, state.opt_state, batch, frozen=frozen)
-    kept = where(view.t > 0, state.collections, collections)
-    return state.replace(params=moving["net"], scores=moving["scores"], opt_state=opt_state, collections=kept), info
+    return state.replace(
+      params=moving["net"], scores=moving["scores"], opt_state=opt_state, collections=collections
+    ), info
 
   def leave(key: Key, state: Scored, view: View, clock: Clock) -> Scored:
     return state.ended(view.t, winners(ranks(state.scores), winning_share))

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -46,6 +47,7 @@ def in_training(
   key: Key | None,
   live: Array,
   apply: Callable[..., Any] | None = None,
+  still: Array | None = None,
 ) -> tuple[Any, dict[str, Any]]:
   """(what the net answers, its collections after the batch).
 
@@ -53,23 +55,32 @@ def in_training(
     key: of the step, for dropout.
     live: [B] bool, the rows that statistics are taken over; where none is they stay as they are.
     apply: in place of `net.apply`, of the same arguments.
+    still: [] bool, whether the statistics stay as they are and normalise the batch; None is never.
   """
   apply = apply or net.apply
   if not trains_apart(net):
     return apply({"params": params, **collections}, x, slot), collections
 
-  def with_live_rows(call, args, kwargs, context):
-    if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
-      kwargs = {"mask": live.reshape(live.shape + (1,) * (args[0].ndim - 1)), **kwargs}
-    return call(*args, **kwargs)
+  def taken(resting: bool) -> tuple[Any, dict[str, Any]]:
+    def with_live_rows(call, args, kwargs, context):
+      module = context.module
+      if not isinstance(module, nn.BatchNorm) or context.method_name != "__call__" or module.use_running_average:
+        return call(*args, **kwargs)
+      if resting:  # its own `use_running_average` may be a field or an argument
+        return module.clone(use_running_average=True, parent=None).apply(module.variables, args[0])
+      return call(*args, **{"mask": live.reshape(live.shape + (1,) * (args[0].ndim - 1)), **kwargs})
 
-  with nn.intercept_methods(with_live_rows):
-    out, moved = apply(
-      {"params": params, **collections},
-      x,
-      slot,
-      train=True,
-      rngs=None if key is None else {"dropout": key},
-      mutable=list(collections),
-    )
-  return out, where(live.any(), {**collections, **moved}, collections)
+    with nn.intercept_methods(with_live_rows):
+      out, moved = apply(
+        {"params": params, **collections},
+        x,
+        slot,
+        train=True,
+        rngs=None if key is None else {"dropout": key},
+        mutable=list(collections),
+      )
+    return out, collections if resting else where(live.any(), {**collections, **moved}, collections)
+
+  if still is None or not collections:
+    return taken(False)
+  return jax.lax.cond(still, lambda: taken(True), lambda: taken(False))

@@ -99,11 +99,12 @@ class Learner(NamedTuple):
 
     return self.protect(Answer(answer, collections))
 
-  def loss(self, state: Any, at: At) -> LossFn:
+  def loss(self, state: Any, at: At, still: Array | None = None) -> LossFn:
     """(params, batch) -> (cross-entropy of the live rows, each with its own task's head; (info, collections))."""
 
     def loss(params: Any, batch: Batch) -> tuple[Array, tuple[Info, Any]]:
-      out, moved = in_training(self.net, params, state.collections, batch.x, batch.task, at.key, batch.live)
+      given = self.net, params, state.collections, batch.x, batch.task, at.key, batch.live
+      out, moved = in_training(*given, still=still)
       value, info = self.judged(out, batch)
       return value, (info, moved)
 
@@ -129,6 +130,7 @@ class Learner(NamedTuple):
     gradient: GradientFn | None = None,
     frozen: Any = None,
     rests: Array | bool = False,
+    still: Array | None = None,
     **extra: Any,
   ) -> tuple[Any, Info]:
     """One step; where no row is live (an empty memory, padding) nothing moves, the optimizer's state included.
@@ -137,13 +139,14 @@ class Learner(NamedTuple):
       alike: all rows ask for the head of the first.
       gradient: in place of the learner's own.
       frozen, rests: what does not move, see `descend`.
+      still: whether the net's statistics do not, see `in_training`.
       extra: handed on to the optimizer.
     """
     if self.plain and gradient is None and frozen is None and rests is False and not extra:
       return self.plain_step(state, batch, alike)
     params, opt_state, past, (info, collections) = descend(
       self.tx,
-      self.loss(state, at),
+      self.loss(state, at, still),
       state.params,
       state.opt_state,
       batch,

@@ -15,8 +15,8 @@ Beside its own gates, t attends to the features of similar tasks, which a second
   o_t(x) = sum_k softmax_k(q_t . (h^k(x) W_k) / sqrt(D)) h^k(x) W_v,  L = CE(own) + c share + CE(readout of o_t)
 
 It answers from o_t where that is more often right about the validation rows. With `masks="hard"` a task's answers keep
-their bits for as long as no later one is similar to it or to what it attends to; with `similar_tasks="none"` this is
-hard attention to the task, bit for bit.
+their bits for as long as no later one is similar to it or to what it attends to, but for what a net's BatchNorm moves;
+with `similar_tasks="none"` this is hard attention to the task, bit for bit.
 """
 
 from collections.abc import Callable
