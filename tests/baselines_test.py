@@ -41,5 +41,7 @@ def test_every_smoke_cell_builds_on_digits():
     assert experiment.spec.T == 5 and experiment.readouts[0] == "task"
   for method in subnetwork.BASELINES:
     assert build(subnetwork.get_config(f"preset=smoke,method={method}")).spec.T == 6
+  for name in ("er_ring", "gem", "cat"):
+    assert build(baselines.get_config(f"preset=smoke,method={name},stream=mnist_rotated")).spec.T == 3
   experiment = build(baselines.get_config("preset=smoke,method=gem,stream=mnist_split,scenario=domain"))
   assert experiment.spec.T == 5 and experiment.readouts == ("domain",)

@@ -92,6 +92,35 @@ def test_outputs_stay_as_they_are():
   assert headed(net, SPEC) is net
 
 
+class Called(nn.Module):
+  """Has heads, under a name that the library does not know."""
+
+  heads: int = SPEC.heads
+  classes: int = SPEC.C
+
+  @nn.compact
+  def __call__(self, x, slot):
+    features = x.reshape(len(x), -1)
+    logits = nn.Dense(self.heads * self.classes, name="out")(features).reshape(len(x), self.heads, self.classes)
+    return Outputs(logits[jnp.arange(len(x)), jnp.minimum(slot, self.heads - 1)], features, slot)
+
+
+@pytest.mark.parametrize("name", ["lwf", "supsup", "expert_gate"])
+def test_methods_that_read_heads_say_so_before_they_train(name):
+  with pytest.raises(ConfigError, match=r"has none that it knows: .* cljax\.headed\(net, spec\)"):
+    METHODS[name](Called(), optax.sgd(0.1), SPEC)
+
+
+def test_spare_logits_need_a_net_that_takes_classes():
+  class Whole(nn.Module):
+    @nn.compact
+    def __call__(self, x, slot):
+      return Outputs(nn.Dense(SPEC.C)(x.reshape(len(x), -1)), x.reshape(len(x), -1), slot)
+
+  with pytest.raises(ConfigError, match="spare_logits=5 widens the net's heads, and this net has no field `classes`"):
+    METHODS["supsup"](Whole(), optax.sgd(0.1), SPEC._replace(heads=1), spare_logits=5)
+
+
 def test_what_is_no_net_of_features_is_refused():
   class Number(nn.Module):
     def __call__(self, x):

@@ -13,8 +13,8 @@ import optax
 from flax import linen as nn
 
 from cljax.declared import above, at_least, declared, free, one_of
-from cljax.errors import ConfigError
 from cljax.nets.modes import at_rest, in_training
+from cljax.nets.own import check_heads
 from cljax.ops.losses import accuracy, cross_entropy, held_to
 from cljax.ops.trees import parameters
 from cljax.pieces.descent import descend
@@ -55,12 +55,8 @@ def lwf(
   Raises:
     ConfigError: a net without heads, or with gates.
   """
-  if not hasattr(net, "heads"):
-    raise ConfigError(
-      "this method asks the net's old heads, and this net has none that it knows: put the part below its Outputs under "
-      "those of the library, cljax.headed(net, spec)"
-    )
   learner = supervised(net, tx, spec)
+  check_heads(net, spec)
   H, C = spec.heads, spec.C
 
   def init(key: Key) -> State:

@@ -32,8 +32,10 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cljax.declared import above, at_least, declared, one_of
+from cljax.errors import ConfigError
 from cljax.nets.heads import MOST_UNITS, own_head, with_head
 from cljax.nets.modes import at_rest, in_training
+from cljax.nets.own import check_heads
 from cljax.ops.infer import entropy_slopes
 from cljax.ops.masks import ranked
 from cljax.ops.slots import by_slot
@@ -85,6 +87,24 @@ def slopes_at(net: nn.Module, spec: Spec, state: Scored, x: Array, live: Array) 
   return entropy_slopes(function, logits, live)
 
 
+def widened(net: nn.Module, spec: Spec, spare: int) -> tuple[nn.Module, Spec]:
+  """(net, spec) with so many more logits a head.
+
+  Raises:
+    ConfigError: heads of tasks that are not known, or spare logits for a net without the field `classes`.
+  """
+  if spare and not hasattr(net, "classes"):
+    raise ConfigError(
+      f"config.method.spare_logits={spare} widens the net's heads, and this net has no field `classes`: set "
+      "spare_logits=0, or put the part below its Outputs under the library's heads, cljax.headed(net, spec)"
+    )
+  spec = spec._replace(C=spec.C + spare)
+  net = net.clone(classes=spec.C) if spare else net
+  if spec.heads > 1:
+    check_heads(net, spec)
+  return net, spec
+
+
 @declared("method", given=3)
 def supsup(
   net: nn.Module,
@@ -105,9 +125,13 @@ def supsup(
     one_of(("oracle", "oneshot", "binary"), "how the task is found from a batch; oracle: it has to be given"),
   ] = "oracle",
 ) -> Method:
-  """Masks over a network at random; scores and the optimizer begin anew with each task."""
-  C, spec = spec.C, spec._replace(C=spec.C + spare_logits)
-  net = net.clone(classes=spec.C) if spare_logits else net
+  """Masks over a network at random; scores and the optimizer begin anew with each task.
+
+  Raises:
+    ConfigError: see `widened`.
+  """
+  C = spec.C
+  net, spec = widened(net, spec, spare_logits)
   learner = supervised(net, tx, spec)
 
   def ranks(scores: ByPath) -> ByPath:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from cljax.errors import ConfigError, in_short
 from cljax.nets.heads import Heads
-from cljax.nets.modes import takes
+from cljax.nets.modes import begin, takes
 from cljax.passed import check_module, check_spec
 from cljax.types import Array, Outputs, Spec
 
@@ -70,3 +70,18 @@ def headed(net: nn.Module, spec: Spec) -> nn.Module:
       f"{type(net).__name__} gives {shown} of two pictures; features [B, ...], or `Outputs` of (x, slot), are needed"
     )
   return (HeadedInTraining if takes(net, "train") else Headed)(net, spec.heads, spec.C)
+
+
+def check_heads(net: nn.Module, spec: Spec) -> None:
+  """
+  Raises:
+    ConfigError: a net whose params have no layer `head` as `Heads` makes it, for the spec's heads and classes.
+  """
+  head: Any = {}
+  if hasattr(net, "heads"):
+    head = jax.eval_shape(lambda: begin(net, jax.random.key(0), spec.x_shape)[0]).get("head", {})
+  if getattr(head.get("kernel"), "shape", (0,))[-1] != spec.heads * spec.C or "bias" not in head:
+    raise ConfigError(
+      "this method asks the net's old heads, and this net has none that it knows: put the part below its Outputs under "
+      "those of the library, cljax.headed(net, spec)"
+    )

@@ -25,6 +25,7 @@ from cljax.declared import above, at_least, one_of
 from cljax.errors import ConfigError
 from cljax.nets.heads import Heads
 from cljax.nets.modes import at_rest, begin, in_training
+from cljax.nets.own import check_heads
 from cljax.ops import trees
 from cljax.ops.losses import accuracy, cross_entropy, distillation, mean_live
 from cljax.ops.slots import apply_by_slot
@@ -251,7 +252,9 @@ def expert_learner(
   """
   if hasattr(net, "experts") or not hasattr(net, "heads"):
     raise ConfigError("this method trains nets with heads and without gates: set config.net.name='mlp'")
-  return ExpertLearner(net.clone(heads=1, parent=None), tx, spec, training, consolidates)
+  alone = net.clone(heads=1, parent=None)
+  check_heads(alone, spec._replace(heads=1))
+  return ExpertLearner(alone, tx, spec, training, consolidates)
 
 
 def part(experts: Experts, slot: int) -> dict[str, Any]:

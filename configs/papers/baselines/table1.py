@@ -163,6 +163,8 @@ def get_config(arg: str = "") -> ConfigDict:
   tuned(config, cell, method)
   if preset == "smoke":
     config.method.epochs = 3
+    if method == "er_ring":  # as many rows for each task
+      config.method.capacity -= ROWS % config.stream.tasks
   if pinned["search"] == "yes":
     config.stream.valid_per_task, config.looks = (200 if not split else 1000) if preset == "paper" else 20, ("valid",)
     long = stream in LONG
