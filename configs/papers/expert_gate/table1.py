@@ -20,8 +20,8 @@ from cljax.config import complete, default, variant
 STREAMS = ("datasets", "split_mnist", "copies")
 PRESETS = ("paper", "smoke")
 TABLE = ("joint", "experts_finetune", "experts_lwf", "finetune", "lwf", "confident", "discriminative", "expert_gate")
-COPIES = ("expert_gate", "experts_finetune", "experts_lwf")  # whose parents and modes are looked at
-METHODS = (*TABLE, "expert_gate_paper")
+COPIES = ("expert_gate", "experts_finetune", "experts_lwf", "experts_ewc")  # whose parents and modes are looked at
+METHODS = (*TABLE, "experts_ewc", "expert_gate_paper")
 
 
 def pins(arg: str) -> dict[str, str]:
@@ -70,6 +70,7 @@ def get_config(arg: str = "") -> ConfigDict:
     "expert_gate": {"name": "expert_gate"},
     "experts_finetune": {"name": "expert_gate", "mode": "finetune"},
     "experts_lwf": {"name": "expert_gate", "mode": "lwf"},
+    "experts_ewc": {"name": "expert_gate", "mode": "ewc"},
     "expert_gate_paper": {
       "name": "expert_gate",
       "center": False,
