@@ -70,7 +70,7 @@ def get_config(arg: str = "") -> ConfigDict:
     "expert_gate": {"name": "expert_gate"},
     "experts_finetune": {"name": "expert_gate", "mode": "finetune"},
     "experts_lwf": {"name": "expert_gate", "mode": "lwf"},
-    "experts_ewc": {"name": "expert_gate", "mode": "ewc"},
+    "experts_ewc": {"name": "expert_gate", "mode": "ewc", "ewc_strength": 1.0},  # of eight, README.md
     "expert_gate_paper": {
       "name": "expert_gate",
       "center": False,
