@@ -62,7 +62,7 @@ TUNED: dict[str, dict[str, tuple[float, float | None]]] = {  # README.md has the
     **{"finetune": (0.01, None), "ewc": (0.01, 10.0), "si": (0.01, 3.0), "lwf": (0.03, 30.0)},
     **{"er": (0.1, None), "derpp": (0.1, 0.3), "agem": (0.01, None), "mer": (0.03, None)},
   },
-  "mnist_permuted10": {"ewc": (1e-3, 10.0)},
+  "mnist_permuted10": {"ewc": (1e-3, 10.0), "si": (1e-3, 0.1)},
   "mnist_split_task": {"ewc": (1e-3, 1e9), "online_ewc": (1e-3, 1e9), "si": (1e-3, 10.0)},
   "mnist_split_domain": {"ewc": (1e-3, 1e8), "online_ewc": (1e-3, 1e6), "si": (1e-3, 1e4)},
   "mnist_split_class": {  # but for LwF those of `domain`; not searched
