@@ -12,7 +12,8 @@ LEFT_OUT = (
   "| layer 2, published | 4.0 | 6.5 | 6.9 | 7.8 | 8.0 | 8.1 |",
   "| output, published | 10 | 19.5 | 26.7 | 34.8 | 38.5 | 39.2 |",
   "(chance is .05)",
-  "the subnetworks' rate of .001",  # a setting
+  "the subnetworks' rate of .001",  # settings, as the next
+  "| method | .0003 | .001 | .003 |",
   "chance is .17",
   "30, 15, 4 and 10 % of the layers",  # settings
   "the scores on them .8 MB",  # sizes and memory
@@ -287,6 +288,21 @@ def masked():
   assert lost["packnet"] == lost["wsn"] == lost["supsup"] == 0
 
 
+def rates():
+  """Of methods that mask, on the pairs with another seed: validation rows, and test rows told and found."""
+  by_rate: dict[str, list[float]] = {}
+  for called, name in MASKED.items():
+    places = [at(f"search/masks/{name}/lr={rate}") for rate in ("0.0003", "0.001", "0.003")]
+    if places[0] not in runs(at("search/masks")):
+      continue
+    by_rate[name] = [mean(place) for place in places]
+    valid = [result(place)["readouts"]["valid"]["metrics"]["ACC"]["mean"] for place in places]
+    cells = [(*numbers, inferred(place)[0]) for place, *numbers in zip(places, valid, by_rate[name], strict=True)]
+    yield row(called, *(" / ".join(written("{:.4f}", number) for number in cell) for cell in cells))
+  most = max(max(accs) - accs[1] for accs in by_rate.values())
+  yield "rate is more than {:.1f} points better than {:g} with the task told", 100 * most, 0.001
+
+
 def phrases():
-  for part in (masked, claims, onsets, factors, watched, literal, twenty, rules, convolutions, not_run):
+  for part in (masked, rates, claims, onsets, factors, watched, literal, twenty, rules, convolutions, not_run):
     yield from part()
