@@ -143,7 +143,7 @@ def looks_of(names: Sequence[str], spec: Spec, valid_rows: np.ndarray, method: M
     raise ConfigError(f"config.looks={tuple(names)} names a look twice")
   looks = tuple(LOOKS[name] for name in names)
   asking = [f"config.looks names {look.name!r}, which" for look in looks if look.split == "valid"]
-  asking += ["config.method"] * (method.needs_valid and spec.boundaries)
+  asking += ["the method, or its gate (config.gate),"] * (method.needs_valid and spec.boundaries)
   if asking and not valid_rows.all():
     task = int(valid_rows.min(axis=0).argmin()) + 1
     raise ConfigError(
