@@ -22,7 +22,8 @@ def of_cell(module: Any, cell: Mapping[str, str]) -> Any:
 
 @functools.cache
 def own_settings(paper: str, preset: str) -> dict[str, dict[str, Any]]:
-  """{cell: its config under dotted names} of all cells of a preset, by the config files of the paper.
+  """{cell: its config under dotted names} of all cells of a preset, by the config files of the paper: those of their
+  `sweep()`, and what a file names as ASKED_FOR.
 
   Raises:
     ConfigError: a file that is no config.
@@ -31,7 +32,8 @@ def own_settings(paper: str, preset: str) -> dict[str, dict[str, Any]]:
   for path in sorted((ROOT / "configs" / "papers" / paper).glob("*.py")):
     module = load_config(str(path))
     if hasattr(module, "sweep"):
-      configs = [of_cell(module, cell) for cell in module.sweep(f"preset={preset}")]
+      asked = ["", *(f",{arg}" for arg in getattr(module, "ASKED_FOR", ()))]
+      configs = [of_cell(module, cell) for arg in asked for cell in module.sweep(f"preset={preset}{arg}")]
       found |= {config.cell: flatten(as_json(config.to_dict())) for config in configs}
   return found
 

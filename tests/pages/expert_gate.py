@@ -3,12 +3,13 @@
 import numpy as np
 
 from cljax.pieces.experts import FINETUNE, LWF
-from tests.prose import arrays, inferred, last, mean, named, result, word
+from tests.prose import arrays, inferred, last, mean, named, result, runs, word
 
 LEFT_OUT = (
   "arXiv 1611.06194",
   "threshold of .85",  # settings
   "the literature reports .43",  # published
+  "of eight from 1 to 1e7 by",
 )
 
 SETS = "expert_gate/paper/datasets"
@@ -103,6 +104,17 @@ def gate_of_copies():
     "the relabelled copy gains {:.2f} ± {:.2f} by LwF; the turned copies {:.2f} ± {:.2f}, {:.2f} ± {:.2f}, {:.2f} ± "
     "{:.2f}, {:.2f} ± {:.2f} and {:.2f} ± {:.2f}; Fashion-MNIST, from an unrelated parent, {:.2f} ± {:.2f}",
     *np.stack([gains.mean(axis=0), gains.std(axis=0, ddof=1)], axis=1).ravel().tolist(),
+  )
+  yield (
+    "the copies come to {:.3f}, against {:.3f} by LwF and {:.3f} by fine-tuning",
+    *(mean(f"{COPIES}/experts_{mode}") for mode in ("ewc", "lwf", "finetune")),
+  )
+  tried = {float(name.rpartition("=")[2]): name for name in runs("expert_gate/search/ewc_strength")}
+  valid = {s: result(name)["readouts"]["valid"]["metrics"]["ACC"]["mean"] for s, name in tried.items()}
+  assert max(valid, key=valid.get) == min(tried) == 1 and len(tried) == 8
+  yield (
+    "`results/expert_gate/search/ewc_strength`): {:.3f} there, {:.3f} at 1,000 and {:.3f} at the largest",
+    *(mean(tried[strength]) for strength in (1, 1e3, 1e7)),
   )
   yield "The gate takes {:.2f} of the rows for their own copy", inferred(place)[1]
   yield (

@@ -30,6 +30,7 @@ from cljax.sections import numbers_of
 
 PRESETS = ("paper", "smoke")
 STREAMS = ("mnist_permuted", "mnist_rotated", "mnist_permuted10", "mnist_split", "cifar100_split")
+ASKED_FOR = ("stream=cifar100_split",)  # which `sweep` has where it is asked for: it takes an accelerator
 LONG = ("mnist_permuted10", "mnist_split")  # twenty times the steps and more, at a published rate
 SCENARIOS = ("task", "domain", "class")
 GUARDS = ("ewc", "online_ewc", "si", "mas", "agem", "gem", "ogd")  # fine-tuning under each
