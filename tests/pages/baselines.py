@@ -137,5 +137,5 @@ def phrases():
     *(float(searched[TEST]), result(f"{PAPER}/mnist_split_domain/si")["metrics"]["ACC"]["mean"]),
   )
   ends = [settings(one)["lr"] in (0.01, 0.1) for one in (best(tried) for *_, tried in searches()) if one.get("lr")]
-  assert (sum(ends), len(ends)) == (9, 16)
+  yield "{} of the {} on permuted and rotated MNIST of 20 tasks", sum(ends), len(ends)
   assert runs(PAPER)
