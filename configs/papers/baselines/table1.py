@@ -58,12 +58,12 @@ TUNED: dict[str, dict[str, tuple[float, float | None]]] = {  # README.md has the
   "mnist_permuted": {
     **{"finetune": (0.03, None), "ewc": (0.1, 1.0), "si": (0.03, 1.0), "lwf": (0.03, 1.0)},
     **{"er": (0.1, None), "derpp": (0.1, 0.1), "agem": (0.03, None), "mer": (0.03, None)},
-    **dict.fromkeys(("er_ring", "er_balanced"), (0.1, None)),
+    **dict.fromkeys(("er_ring", "er_balanced", "packnet", "hat", "supsup", "wsn"), (0.1, None)),
   },
   "mnist_rotated": {
     **{"finetune": (0.01, None), "ewc": (0.01, 10.0), "si": (0.01, 3.0), "lwf": (0.03, 30.0)},
     **{"er": (0.1, None), "derpp": (0.1, 0.3), "agem": (0.01, None), "mer": (0.03, None)},
-    **dict.fromkeys(("er_ring", "er_balanced"), (0.1, None)),
+    **dict.fromkeys(("er_ring", "er_balanced", "packnet", "hat", "supsup"), (0.1, None)),
   },
   "mnist_permuted10": {"ewc": (1e-3, 10.0), "si": (1e-3, 0.1)},
   "mnist_split_task": {"ewc": (1e-3, 1e9), "online_ewc": (1e-3, 1e9), "si": (1e-3, 10.0)},
