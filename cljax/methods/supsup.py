@@ -23,7 +23,7 @@ first task stay.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,12 @@ def slopes_at(net: nn.Module, spec: Spec, state: Scored, x: Array, live: Array) 
   return entropy_slopes(function, logits, live)
 
 
+def task_of(net: nn.Module, spec: Spec, state: Scored, x: Array, kind: str) -> Array:
+  """[B] int32 the finished task that the rows x [B, ...] are taken for, all the same."""
+  live = jnp.arange(spec.T) < state.finished
+  return jnp.full(len(x), narrowed(partial(slopes_at, net, spec, state, x), live, kind))
+
+
 def widened(net: nn.Module, spec: Spec, spare: int) -> tuple[nn.Module, Spec]:
   """(net, spec) with so many more logits a head.
 
@@ -105,6 +111,25 @@ def widened(net: nn.Module, spec: Spec, spare: int) -> tuple[nn.Module, Spec]:
   return net, spec
 
 
+class Masking(NamedTuple):
+  """What a task's scores make of its mask."""
+
+  masked_by: Annotated[
+    str, one_of(("sign", "share"), "what is in a mask: scores of 0 and more, or the `winning_share` by their size")
+  ] = "sign"
+  winning_share: Annotated[Array | float, above(0, "of each layer, where masks have a share", 1)] = 0.5
+
+  def ranks(self, scores: ByPath) -> ByPath:
+    """By which a mask is chosen, and through which its derivative goes."""
+    return scores if self.masked_by == "sign" else jax.tree.map(jnp.abs, scores)
+
+  def chosen(self, ranks: ByPath) -> ByPath:
+    """The masks, bool."""
+    if self.masked_by == "share":
+      return winners(ranks, self.winning_share)
+    return {path: rank >= 0 for path, rank in ranks.items()}
+
+
 @declared("method", given=3)
 def supsup(
   net: nn.Module,
@@ -112,10 +137,7 @@ def supsup(
   spec: Spec,
   *,
   passes: Passes = Passes(batch_size=128),
-  masked_by: Annotated[
-    str, one_of(("sign", "share"), "what is in a mask: scores of 0 and more, or the `winning_share` by their size")
-  ] = "sign",
-  winning_share: Annotated[Array | float, above(0, "of each layer, where masks have a share", 1)] = 0.5,
+  masking: Masking = Masking(),
   spare_logits: Annotated[
     int,
     at_least(0, "outputs beside the classes that no row is of, which tell tasks apart; published are 490", MOST_UNITS),
@@ -134,12 +156,6 @@ def supsup(
   net, spec = widened(net, spec, spare_logits)
   learner = supervised(net, tx, spec)
 
-  def ranks(scores: ByPath) -> ByPath:
-    return scores if masked_by == "sign" else jax.tree.map(jnp.abs, scores)
-
-  def chosen(ranked: ByPath) -> ByPath:
-    return {path: rank >= 0 for path, rank in ranked.items()} if masked_by == "sign" else winners(ranked, winning_share)
-
   def moving(params: Any, scores: ByPath) -> dict[str, Any]:
     return {"scores": scores} | ({"head": params["head"]} if spec.heads > 1 else {})
 
@@ -156,9 +172,9 @@ def supsup(
 
   def step(key: Key, state: Scored, batch: Batch, clock: Clock, view: View) -> tuple[Scored, Info]:
     def loss(moved: Any, batch: Batch) -> tuple[Array, Any]:
-      ranked = ranks(moved["scores"])
+      ranks = masking.ranks(moved["scores"])
       whole = state.params | {name: leaf for name, leaf in moved.items() if name == "head"}
-      params = within(whole, straight_through(chosen(ranked), ranked))
+      params = within(whole, straight_through(masking.chosen(ranks), ranks))
       given = net, params, state.collections, batch.x, batch.task, key, batch.live
       out, collections = in_training(*given, still=view.t > 0)
       competing = jnp.pad(batch.classes, ((0, 0), (0, spare_logits)), constant_values=True)
@@ -173,13 +189,11 @@ def supsup(
     return state.replace(params=params, scores=after["scores"], opt_state=opt_state, collections=collections), info
 
   def leave(key: Key, state: Scored, view: View, clock: Clock) -> Scored:
-    return state.ended(view.t, chosen(ranks(state.scores)))
+    return state.ended(view.t, masking.chosen(masking.ranks(state.scores)))
 
   def apply(state: Scored, x: Array, slot: Array | None) -> Outputs:
-    now = chosen(ranks(state.scores))
-    if slot is None:
-      live = jnp.arange(spec.T) < state.finished
-      slot = jnp.full(len(x), narrowed(partial(slopes_at, net, spec, state, x), live, infer))
+    now = masking.chosen(masking.ranks(state.scores))
+    slot = task_of(net, spec, state, x, infer) if slot is None else slot
     out = by_slot(lambda t: at_rest(net, state.params_of(t, now), state.collections, x, slot), spec.T, slot)
     return out._replace(logits=out.logits[:, :C], task=slot)
 

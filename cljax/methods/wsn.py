@@ -74,9 +74,8 @@ def wsn(
     held = unflatten_dict(flatten_dict(owner, sep="/") | state.union(), sep="/")
     moving, frozen = {"net": state.params, "scores": state.scores}, {"net": held, "scores": False}
     moving, opt_state, _, (info, collections) = descend(tx, loss, moving, state.opt_state, batch, frozen=frozen)
-    return state.replace(
-      params=moving["net"], scores=moving["scores"], opt_state=opt_state, collections=collections
-    ), info
+    after = {"params": moving["net"], "scores": moving["scores"], "opt_state": opt_state, "collections": collections}
+    return state.replace(**after), info
 
   def leave(key: Key, state: Scored, view: View, clock: Clock) -> Scored:
     return state.ended(view.t, winners(ranks(state.scores), winning_share))
