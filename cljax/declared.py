@@ -90,7 +90,8 @@ def field_of(annotation: Any, default: Any) -> Field:
   if typing.get_origin(annotation) is typing.Annotated:
     kind, *extras = typing.get_args(annotation)
     bound = next((extra for extra in extras if isinstance(extra, Bound)), free(""))
-    return Field(kind, bound, default)
+    nothing = default is None or default is REQUIRED  # of a choice from a table: it may be left out
+    return Field(kind, bound, {"name": "none"} if bound.table and nothing else default)
   return Field(annotation, free(""), default)
 
 

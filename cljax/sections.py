@@ -103,7 +103,7 @@ def choices(config: ConfigDict) -> tuple[Choice, ...]:
   """The keywords of the method that are chosen from a table, and the gate."""
   found = fields(factory_of("method", config.method.name), 3)
   of_method = [
-    Choice(("method",), key, field.bound.table(), 2, field.default["name"])
+    Choice(("method",), key, field.bound.table(), 2, field.default.get("name", "none"))
     for key, field in found.items()
     if field.bound.table
   ]

@@ -303,6 +303,17 @@ def test_a_guard_without_a_name_is_the_usual_one():
     complete(ConfigDict({"method": {"name": "finetune", "guard": {"strength": 5}}}))
 
 
+def test_a_method_of_ones_own_may_give_its_guard_no_default(tmp_path):
+  """None, or nothing at all, is no guard."""
+  for told in ("", " = None"):
+    path = tmp_path / f"own{len(told)}.py"
+    path.write_text(
+      "from cljax.declared import declared\nfrom cljax.pieces.guards import Guarded\n"
+      f"@declared('method', given=3)\ndef mine(net, tx, spec, *, guard: Guarded{told}):\n  return None\n"
+    )
+    assert complete(ConfigDict({"method": {"name": f"{path}:mine"}})).method.guard.name == "none"
+
+
 @pytest.mark.parametrize("method", ["hat", "mer", "lwf", "packnet", "joint", "expert_gate"])
 @pytest.mark.parametrize("guard", ["ewc", "si", "gem"])
 def test_a_guard_of_a_method_that_takes_none_is_refused(method, guard):

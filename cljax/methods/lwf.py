@@ -69,9 +69,13 @@ def lwf(
   def restart(key: Key, state: State, view: View, clock: Clock) -> State:
     return state.replace(opt_state=tx.init(state.params))
 
-  def leave(key: Key, state: State, view: View, clock: Clock) -> State:
+  def joined(old: Array, view: View) -> Array:
+    """[heads, C] with the classes of task t, in its head."""
     head = jnp.minimum(view.t, H - 1)
-    return state.replace(old=state.old.at[head].set(state.old[head] | view.tasks.classes[view.t]))
+    return old.at[head].set(old[head] | view.tasks.classes[view.t])
+
+  def leave(key: Key, state: State, view: View, clock: Clock) -> State:
+    return state.replace(old=joined(state.old, view))
 
   def all_heads(params: Any, features: Array) -> Array:
     """[B, heads, C] the answers of every head."""
@@ -82,10 +86,7 @@ def lwf(
       out, moved = in_training(net, params, state.collections, batch.x, batch.task, at.key, batch.live)
       features = at_rest(net, state.teacher, state.teacher_collections, batch.x, batch.task).features
       before = all_heads(state.teacher, features)
-      others = None
-      if rivals == "seen":
-        head = jnp.minimum(at.view.t, H - 1)
-        others = state.old.at[head].set(state.old[head] | at.view.tasks.classes[at.view.t])
+      others = joined(state.old, at.view) if rivals == "seen" else None
       held = held_to(all_heads(params, out.features), before, state.old, batch.live, distill_temperature, others)
       value = cross_entropy(out.logits, batch)
       if weigh_by_tasks:
